@@ -1,0 +1,170 @@
+//! What scripts and plugins decide about a session.
+//!
+//! Everything outside this module sees one trait, [`Hook`], and asks through a
+//! [`Chain`](chain::Chain): the hooks of a listener in order, the built-in rule last.
+//!
+//! | question | when | answers |
+//! |---|---|---|
+//! | [`Question::Access`] | after the handshake, before the upstream is dialled | [`Answer::Allow`], [`Answer::Deny`] |
+//! | [`Question::SelectTarget`] | after access | [`Answer::Pass`], [`Answer::Target`] |
+//! | [`Question::Announce`] | once the upstream is connected | [`Answer::Pass`], [`Answer::Message`] |
+//! | [`Question::Closed`] | after the session has ended | ignored |
+
+pub mod lua;
+pub mod shared;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// What is known of a session when a hook is asked.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    /// Session id; 0 where the session protocol has none.
+    pub id: u64,
+    /// Name of the listener that accepted it.
+    pub listener: Arc<str>,
+    /// Session protocol: `plain`, `scp`.
+    pub session: &'static str,
+    /// Transport it was accepted on: `tcp`.
+    pub transport: &'static str,
+    pub client_addr: SocketAddr,
+    /// The address of the gateway that the client connected to.
+    pub gateway_addr: SocketAddr,
+    /// The target the client asked for.
+    pub target: Option<String>,
+    pub flags: u32,
+    /// Further handshake lines, without meaning to the gateway.
+    pub extra: Vec<String>,
+    /// The first client bytes, when the listener peeks.
+    pub first_data: Option<Bytes>,
+}
+
+/// A session's own table: what one hook writes, later hooks see.
+pub type Attrs = BTreeMap<String, AttrValue>;
+
+/// A value in [`Attrs`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum AttrValue {
+    Boolean(bool),
+    Integer(i64),
+    Number(f64),
+    /// Any bytes; Lua strings need not be UTF-8.
+    String(Bytes),
+}
+
+/// Where a session goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A host of the configuration by name.
+    Name(String),
+    /// `host:port`, dialled as it is.
+    Addr(String),
+}
+
+/// Byte counts and the reason of an ended session.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Payload bytes from the client.
+    pub received: u64,
+    /// Payload bytes to the client.
+    pub sent: u64,
+    /// How often the client came back.
+    pub resumes: u64,
+    pub duration: Duration,
+    /// A stable label such as `upstream_closed`.
+    pub reason: &'static str,
+}
+
+/// What a hook is asked.
+#[derive(Debug, Clone)]
+pub enum Question {
+    Access,
+    SelectTarget,
+    /// `target` is the upstream that was connected, `host:port`.
+    Announce {
+        target: String,
+    },
+    Closed(Ended),
+}
+
+/// What a hook answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// No opinion: the next hook is asked, then the built-in rule.
+    Pass,
+    Allow,
+    Deny { reason: String },
+    Target(Target),
+    /// The bytes to send first; empty means none.
+    Message(Bytes),
+}
+
+/// One question with what the hook may look at and write.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub question: Question,
+    pub info: Arc<SessionInfo>,
+    pub attrs: Attrs,
+}
+
+/// The outcome of a [`Call`].
+#[derive(Debug)]
+pub struct Reply {
+    pub answer: Result<Answer, HookError>,
+    /// The attributes after the call; as they were before it when it failed.
+    pub attrs: Attrs,
+    /// Time spent in the hook itself, not in waiting for it.
+    pub cost: Duration,
+}
+
+/// A call that gave no answer. The message names script and line where there are any.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct HookError {
+    pub kind: HookErrorKind,
+    pub message: String,
+}
+
+/// Why a call gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookErrorKind {
+    /// The script raised an error or answered something that is no answer.
+    Script,
+    /// The call ran past its time limit and was stopped.
+    Timeout,
+    /// The call ran past its memory limit and was stopped.
+    Memory,
+    /// The call could not be stopped in time; its worker was given up.
+    Stuck,
+    /// No worker was free: too many calls are stuck.
+    Overloaded,
+}
+
+impl HookErrorKind {
+    /// A stable label for logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Script => "script",
+            Self::Timeout => "timeout",
+            Self::Memory => "memory",
+            Self::Stuck => "stuck",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+/// One source of decisions: a script, a plugin or the built-in rule.
+pub trait Hook: Send + Sync {
+    /// The name it has in the configuration.
+    fn name(&self) -> &str;
+
+    /// Asks it. The future ends within twice the hook's time limit, whatever the hook does,
+    /// and may be dropped at any time.
+    fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
+}

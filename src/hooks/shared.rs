@@ -1,0 +1,1 @@
+//! The key-value store that all hooks of a gateway share.

@@ -1,0 +1,5 @@
+//! Wire formats, without I/O: bytes in, bytes and events out.
+
+pub mod proxy_header;
+pub mod scp;
+pub mod sproto;

@@ -1,0 +1,1 @@
+//! PROXY protocol headers, versions 1 and 2.

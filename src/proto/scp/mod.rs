@@ -1,0 +1,1 @@
+//! scp, the stable connection protocol of goscon.

@@ -1,0 +1,1 @@
+//! The sproto encoding, its packing and the announcement of a new client.
