@@ -99,7 +99,9 @@ pub enum Answer {
     /// No opinion: the next hook is asked, then the built-in rule.
     Pass,
     Allow,
-    Deny { reason: String },
+    Deny {
+        reason: String,
+    },
     Target(Target),
     /// The bytes to send first; empty means none.
     Message(Bytes),

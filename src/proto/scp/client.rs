@@ -1,0 +1,75 @@
+//! The client's side of a handshake: what it remembers of its session.
+
+use super::message::{NewRequest, NewResponse, ResumeRequest};
+use super::{Error, Secret};
+use crate::crypto::{Dialect, public_key, shared_secret};
+
+/// A request for a new session that has not been answered.
+#[derive(Debug)]
+pub struct Hello {
+    private: u64,
+    dialect: Dialect,
+}
+
+/// Proves to the server, time and again, whose its session is.
+#[derive(Debug)]
+pub struct Ticket {
+    id: u32,
+    secret: Secret,
+    index: u32,
+}
+
+impl Hello {
+    /// The request for a new session. `private` is a fresh random key.
+    pub fn new(
+        private: u64,
+        dialect: Dialect,
+        target: Option<String>,
+        flags: u32,
+        extra: Vec<String>,
+    ) -> (NewRequest, Self) {
+        let request = NewRequest {
+            public: public_key(private),
+            target,
+            flags,
+            extra,
+        };
+        (request, Self { private, dialect })
+    }
+
+    pub fn answered(self, response: &NewResponse) -> Result<Ticket, Error> {
+        let shared = shared_secret(self.private, response.public)
+            .ok_or(Error::Malformed("public key of zero"))?;
+        Ok(Ticket {
+            id: response.id,
+            secret: Secret::new(shared, self.dialect),
+            index: 0,
+        })
+    }
+}
+
+impl Ticket {
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub fn secret(&self) -> Secret {
+        self.secret
+    }
+
+    /// The next resume, after `received` bytes of the stream. Each call uses up one index, so
+    /// that a request lost on the way does not spoil the one after it.
+    pub fn resume(&mut self, received: u64) -> ResumeRequest {
+        self.index += 1;
+        let received = received as u32;
+        let signed = ResumeRequest::signed(self.id, self.index, received);
+        let sum = crate::crypto::hashkey(signed.as_bytes());
+        ResumeRequest {
+            id: self.id,
+            index: self.index,
+            received,
+            sum,
+            hmac: self.secret.sign(sum),
+        }
+    }
+}

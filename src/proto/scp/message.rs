@@ -1,0 +1,271 @@
+//! The text of the four handshake messages.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display};
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use super::Error;
+use crate::crypto::hashkey;
+
+/// What a client opens a connection with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    New(NewRequest),
+    Resume(ResumeRequest),
+}
+
+/// `0\n<public>\n[target[\n[flags[\nmore…]]]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRequest {
+    pub public: u64,
+    pub target: Option<String>,
+    pub flags: u32,
+    /// Lines from the fifth on: client versions and the like.
+    pub extra: Vec<String>,
+}
+
+/// `id\nindex\nreceived\n<hmac>`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumeRequest {
+    pub id: u32,
+    /// Grows with each resume of a session, from 1.
+    pub index: u32,
+    /// Bytes the client has of the stream, modulo 2^32.
+    pub received: u32,
+    /// Hash of the first three lines, which `hmac` signs.
+    pub(super) sum: [u8; 8],
+    pub(super) hmac: [u8; 8],
+}
+
+/// `id\n<public>`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewResponse {
+    pub id: u32,
+    pub public: u64,
+}
+
+/// `received\nCODE`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResumeResponse {
+    /// Bytes the server has of the stream, modulo 2^32; 0 unless the code is [`Code::Ok`].
+    pub received: u32,
+    pub code: Code,
+}
+
+/// The result of a resume. On the wire it is the bare number: clients compare it to `200` or
+/// parse it as an integer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    Ok = 200,
+    Malformed = 400,
+    /// The hmac is not that of the session.
+    Unauthorized = 401,
+    /// The index has been used.
+    Expired = 403,
+    /// No such session, or it has ended.
+    NotFound = 404,
+    /// The bytes to resend are no longer there.
+    NotAcceptable = 406,
+    NetworkError = 501,
+}
+
+impl Request {
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        let (first, rest) = split_line(text);
+        let rest = rest.ok_or(Error::Malformed("one line"))?;
+        match number(first, "id")? {
+            0 => NewRequest::parse(rest).map(Self::New),
+            id => ResumeRequest::parse(id, text).map(Self::Resume),
+        }
+    }
+}
+
+impl NewRequest {
+    /// Everything after the line of the id.
+    fn parse(text: &[u8]) -> Result<Self, Error> {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let mut lines = text.split(|&byte| byte == b'\n');
+        let public = decode_key(lines.next().unwrap_or_default())?;
+        if public == 0 {
+            return Err(Error::Malformed("public key of zero"));
+        }
+        let mut lines = lines.map(String::from_utf8_lossy);
+        let target = lines.next().filter(|line| !line.is_empty());
+        let flags = match lines.next().as_deref() {
+            None | Some("") => 0,
+            Some(line) => number(line.as_bytes(), "flags")?,
+        };
+        Ok(Self {
+            public,
+            target: target.map(Cow::into_owned),
+            flags,
+            extra: lines.map(Cow::into_owned).collect(),
+        })
+    }
+}
+
+impl Display for NewRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = self.target.as_deref().unwrap_or_default();
+        write!(
+            f,
+            "0\n{}\n{target}\n{}",
+            encode_8(self.public.to_le_bytes()),
+            self.flags
+        )?;
+        self.extra.iter().try_for_each(|line| write!(f, "\n{line}"))
+    }
+}
+
+impl ResumeRequest {
+    fn parse(id: u32, text: &[u8]) -> Result<Self, Error> {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let mut lines = text.split(|&byte| byte == b'\n').skip(1);
+        let mut line = || lines.next().ok_or(Error::Malformed("too few lines"));
+        let index = number(line()?, "index")?;
+        let received = number(line()?, "received")?;
+        let hmac = line()?;
+        if lines.next().is_some() {
+            return Err(Error::Malformed("too many lines"));
+        }
+        Ok(Self {
+            id,
+            index,
+            received,
+            sum: hashkey(&text[..text.len() - hmac.len()]),
+            hmac: decode_8(hmac)?,
+        })
+    }
+
+    /// The three lines that are signed.
+    pub(super) fn signed(id: u32, index: u32, received: u32) -> String {
+        format!("{id}\n{index}\n{received}\n")
+    }
+}
+
+impl Display for ResumeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Self::signed(self.id, self.index, self.received))?;
+        f.write_str(&encode_8(self.hmac))
+    }
+}
+
+impl NewResponse {
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        let (id, public) = split_line(text);
+        let public = public.ok_or(Error::Malformed("one line"))?;
+        let public = decode_key(public.strip_suffix(b"\n").unwrap_or(public))?;
+        match number(id, "id")? {
+            0 => Err(Error::Malformed("session id of zero")),
+            id => Ok(Self { id, public }),
+        }
+    }
+}
+
+impl Display for NewResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}", self.id, encode_8(self.public.to_le_bytes()))
+    }
+}
+
+impl ResumeResponse {
+    /// What stands behind the number of the code is ignored: other servers write `200 OK`.
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        let (received, code) = split_line(text);
+        let code = code.ok_or(Error::Malformed("one line"))?;
+        let digits = code.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let code: u16 = number(&code[..digits], "code")?;
+        Ok(Self {
+            received: number(received, "received")?,
+            code: Code::from_number(code).ok_or(Error::Malformed("unknown code"))?,
+        })
+    }
+}
+
+impl Display for ResumeResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}", self.received, self.code as u16)
+    }
+}
+
+impl Code {
+    fn from_number(number: u16) -> Option<Self> {
+        [
+            Self::Ok,
+            Self::Malformed,
+            Self::Unauthorized,
+            Self::Expired,
+            Self::NotFound,
+            Self::NotAcceptable,
+            Self::NetworkError,
+        ]
+        .into_iter()
+        .find(|code| *code as u16 == number)
+    }
+}
+
+impl Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = match self {
+            Self::Ok => "resumed",
+            Self::Malformed => "malformed request",
+            Self::Unauthorized => "wrong hmac",
+            Self::Expired => "index already used",
+            Self::NotFound => "no such session",
+            Self::NotAcceptable => "bytes to resend are gone",
+            Self::NetworkError => "network error",
+        };
+        write!(f, "{} {words}", *self as u16)
+    }
+}
+
+/// Go's encoder pads; clients written by hand have left it out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+fn encode_8(bytes: [u8; 8]) -> String {
+    BASE64.encode(bytes)
+}
+
+fn decode_8(text: &[u8]) -> Result<[u8; 8], Error> {
+    let bytes = BASE64
+        .decode(text)
+        .map_err(|_| Error::Malformed("bad base64"))?;
+    bytes
+        .try_into()
+        .map_err(|_| Error::Malformed("base64 of the wrong size"))
+}
+
+/// A key longer than 8 bytes counts with its first 8.
+fn decode_key(text: &[u8]) -> Result<u64, Error> {
+    let bytes = BASE64
+        .decode(text)
+        .map_err(|_| Error::Malformed("bad base64"))?;
+    let (first, _) = bytes
+        .split_first_chunk()
+        .ok_or(Error::Malformed("short public key"))?;
+    Ok(u64::from_le_bytes(*first))
+}
+
+fn split_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match text.iter().position(|&byte| byte == b'\n') {
+        Some(end) => (&text[..end], Some(&text[end + 1..])),
+        None => (text, None),
+    }
+}
+
+fn number<T: FromStr>(digits: &[u8], what: &'static str) -> Result<T, Error> {
+    // Rust would take a sign, which the wire does not have.
+    digits
+        .iter()
+        .all(u8::is_ascii_digit)
+        .then(|| str::from_utf8(digits).ok()?.parse().ok())
+        .flatten()
+        .ok_or(Error::Malformed(what))
+}

@@ -1,0 +1,59 @@
+//! The server's side of a handshake: what it remembers of a session.
+
+use subtle::ConstantTimeEq;
+
+use super::message::{Code, NewRequest, NewResponse, ResumeRequest};
+use super::{Error, Secret};
+use crate::crypto::{Dialect, public_key, shared_secret};
+
+/// Decides whose a session is when somebody comes to resume it.
+#[derive(Debug)]
+pub struct Owner {
+    secret: Secret,
+    /// Index of the last accepted resume.
+    index: u32,
+}
+
+impl Owner {
+    /// Accepts a new session: the answer to send, and its owner. `private` is a fresh random key.
+    pub fn accept(
+        request: &NewRequest,
+        id: u32,
+        private: u64,
+        dialect: Dialect,
+    ) -> Result<(NewResponse, Self), Error> {
+        let shared =
+            shared_secret(private, request.public).ok_or(Error::Malformed("public key of zero"))?;
+        let response = NewResponse {
+            id,
+            public: public_key(private),
+        };
+        Ok((response, Self::new(Secret::new(shared, dialect))))
+    }
+
+    pub(super) fn new(secret: Secret) -> Self {
+        Self { secret, index: 0 }
+    }
+
+    pub fn secret(&self) -> Secret {
+        self.secret
+    }
+
+    /// Whether the request comes from the owner and is no replay. Changes nothing: a resume may
+    /// still fail for other reasons.
+    pub fn check(&self, request: &ResumeRequest) -> Result<(), Code> {
+        let hmac = self.secret.sign(request.sum);
+        if !bool::from(hmac.ct_eq(&request.hmac)) {
+            Err(Code::Unauthorized)
+        } else if request.index <= self.index {
+            Err(Code::Expired)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Notes that the resume was accepted: its index, and all before it, are used.
+    pub fn accepted(&mut self, request: &ResumeRequest) {
+        self.index = request.index;
+    }
+}

@@ -1,0 +1,135 @@
+//! Counts, ciphers and replay buffer of one session.
+
+use crate::crypto::Rc4;
+
+use super::replay::Replay;
+
+/// One end of a resumable session: which bytes were received, which may have to be sent again.
+///
+/// Positions count payload bytes of the session, as they are on the wire, from 0. Of the bytes to
+/// the peer it holds three marks: `confirmed ≤ handed ≤ sent`. What was [`push`](Self::push)ed
+/// counts as sent and waits in the replay buffer; [`unsent`](Self::unsent) shows what the
+/// connection has yet to take, [`handed`](Self::handed) notes that it did, and
+/// [`confirm`](Self::confirm) how much of that has left its queue.
+///
+/// A confirmed byte is one that the peer's system has acknowledged, not one that the peer has
+/// read. So only half of the replay buffer may be unconfirmed; the other half keeps what
+/// may be lost on the far side of an acknowledgement.
+///
+/// Bytes are encrypted once, when they are pushed, and resent as they were.
+#[derive(Debug)]
+pub struct Core {
+    incoming: Option<Rc4>,
+    outgoing: Option<Rc4>,
+    received: u64,
+    replay: Replay,
+    handed: u64,
+    confirmed: u64,
+    window: usize,
+}
+
+/// The peer claims to have received what was never sent, or lacks what is no longer kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the bytes to resend are no longer in the replay buffer")]
+pub struct NotReplayable;
+
+impl Core {
+    /// A session that has moved nothing. `replay_limit` is in bytes, at least 2; without a
+    /// cipher a direction is plain.
+    pub fn new(incoming: Option<Rc4>, outgoing: Option<Rc4>, replay_limit: usize) -> Self {
+        Self {
+            incoming,
+            outgoing,
+            received: 0,
+            replay: Replay::new(replay_limit),
+            handed: 0,
+            confirmed: 0,
+            window: replay_limit / 2,
+        }
+    }
+
+    /// Bytes received from the peer.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Bytes for the peer so far, whether it has them or not.
+    pub fn sent(&self) -> u64 {
+        self.replay.end()
+    }
+
+    /// Memory of the replay buffer, bytes.
+    pub fn replay_memory(&self) -> usize {
+        self.replay.capacity()
+    }
+
+    /// Counts and decrypts bytes that the connection delivered.
+    pub fn receive(&mut self, bytes: &mut [u8]) {
+        self.received += bytes.len() as u64;
+        if let Some(cipher) = &mut self.incoming {
+            cipher.apply(bytes);
+        }
+    }
+
+    /// How many bytes may be pushed now.
+    pub fn room(&self) -> usize {
+        self.window
+            .saturating_sub((self.sent() - self.confirmed) as usize)
+    }
+
+    /// Takes the first bytes of `plain`, as many as there is [`room`](Self::room) for, and says
+    /// how many.
+    pub fn push(&mut self, plain: &[u8]) -> usize {
+        let len = plain.len().min(self.room());
+        let cipher = &mut self.outgoing;
+        self.replay.append(len, |to, range| match cipher {
+            Some(cipher) => cipher.apply_to(&plain[range], to),
+            None => to.copy_from_slice(&plain[range]),
+        });
+        len
+    }
+
+    /// What the connection has not taken yet, in two pieces.
+    pub fn unsent(&self) -> (&[u8], &[u8]) {
+        self.replay.from(self.handed)
+    }
+
+    /// Notes that the connection took the first `len` bytes of [`unsent`](Self::unsent).
+    pub fn handed(&mut self, len: usize) {
+        self.handed += len as u64;
+        debug_assert!(self.handed <= self.sent());
+    }
+
+    /// Notes that of the bytes handed to the connection all but the last `undelivered` have been
+    /// acknowledged.
+    pub fn confirm(&mut self, undelivered: usize) {
+        let confirmed = self.handed.saturating_sub(undelivered as u64);
+        self.confirmed = self.confirmed.max(confirmed);
+    }
+
+    /// Whether everything sent is confirmed.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed == self.sent()
+    }
+
+    /// Whether a peer that has `received` bytes can be sent all it lacks.
+    pub fn can_resume(&self, received: u64) -> Result<(), NotReplayable> {
+        if (self.replay.start()..=self.sent()).contains(&received) {
+            Ok(())
+        } else {
+            Err(NotReplayable)
+        }
+    }
+
+    /// Goes on over a new connection with a peer that has `received` bytes: all later ones are
+    /// [`unsent`](Self::unsent) again. Returns how many those are. Nothing changes on error.
+    pub fn resume(&mut self, received: u64) -> Result<u64, NotReplayable> {
+        self.can_resume(received)?;
+        self.handed = received;
+        self.confirmed = received;
+        Ok(self.sent() - received)
+    }
+}
+
+#[cfg(test)]
+mod tests;

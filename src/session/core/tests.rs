@@ -1,0 +1,199 @@
+//! The core against a plain byte vector, with cuts at every point.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::proto::scp::widen;
+
+const LIMIT: usize = 512;
+
+/// One direction: a sending core, a connection that queues and may be cut, a receiving core.
+/// What a connection holds comes in two parts, as with TCP: bytes not acknowledged, and bytes
+/// that the receiver's system has acknowledged but the receiver has not read.
+struct Link {
+    sender: Core,
+    receiver: Core,
+    unacknowledged: VecDeque<u8>,
+    unread: VecDeque<u8>,
+    /// All that was ever pushed, and all that ever arrived.
+    model: Vec<u8>,
+    arrived: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push(Vec<u8>),
+    /// The connection takes up to this many bytes.
+    Hand(usize),
+    Acknowledge(usize),
+    Read(usize),
+    Confirm,
+    Cut,
+}
+
+fn cipher() -> Option<Rc4> {
+    Some(Rc4::new(b"the same on both ends"))
+}
+
+impl Link {
+    fn new(start: u64) -> Self {
+        let mut sender = Core::new(None, cipher(), LIMIT);
+        let mut receiver = Core::new(cipher(), None, LIMIT);
+        sender.replay = Replay::starting_at(LIMIT, start);
+        sender.handed = start;
+        sender.confirmed = start;
+        receiver.received = start;
+        Self {
+            sender,
+            receiver,
+            unacknowledged: VecDeque::new(),
+            unread: VecDeque::new(),
+            model: Vec::new(),
+            arrived: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Push(bytes) => {
+                let room = self.sender.room();
+                let taken = self.sender.push(&bytes);
+                assert_eq!(taken, bytes.len().min(room));
+                self.model.extend(&bytes[..taken]);
+            }
+            Step::Hand(len) => {
+                let (a, b) = self.sender.unsent();
+                let len = len.min(a.len() + b.len());
+                self.unacknowledged.extend(a.iter().chain(b).take(len));
+                self.sender.handed(len);
+            }
+            Step::Acknowledge(len) => {
+                // A receiver whose buffer is half the replay buffer.
+                let space = LIMIT / 2 - self.unread.len();
+                let len = len.min(self.unacknowledged.len()).min(space);
+                self.unread.extend(self.unacknowledged.drain(..len));
+            }
+            Step::Read(len) => {
+                let len = len.min(self.unread.len());
+                let mut bytes: Vec<u8> = self.unread.drain(..len).collect();
+                self.receiver.receive(&mut bytes);
+                self.arrived.extend(bytes);
+            }
+            Step::Confirm => self.sender.confirm(self.unacknowledged.len()),
+            Step::Cut => {
+                self.unacknowledged.clear();
+                self.unread.clear();
+                let wire = self.receiver.received() as u32;
+                let received = widen(wire, self.sender.sent()).unwrap();
+                assert_eq!(received, self.receiver.received());
+                let resent = self.sender.resume(received).unwrap();
+                let (a, b) = self.sender.unsent();
+                assert_eq!((a.len() + b.len()) as u64, resent);
+            }
+        }
+        assert!(self.model.starts_with(&self.arrived));
+        assert!(self.sender.replay_memory() <= LIMIT);
+    }
+
+    fn drain(&mut self) {
+        while self.arrived.len() < self.model.len() {
+            for step in [Step::Hand(100), Step::Acknowledge(100), Step::Read(100)] {
+                self.step(step);
+            }
+        }
+        self.step(Step::Confirm);
+        assert_eq!(self.arrived, self.model);
+        assert!(self.sender.is_confirmed());
+    }
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => proptest::collection::vec(any::<u8>(), 0..400).prop_map(Step::Push),
+        4 => (0usize..300).prop_map(Step::Hand),
+        4 => (0usize..300).prop_map(Step::Acknowledge),
+        4 => (0usize..300).prop_map(Step::Read),
+        2 => Just(Step::Confirm),
+        1 => Just(Step::Cut),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Every cut resumes and no byte is lost, doubled or reordered, also where the counts on the
+    /// wire wrap.
+    #[test]
+    fn no_byte_is_lost(
+        start in prop_oneof![Just(0), (1u64 << 32) - 2000..1 << 32],
+        steps in proptest::collection::vec(steps(), 0..200),
+    ) {
+        let mut link = Link::new(start);
+        for step in steps {
+            link.step(step);
+        }
+        link.drain();
+    }
+
+    /// A cut after each single byte of a transfer.
+    #[test]
+    fn cut_at_every_byte(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
+        for at in 0..=bytes.len() {
+            let mut link = Link::new(0);
+            link.step(Step::Push(bytes.clone()));
+            link.step(Step::Hand(at));
+            link.step(Step::Acknowledge(at));
+            link.step(Step::Read(at / 2));
+            link.step(Step::Cut);
+            link.drain();
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_lacks_too_much_or_too_little() {
+    let mut core = Core::new(None, None, LIMIT);
+    for _ in 0..8 {
+        assert_eq!(core.push(&[7; 200]), 200);
+        core.handed(200);
+        core.confirm(0);
+    }
+    assert_eq!(core.resume(1600 - LIMIT as u64 - 1), Err(NotReplayable));
+    assert_eq!(core.resume(1601), Err(NotReplayable));
+    assert_eq!(
+        core.unsent(),
+        (&[][..], &[][..]),
+        "a refused resume changes nothing"
+    );
+    assert_eq!(core.room(), LIMIT / 2);
+    assert_eq!(core.resume(1600 - LIMIT as u64), Ok(LIMIT as u64));
+    assert_eq!(core.room(), 0);
+}
+
+#[test]
+fn what_is_not_confirmed_holds_the_sender_back() {
+    let mut core = Core::new(None, None, LIMIT);
+    assert_eq!(core.push(&[1; LIMIT]), LIMIT / 2);
+    assert_eq!(core.push(&[1]), 0);
+    core.handed(100);
+    core.confirm(40);
+    assert_eq!(core.room(), 60);
+    core.confirm(90);
+    assert_eq!(core.room(), 60, "an acknowledgement is not taken back");
+    core.handed(LIMIT / 2 - 100);
+    core.confirm(0);
+    assert!(core.is_confirmed());
+    assert_eq!(core.room(), LIMIT / 2);
+}
+
+#[test]
+fn memory_follows_what_was_moved() {
+    let mut core = Core::new(None, None, 64 * 1024);
+    assert_eq!(core.replay_memory(), 0);
+    core.push(&[0; 64]);
+    assert_eq!(core.replay_memory(), 256);
+    core.push(&[0; 1000]);
+    assert_eq!(core.replay_memory(), 2048);
+}
