@@ -1,1 +1,584 @@
 //! The configuration file.
+//!
+//! A [`Config`] holds valid values only: units, ranges, names and the references between blocks
+//! are checked while it is read, and an [`Error`] names the file, the line and the key. Unknown
+//! and duplicate keys are errors.
+//!
+//! The top-level blocks `scp` and `tcp` give the settings of all listeners; the same block inside
+//! a listener overrides them key by key. Durations and sizes are written with their units (`30s`,
+//! `100ms`, `64KiB`), relative paths are relative to the directory of the file.
+//!
+//! A reload compares binds with [`diff`], and is told by [`watch`] when to happen.
+
+pub mod diff;
+mod error;
+mod file;
+mod locate;
+mod settings;
+mod types;
+pub mod watch;
+
+use std::fs;
+use std::path::Path;
+
+use serde_yaml as yaml;
+
+pub use error::Error;
+use file::File;
+pub use types::*;
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, and as [`Config::parse`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::new(path, format!("cannot be read: {error}")))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a configuration file. The path is not opened: it is named in errors, and
+    /// relative paths in the text start from its directory.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the text: syntax, an unknown or duplicate key, a value
+    /// of the wrong kind or out of its range, a name that is not defined or defined twice.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        let file = File::parse(text, path)?;
+        file.check().map_err(|(key, message)| Error {
+            line: locate::line_of(text, &key),
+            key: Some(key),
+            ..Error::new(path, message)
+        })?;
+        let directory = std::path::absolute(path)
+            .map_err(|error| Error::new(path, format!("has no directory: {error}")))?;
+        Ok(file.resolve(directory.parent().unwrap_or(&directory)))
+    }
+
+    /// The configuration in effect as YAML, every default and override spelled out. Parsed again
+    /// it gives the same configuration.
+    ///
+    /// # Errors
+    /// When the path of a script is not UTF-8.
+    pub fn dump(&self) -> Result<String, yaml::SerializeError> {
+        yaml::to_string(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const FULL: &str = r#"
+node: 7
+listeners:
+  - name: game
+    bind: [tcp://0.0.0.0:1248, "tcp://[::]:1248", tcp://127.0.0.1:0, tcp://127.0.0.1:0]
+    session: scp
+    service: proxy
+    hooks: [route, log]
+    peek: {bytes: 100, frame: u16be, timeout: 1s}
+    scp: {resume_wait: 1m, hmac: legacy}
+    tcp: {nodelay: false}
+  - name: raw
+    bind:
+      - tcp://127.0.0.1:0
+    session: plain
+    peek: {}
+    tcp: {keepalive: 0s}
+scp: {handshake_timeout: 10s, resume_wait: 20s, replay_buffer: 100KiB}
+tcp: {read_timeout: 90s, keepalive: 30s}
+upstream:
+  session: scp
+  connect_timeout: 1s 500ms
+  resolve: {prefix: "game-", suffix: .example.com, port: 8443, pattern: '^[a-z]\d+$'}
+hosts:
+  - {name: echo, addr: "builtin:echo"}
+  - {name: lobby, addr: "lobby.example.com:7000", weight: 1}
+  - {name: lobby, addr: "[::1]:7000", weight: 1000000}
+hooks:
+  - {name: route, lua: scripts/route.lua}
+  - name: log
+    lua: /opt/log.lua
+    on_error: skip
+    timeout: 5ms
+    memory: 1MiB
+    config: {"yes": "no", list: [1, -2.5, null, true, "1", "null", "a: b # c\n"], deep: {"": ""}}
+announce: {sproto: 32766, proxy_header: v2}
+"#;
+
+    /// The rest of a valid file after its listeners.
+    const HOSTS: &str = "hosts: [{name: echo, addr: \"builtin:echo\"}]\n";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("/etc/gate/config.yaml")).map_err(|error| {
+            let text = error.to_string();
+            assert!(!text.contains('\n'), "{text}");
+            text.strip_prefix("/etc/gate/config.yaml:")
+                .unwrap()
+                .to_owned()
+        })
+    }
+
+    fn listener(name: &str) -> Listener {
+        Listener {
+            name: name.to_owned(),
+            bind: vec!["tcp://127.0.0.1:0".parse().unwrap()],
+            session: Session::Plain,
+            service: Service::Proxy,
+            hooks: Vec::new(),
+            peek: None,
+            scp: Scp::default(),
+            tcp: Tcp::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let text = "listeners: [{name: a, bind: ['tcp://127.0.0.1:0'], session: plain}]\n\
+            hosts: [{name: h, addr: 'h:1'}]\n\
+            hooks: [{name: r, lua: r.lua}]\n";
+        let expected = Config {
+            node: 0,
+            listeners: vec![Listener {
+                name: "a".to_owned(),
+                bind: vec!["tcp://127.0.0.1:0".parse().unwrap()],
+                session: Session::Plain,
+                service: Service::Proxy,
+                hooks: Vec::new(),
+                peek: None,
+                scp: Scp {
+                    handshake_timeout: Duration::from_secs(30),
+                    resume_wait: Duration::from_secs(30),
+                    replay_buffer: 65_536,
+                    hmac: Hmac::Current,
+                },
+                tcp: Tcp {
+                    read_timeout: None,
+                    keepalive: Some(Duration::from_secs(60)),
+                    nodelay: true,
+                },
+            }],
+            upstream: Upstream {
+                session: UpstreamSession::Plain,
+                connect_timeout: Duration::from_secs(5),
+                resolve: None,
+            },
+            hosts: vec![Host {
+                name: "h".to_owned(),
+                addr: "h:1".parse().unwrap(),
+                weight: 100,
+            }],
+            hooks: vec![Hook {
+                name: "r".to_owned(),
+                lua: "/etc/gate/r.lua".into(),
+                on_error: OnError::Deny,
+                timeout: Duration::from_millis(100),
+                memory: 33_554_432,
+                config: serde_json::Map::new(),
+            }],
+            announce: Announce {
+                sproto: None,
+                proxy_header: None,
+            },
+        };
+        assert_eq!(parse(text), Ok(expected.clone()));
+        // A block whose keys are all commented out is no block.
+        let empty = "scp:\ntcp:\nupstream:\nannounce:\n";
+        assert_eq!(parse(&format!("{text}{empty}")), Ok(expected));
+
+        let peek = Peek {
+            bytes: 4096,
+            frame: Frame::None,
+            timeout: Duration::from_secs(5),
+        };
+        let resolve = Resolve {
+            prefix: String::new(),
+            suffix: String::new(),
+            port: 443,
+            pattern: None,
+        };
+        assert_eq!((Peek::default(), Resolve::default()), (peek, resolve));
+        assert_eq!(parse("listeners: []").unwrap().hosts, []);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = parse(FULL).unwrap();
+        let seconds = Duration::from_secs;
+        let bind = |text: &str| text.parse::<Bind>().unwrap();
+        assert_eq!(config.node, 7);
+        assert_eq!(
+            config.listeners,
+            [
+                Listener {
+                    bind: vec![
+                        bind("tcp://0.0.0.0:1248"),
+                        bind("tcp://[::]:1248"),
+                        bind("tcp://127.0.0.1:0"),
+                        bind("tcp://127.0.0.1:0"),
+                    ],
+                    session: Session::Scp,
+                    hooks: vec!["route".to_owned(), "log".to_owned()],
+                    peek: Some(Peek {
+                        bytes: 100,
+                        frame: Frame::U16Be,
+                        timeout: seconds(1),
+                    }),
+                    scp: Scp {
+                        handshake_timeout: seconds(10),
+                        resume_wait: seconds(60),
+                        replay_buffer: 102_400,
+                        hmac: Hmac::Legacy,
+                    },
+                    tcp: Tcp {
+                        read_timeout: Some(seconds(90)),
+                        keepalive: Some(seconds(30)),
+                        nodelay: false,
+                    },
+                    ..listener("game")
+                },
+                Listener {
+                    peek: Some(Peek::default()),
+                    scp: Scp {
+                        handshake_timeout: seconds(10),
+                        resume_wait: seconds(20),
+                        replay_buffer: 102_400,
+                        hmac: Hmac::Current,
+                    },
+                    tcp: Tcp {
+                        read_timeout: Some(seconds(90)),
+                        keepalive: None,
+                        nodelay: true,
+                    },
+                    ..listener("raw")
+                },
+            ]
+        );
+        assert_eq!(config.upstream.session, UpstreamSession::Scp);
+        assert_eq!(config.upstream.connect_timeout, Duration::from_millis(1500));
+        let resolve = config.upstream.resolve.unwrap();
+        assert_eq!(
+            (&*resolve.prefix, &*resolve.suffix, resolve.port),
+            ("game-", ".example.com", 8443)
+        );
+        assert_eq!(resolve.pattern.unwrap().as_str(), r"^[a-z]\d+$");
+        let hosts: Vec<_> = config
+            .hosts
+            .iter()
+            .map(|h| (h.addr.to_string(), h.weight))
+            .collect();
+        assert_eq!(
+            hosts,
+            [
+                ("builtin:echo".to_owned(), 100),
+                ("lobby.example.com:7000".to_owned(), 1),
+                ("[::1]:7000".to_owned(), 1_000_000),
+            ]
+        );
+        let log = &config.hooks[1];
+        assert_eq!(
+            config.hooks[0].lua,
+            Path::new("/etc/gate/scripts/route.lua")
+        );
+        assert_eq!(log.lua, Path::new("/opt/log.lua"));
+        assert_eq!((log.on_error, log.memory), (OnError::Skip, 1 << 20));
+        assert_eq!(log.timeout, Duration::from_millis(5));
+        assert_eq!(
+            serde_json::Value::from(log.config.clone()),
+            serde_json::json!({
+                "yes": "no",
+                "list": [1, -2.5, null, true, "1", "null", "a: b # c\n"],
+                "deep": {"": ""},
+            })
+        );
+        assert_eq!(
+            (config.announce.sproto, config.announce.proxy_header),
+            (Some(32_766), Some(ProxyVersion::V2))
+        );
+    }
+
+    #[test]
+    fn every_frame_is_read() {
+        for (text, frame) in [
+            ("none", Frame::None),
+            ("u16be", Frame::U16Be),
+            ("u16le", Frame::U16Le),
+            ("u32be", Frame::U32Be),
+            ("u32le", Frame::U32Le),
+        ] {
+            let peek: Peek = yaml::from_str(&format!("frame: {text}")).unwrap();
+            assert_eq!(peek.frame, frame);
+        }
+    }
+
+    #[test]
+    fn values_at_their_limits_are_taken() {
+        let text = format!(
+            "{HOSTS}node: 255\n\
+            scp: {{replay_buffer: 1024B, resume_wait: 365days, handshake_timeout: 1ns}}\n\
+            tcp: {{keepalive: 32767s, read_timeout: 365days}}\n\
+            announce: {{sproto: 0}}\n\
+            listeners:\n- name: a\n  bind: ['tcp://127.0.0.1:0']\n  session: plain\n  \
+            peek: {{bytes: 65536}}\n  scp: {{replay_buffer: 64MiB}}\n"
+        );
+        assert_eq!(
+            parse(&text).unwrap().listeners[0].scp.replay_buffer,
+            1 << 26
+        );
+    }
+
+    #[test]
+    fn a_dump_reads_back_as_the_same_configuration() {
+        for text in [FULL.to_owned(), format!("listeners: []\n{HOSTS}")] {
+            let config = parse(&text).unwrap();
+            let dump = config.dump().unwrap();
+            assert_eq!(parse(&dump), Ok(config), "{dump}");
+        }
+    }
+
+    #[test]
+    fn errors_name_line_and_key() {
+        for (text, expected) in [
+            ("", " the file is empty"),
+            ("# nothing\n", " the file is empty"),
+            ("7", "1: expected keys with values"),
+            ("node: 1\n", "1: listeners: is missing"),
+            ("listeners: 7\n", "1: listeners: expected a list"),
+            ("\nlisteners: [\n", "2: listeners: unclosed bracket '['"),
+            (
+                "listeners: []\n---\nnode: 1\n",
+                "3: only single YAML document expected but multiple found",
+            ),
+            // Keys.
+            (
+                "listeners: []\nscp:\n  # older\n  hmac: legacy\n  resume: 3s\n",
+                "5: scp.resume: unknown key, expected one of \
+                 handshake_timeout, resume_wait, replay_buffer, hmac",
+            ),
+            (
+                "listeners:\n- name: a\n  tcp: {keepalive: 1s,\n    linger: 1s}\n",
+                "4: listeners[0].tcp.linger: unknown key, expected one of \
+                 read_timeout, keepalive, nodelay",
+            ),
+            (
+                "admin: 127.0.0.1:6620\nlisteners: []\n",
+                "1: admin: unknown key, expected one of \
+                 node, listeners, scp, tcp, upstream, hosts, hooks, announce",
+            ),
+            (
+                "listeners:\n- name: a\n  limits: {}\n",
+                "3: listeners[0].limits: unknown key, expected one of \
+                 name, bind, session, service, hooks, peek, scp, tcp",
+            ),
+            (
+                "listeners: []\nannounce:\n  \"a\\nb\": 1\n",
+                "3: announce.a b: unknown key, expected one of sproto, proxy_header",
+            ),
+            ("node: 1\nlisteners: []\nnode: 1\n", "3: node: is set twice"),
+            (
+                "listeners: []\nscp:\n  hmac: legacy\n  hmac: legacy\n",
+                "4: scp.hmac: is set twice",
+            ),
+            (
+                "listeners:\n- name: a\n  session: scp\n\n- name: b\n",
+                "2: listeners[0].bind: is missing",
+            ),
+            (
+                "listeners: []\nhosts:\n- name: a\n  weight: 1\n",
+                "3: hosts[0].addr: is missing",
+            ),
+            // Values.
+            (
+                "listeners:\n- name: a\n  bind:\n  - tcp://0.0.0.0:1\n  - kcp://0.0.0.0:1\n",
+                "5: listeners[0].bind[1]: unknown transport `kcp`, expected tcp",
+            ),
+            (
+                "listeners:\n- name: ''\n",
+                "2: listeners[0].name: must not be empty",
+            ),
+            (
+                "listeners:\n- name: a\n  session: snet\n",
+                "3: listeners[0].session: unknown value `snet`, expected plain or scp",
+            ),
+            (
+                "listeners:\n- name: a\n  peek:\n    frame: none\n    bytes: 65537\n",
+                "5: listeners[0].peek.bytes: 65537 must be 1 to 65536",
+            ),
+            (
+                "listeners:\n- name: a\n  peek:\n    timeout: 0s\n",
+                "4: listeners[0].peek.timeout: `0s` must be more than 0s, at most 365days",
+            ),
+            (
+                "listeners:\n- name: a\n  scp:\n    replay_buffer: 1023B\n",
+                "4: listeners[0].scp.replay_buffer: `1023B` must be 1KiB to 64MiB",
+            ),
+            (
+                "listeners: []\nnode: 256\n",
+                "2: node: 256 must be 0 to 255",
+            ),
+            (
+                "listeners: []\nnode: x\n",
+                "2: node: expected a whole number",
+            ),
+            (
+                "listeners: []\nscp:\n  resume_wait: 30\n",
+                "3: scp.resume_wait: `30` lacks a unit: write 30s or 30ms",
+            ),
+            (
+                "listeners: []\nscp:\n  handshake_timeout: 0\n",
+                "3: scp.handshake_timeout: `0` lacks a unit: write 0s or 0ms",
+            ),
+            (
+                "listeners: []\nscp:\n  resume_wait: soon\n",
+                "3: scp.resume_wait: `soon` is no duration: write it like 30s or 100ms",
+            ),
+            (
+                "listeners: []\nscp:\n  resume_wait: 366days\n",
+                "3: scp.resume_wait: `366days` must be more than 0s, at most 365days",
+            ),
+            (
+                "listeners: []\nscp:\n  replay_buffer: 65536\n",
+                "3: scp.replay_buffer: `65536` lacks a unit: write 64KiB",
+            ),
+            (
+                "listeners: []\nscp:\n  replay_buffer: big\n",
+                "3: scp.replay_buffer: `big` is no size: write it like 64KiB",
+            ),
+            (
+                "listeners: []\nscp:\n  replay_buffer: [64KiB]\n",
+                "3: scp.replay_buffer: expected a single value",
+            ),
+            (
+                "listeners: []\ntcp:\n  keepalive: 500ms\n",
+                "3: tcp.keepalive: `500ms` must be 1s to 32767s, or 0s for off",
+            ),
+            (
+                "listeners: []\ntcp:\n  nodelay: 1\n",
+                "3: tcp.nodelay: expected true or false",
+            ),
+            (
+                "listeners: []\nupstream:\n  connect_timeout: 0s\n",
+                "3: upstream.connect_timeout: `0s` must be more than 0s, at most 365days",
+            ),
+            (
+                "listeners: []\nupstream:\n  resolve:\n    port: 0\n",
+                "4: upstream.resolve.port: 0 must be 1 to 65535",
+            ),
+            (
+                "listeners: []\nupstream:\n  resolve:\n    pattern: (\n",
+                "4: upstream.resolve.pattern: `(` is no regular expression: \
+                 error: unclosed group",
+            ),
+            (
+                "listeners: []\nhosts:\n- name: a\n  addr: a:0\n",
+                "4: hosts[0].addr: `0` is no port: write 1 to 65535",
+            ),
+            (
+                "listeners: []\nhosts:\n- {name: a, addr: &x a}\n- {name: b, addr: *x}\n",
+                "3: hosts[0].addr: `a` lacks a port: write host:port",
+            ),
+            (
+                "listeners: []\nhosts:\n- name: a\n  weight: 1000001\n",
+                "4: hosts[0].weight: 1000001 must be 1 to 1000000",
+            ),
+            (
+                "listeners: []\nhooks:\n- name: a\n  memory: 1025MiB\n",
+                "4: hooks[0].memory: `1025MiB` must be 1MiB to 1GiB",
+            ),
+            (
+                "listeners: []\nhooks:\n- name: a\n  timeout: 0s\n",
+                "4: hooks[0].timeout: `0s` must be more than 0s, at most 365days",
+            ),
+            (
+                "listeners: []\nannounce:\n  sproto: 32767\n",
+                "3: announce.sproto: 32767 must be 0 to 32766",
+            ),
+            (
+                "listeners: []\nannounce:\n  proxy_header: v3\n",
+                "3: announce.proxy_header: unknown value `v3`, expected v1 or v2",
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn references_that_lead_nowhere_name_line_and_key() {
+        let a = "- name: a\n  session: scp\n";
+        for (text, expected) in [
+            (
+                format!("{HOSTS}listeners:\n{a}  bind: ['tcp://[::]:0']\n{a}  bind: []\n"),
+                "6: listeners[1].name: another listener has the name `a`",
+            ),
+            (
+                format!("{HOSTS}listeners:\n{a}  bind: []\n"),
+                "5: listeners[0].bind: needs an address: write [tcp://0.0.0.0:1248]",
+            ),
+            (
+                format!("{HOSTS}listeners:\n{a}  bind:\n  - tcp://[::]:1\n  - tcp://[::]:1\n"),
+                "7: listeners[0].bind[1]: tcp://[::]:1 is bound twice",
+            ),
+            (
+                format!(
+                    "{HOSTS}listeners:\n{a}  bind: ['tcp://[::]:1']\n\
+                     - name: b\n  session: plain\n  bind: ['tcp://[::]:2',\n    'tcp://[::]:1']\n"
+                ),
+                "9: listeners[1].bind[1]: tcp://[::]:1 is bound twice",
+            ),
+            (
+                format!(
+                    "hooks: [{{name: r, lua: r.lua}}]\n{HOSTS}listeners:\n{a}  \
+                     bind: ['tcp://[::]:1']\n  hooks:\n  - r\n  - log\n"
+                ),
+                "9: listeners[0].hooks[1]: no hook is named `log`",
+            ),
+            (
+                "listeners: []\nhooks:\n- {name: r, lua: r.lua}\n- lua: s.lua\n  name: r\n"
+                    .to_owned(),
+                "5: hooks[1].name: another hook has the name `r`",
+            ),
+            (
+                format!("hosts: []\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n"),
+                "3: listeners[0]: has nowhere to send sessions: add hosts or upstream.resolve",
+            ),
+        ] {
+            assert_eq!(parse(&text).unwrap_err(), expected, "{text}");
+        }
+        let resolved =
+            format!("upstream: {{resolve: {{}}}}\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n");
+        assert_eq!(parse(&resolved).unwrap().hosts, []);
+    }
+
+    #[test]
+    fn a_file_is_read_and_its_directory_is_where_paths_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gate.yaml");
+        let error = Config::load(&path).unwrap_err();
+        assert_eq!((&error.file, error.line, &error.key), (&path, None, &None));
+        assert!(error.message.starts_with("cannot be read: "), "{error}");
+
+        fs::write(&path, "listeners: []\nhooks: [{name: r, lua: r.lua}]\n").unwrap();
+        let config = Config::load(&path).unwrap();
+        assert_eq!(config.hooks[0].lua, directory.path().join("r.lua"));
+
+        let here = Config::parse(
+            "listeners: []\nhooks: [{name: r, lua: r.lua}]\n",
+            Path::new("c"),
+        );
+        assert!(here.unwrap().hooks[0].lua.is_absolute());
+    }
+
+    #[test]
+    fn the_shipped_file_is_valid() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let config = Config::load(root.join("config.yaml")).unwrap();
+        assert_eq!(config.listeners[0].hooks, ["route"]);
+        assert_eq!(config.hosts[0].addr, HostAddr::BuiltinEcho);
+        assert_eq!(config.hooks[0].lua, root.join("scripts/route.lua"));
+    }
+}

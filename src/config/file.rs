@@ -1,0 +1,129 @@
+//! The file as it is written, and the way from there to a [`Config`].
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_yaml as yaml;
+
+use super::settings::{Int, Name, read};
+use super::types::{ScpPatch, TcpPatch};
+use super::{
+    Announce, Bind, Config, Error, Hook, Host, Listener, Peek, Scp, Service, Session, Tcp, Upstream,
+};
+
+/// All keys of a file; listeners have only the settings they set themselves.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default, deserialize_with = "read::<Int<_, 0, 255>, _, _>")]
+    node: u8,
+    listeners: Vec<ListenerFile>,
+    scp: Option<ScpPatch>,
+    tcp: Option<TcpPatch>,
+    upstream: Option<Upstream>,
+    hosts: Option<Vec<Host>>,
+    hooks: Option<Vec<Hook>>,
+    announce: Option<Announce>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenerFile {
+    #[serde(deserialize_with = "read::<Name, _, _>")]
+    name: String,
+    bind: Vec<Bind>,
+    session: Session,
+    #[serde(default)]
+    service: Service,
+    hooks: Option<Vec<String>>,
+    peek: Option<Peek>,
+    scp: Option<ScpPatch>,
+    tcp: Option<TcpPatch>,
+}
+
+impl File {
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        let options = yaml::options! { with_snippet: false };
+        let mut key = None;
+        let parsed = yaml::with_deserializer_from_str_with_options(text, options, |yaml| {
+            serde_path_to_error::deserialize(yaml).map_err(|error| {
+                key = Some(error.path().to_string());
+                error.into_inner()
+            })
+        });
+        parsed.map_err(|error| Error::of_yaml(&error, key, text, path))
+    }
+
+    /// Checks what the blocks say about each other. Gives the key at fault and what is wrong.
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
+        let mut hooks = HashSet::new();
+        for (i, hook) in self.hooks.iter().flatten().enumerate() {
+            if !hooks.insert(&hook.name) {
+                let message = format!("another hook has the name `{}`", hook.name);
+                return Err((format!("hooks[{i}].name"), message));
+            }
+        }
+        let routed = self.hosts.as_ref().is_some_and(|hosts| !hosts.is_empty())
+            || self.upstream.as_ref().is_some_and(|u| u.resolve.is_some());
+        let mut names = HashSet::new();
+        let mut binds = HashSet::new();
+        for (i, listener) in self.listeners.iter().enumerate() {
+            let key = format!("listeners[{i}]");
+            if !names.insert(&listener.name) {
+                let message = format!("another listener has the name `{}`", listener.name);
+                return Err((format!("{key}.name"), message));
+            }
+            if listener.bind.is_empty() {
+                let message = "needs an address: write [tcp://0.0.0.0:1248]".to_owned();
+                return Err((format!("{key}.bind"), message));
+            }
+            for (j, bind) in listener.bind.iter().enumerate() {
+                if bind.addr.port() != 0 && !binds.insert(bind) {
+                    return Err((format!("{key}.bind[{j}]"), format!("{bind} is bound twice")));
+                }
+            }
+            for (j, name) in listener.hooks.iter().flatten().enumerate() {
+                if !hooks.contains(name) {
+                    return Err((
+                        format!("{key}.hooks[{j}]"),
+                        format!("no hook is named `{name}`"),
+                    ));
+                }
+            }
+            if listener.service == Service::Proxy && !routed {
+                let message = "has nowhere to send sessions: add hosts or upstream.resolve";
+                return Err((key, message.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays the listeners' settings over the common ones and the paths over `directory`.
+    pub(super) fn resolve(self, directory: &Path) -> Config {
+        let scp = self.scp.unwrap_or_default().over(Scp::default());
+        let tcp = self.tcp.unwrap_or_default().over(Tcp::default());
+        let listener = |listener: ListenerFile| Listener {
+            name: listener.name,
+            bind: listener.bind,
+            session: listener.session,
+            service: listener.service,
+            hooks: listener.hooks.unwrap_or_default(),
+            peek: listener.peek,
+            scp: listener.scp.unwrap_or_default().over(scp.clone()),
+            tcp: listener.tcp.unwrap_or_default().over(tcp.clone()),
+        };
+        let hook = |hook: Hook| Hook {
+            lua: directory.join(&hook.lua),
+            ..hook
+        };
+        Config {
+            node: self.node,
+            listeners: self.listeners.into_iter().map(listener).collect(),
+            upstream: self.upstream.unwrap_or_default(),
+            hosts: self.hosts.unwrap_or_default(),
+            hooks: self.hooks.into_iter().flatten().map(hook).collect(),
+            announce: self.announce.unwrap_or_default(),
+        }
+    }
+}

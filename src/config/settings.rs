@@ -1,0 +1,347 @@
+//! How values are written in the file: durations and sizes with their units, numbers within a
+//! range, and blocks of settings whose keys may be left out.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use regex::Regex;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What the file writes for a `T`. Reading checks it, so that a `T` from a file is valid.
+pub(super) trait Spelling<T> {
+    fn value(self) -> T;
+    fn of(value: &T) -> Self;
+}
+
+impl<T, S: Spelling<T>> Spelling<Option<T>> for Option<S> {
+    fn value(self) -> Option<T> {
+        self.map(S::value)
+    }
+
+    fn of(value: &Option<T>) -> Self {
+        value.as_ref().map(S::of)
+    }
+}
+
+/// Makes types their own spelling.
+macro_rules! spelled_as_is {
+    ($($type:ty),* $(,)?) => {$(
+        impl $crate::config::settings::Spelling<$type> for $type {
+            fn value(self) -> $type {
+                self
+            }
+
+            fn of(value: &$type) -> Self {
+                value.clone()
+            }
+        }
+    )*};
+}
+pub(super) use spelled_as_is;
+
+spelled_as_is!(bool, String);
+
+/// Makes a block of settings from one list of `field: Type as Spelling = default`: the struct of
+/// valid values and the patch with the keys that a file sets, to be laid over a base.
+macro_rules! settings {
+    ($(
+        $(#[$meta:meta])*
+        pub struct $name:ident / $patch:ident {$(
+            $(#[$doc:meta])*
+            $field:ident: $type:ty as $spelling:ty = $default:expr,
+        )*}
+    )*) => {$(
+        $(#[$meta])*
+        #[derive(Debug, Clone)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        #[derive(Default, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(super) struct $patch {
+            $($field: Option<$spelling>,)*
+        }
+
+        impl $patch {
+            pub(super) fn over(self, base: $name) -> $name {
+                $name { $($field: self.$field.map_or(base.$field, Spelling::value),)* }
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $patch::deserialize(deserializer).map(|patch| patch.over(Self::default()))
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $patch { $($field: Some(Spelling::of(&self.$field)),)* }.serialize(serializer)
+            }
+        }
+    )*};
+}
+pub(super) use settings;
+
+/// Reads a single field by its spelling, for `deserialize_with`.
+pub(super) fn read<'de, S, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    S: Spelling<T> + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    S::deserialize(deserializer).map(S::value)
+}
+
+/// Writes a single field by its spelling, for `serialize_with`.
+pub(super) fn write<S, T, O>(value: &T, serializer: O) -> Result<O::Ok, O::Error>
+where
+    S: Spelling<T> + Serialize,
+    O: Serializer,
+{
+    S::of(value).serialize(serializer)
+}
+
+/// The longest duration taken, in seconds; far beyond it, adding to an instant would overflow.
+pub(super) const YEAR: u64 = 365 * 86_400;
+
+/// A duration above zero, such as `30s` or `1m 30s`; at most 365 days.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Timeout(Duration);
+
+impl TryFrom<String> for Timeout {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let duration = parse_duration(&text)?;
+        if duration.is_zero() || duration > Duration::from_secs(YEAR) {
+            return Err(format!("`{text}` must be more than 0s, at most 365days"));
+        }
+        Ok(Self(duration))
+    }
+}
+
+impl From<Timeout> for String {
+    fn from(timeout: Timeout) -> Self {
+        humantime::format_duration(timeout.0).to_string()
+    }
+}
+
+impl Spelling<Duration> for Timeout {
+    fn value(self) -> Duration {
+        self.0
+    }
+
+    fn of(value: &Duration) -> Self {
+        Self(*value)
+    }
+}
+
+/// `0s` for "off", or a duration from `MIN` to `MAX` seconds.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct OffOr<const MIN: u64, const MAX: u64>(Option<Duration>);
+
+impl<const MIN: u64, const MAX: u64> TryFrom<String> for OffOr<MIN, MAX> {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let duration = parse_duration(&text)?;
+        if duration.is_zero() {
+            return Ok(Self(None));
+        }
+        if duration < Duration::from_secs(MIN) || duration > Duration::from_secs(MAX) {
+            return Err(format!("`{text}` must be {MIN}s to {MAX}s, or 0s for off"));
+        }
+        Ok(Self(Some(duration)))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> From<OffOr<MIN, MAX>> for String {
+    fn from(value: OffOr<MIN, MAX>) -> Self {
+        humantime::format_duration(value.0.unwrap_or_default()).to_string()
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Spelling<Option<Duration>> for OffOr<MIN, MAX> {
+    fn value(self) -> Option<Duration> {
+        self.0
+    }
+
+    fn of(value: &Option<Duration>) -> Self {
+        Self(*value)
+    }
+}
+
+/// A size such as `64KiB`, from `MIN` to `MAX` bytes.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Size<const MIN: usize, const MAX: usize>(usize);
+
+impl<const MIN: usize, const MAX: usize> TryFrom<String> for Size<MIN, MAX> {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if let Ok(bytes) = text.parse() {
+            return Err(format!("`{text}` lacks a unit: write {}", Bytes(bytes)));
+        }
+        let size = text
+            .parse::<ByteSize>()
+            .map_err(|_| format!("`{text}` is no size: write it like 64KiB"))?;
+        match usize::try_from(size.as_u64()) {
+            Ok(bytes) if (MIN..=MAX).contains(&bytes) => Ok(Self(bytes)),
+            _ => Err(format!("`{text}` must be {} to {}", Bytes(MIN), Bytes(MAX))),
+        }
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> From<Size<MIN, MAX>> for String {
+    fn from(size: Size<MIN, MAX>) -> Self {
+        Bytes(size.0).to_string()
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> Spelling<usize> for Size<MIN, MAX> {
+    fn value(self) -> usize {
+        self.0
+    }
+
+    fn of(value: &usize) -> Self {
+        Self(*value)
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Serialize)]
+#[serde(transparent)]
+pub(super) struct Int<T, const MIN: i64, const MAX: i64>(T);
+
+impl<'de, T, const MIN: i64, const MAX: i64> Deserialize<'de> for Int<T, MIN, MAX>
+where
+    T: TryFrom<i64>,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        match T::try_from(number) {
+            Ok(value) if (MIN..=MAX).contains(&number) => Ok(Self(value)),
+            _ => Err(serde::de::Error::custom(format!(
+                "{number} must be {MIN} to {MAX}"
+            ))),
+        }
+    }
+}
+
+impl<T: Copy, const MIN: i64, const MAX: i64> Spelling<T> for Int<T, MIN, MAX> {
+    fn value(self) -> T {
+        self.0
+    }
+
+    fn of(value: &T) -> Self {
+        Self(*value)
+    }
+}
+
+/// A string that is not empty.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Name(String);
+
+impl TryFrom<String> for Name {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text.is_empty() {
+            return Err("must not be empty");
+        }
+        Ok(Self(text))
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl Spelling<String> for Name {
+    fn value(self) -> String {
+        self.0
+    }
+
+    fn of(value: &String) -> Self {
+        Self(value.clone())
+    }
+}
+
+/// A regular expression; the empty string stands for none.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Pattern(Option<Regex>);
+
+impl TryFrom<String> for Pattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        match Regex::new(&text) {
+            Ok(regex) => Ok(Self(Some(regex))),
+            Err(error) => {
+                // The lines before the last one draw where in the text it is.
+                let error = error.to_string();
+                let error = error.lines().last().unwrap_or_default();
+                Err(format!("`{text}` is no regular expression: {error}"))
+            }
+        }
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> Self {
+        pattern
+            .0
+            .map_or_else(String::new, |regex| regex.to_string())
+    }
+}
+
+impl Spelling<Option<Regex>> for Pattern {
+    fn value(self) -> Option<Regex> {
+        self.0
+    }
+
+    fn of(value: &Option<Regex>) -> Self {
+        Self(value.clone())
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    if text.parse::<f64>().is_ok() {
+        return Err(format!("`{text}` lacks a unit: write {text}s or {text}ms"));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is no duration: write it like 30s or 100ms"))
+}
+
+/// Shows a size exactly, in the largest binary unit that divides it.
+struct Bytes(usize);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        for (factor, unit) in units {
+            if self.0 >= factor && self.0.is_multiple_of(factor) {
+                return write!(f, "{}{unit}", self.0 / factor);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}

@@ -1,0 +1,467 @@
+//! The values of a configuration. All of them are valid: they were checked when they were read.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use super::settings::{
+    Int, Name, OffOr, Pattern, Size, Spelling, Timeout, YEAR, read, settings, spelled_as_is, write,
+};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// The whole configuration of a gateway.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Config {
+    /// Which gateway of a group this is: the top 8 bits of its session ids. 0 to 255, default 0.
+    pub node: u8,
+    /// Where clients connect. Names are unique, and so is each bind with a fixed port.
+    pub listeners: Vec<Listener>,
+    /// How servers are reached.
+    pub upstream: Upstream,
+    /// The servers. Several may share a name; sessions are spread over them by weight.
+    pub hosts: Vec<Host>,
+    /// Scripts that listeners may name. Names are unique.
+    pub hooks: Vec<Hook>,
+    /// What a server is told about a session before the session's own bytes.
+    pub announce: Announce,
+}
+
+/// Addresses that speak one session protocol and offer one service.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Listener {
+    /// Its name in logs and hooks; unique, not empty.
+    pub name: String,
+    /// The addresses it accepts on; at least one.
+    pub bind: Vec<Bind>,
+    /// The session protocol clients speak.
+    pub session: Session,
+    /// What is done with a session. Default `proxy`.
+    pub service: Service,
+    /// The hooks that decide about its sessions, by name, in order. Default none.
+    pub hooks: Vec<String>,
+    /// Reads the first client bytes before the upstream is dialled, for hooks to see. Default off.
+    pub peek: Option<Peek>,
+    /// Settings of the scp protocol: this listener's keys over the top-level block.
+    pub scp: Scp,
+    /// Settings of TCP connections: this listener's keys over the top-level block.
+    pub tcp: Tcp,
+}
+
+/// A transport and the address it accepts on, written `tcp://0.0.0.0:1248` or `tcp://[::]:1248`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Bind {
+    /// What carries the connections.
+    pub transport: Transport,
+    /// The IP address and port. Port 0 lets the system choose one.
+    pub addr: SocketAddr,
+}
+
+/// What carries the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP, written `tcp`.
+    Tcp,
+}
+
+/// The session protocol of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Session {
+    /// None: a connection is a session and ends with it.
+    Plain,
+    /// goscon's protocol: encrypted, and resumed after a broken connection.
+    Scp,
+}
+
+/// What a listener does with its sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// One upstream connection for each session.
+    #[default]
+    Proxy,
+}
+
+settings! {
+    /// The first client bytes that hooks see as `first_data`.
+    #[derive(PartialEq, Eq)]
+    pub struct Peek / PeekPatch {
+        /// The most bytes read, and the longest frame; a plain number, 1 to 65536. Default 4096.
+        bytes: usize as Int<usize, 1, 65_536> = 4096,
+        /// How the first message is delimited. Default `none`.
+        frame: Frame as Frame = Frame::None,
+        /// How long to wait for them; more than 0s. Default 5s.
+        timeout: Duration as Timeout = Duration::from_secs(5),
+    }
+
+    /// Settings of the scp session protocol.
+    #[derive(PartialEq, Eq)]
+    pub struct Scp / ScpPatch {
+        /// How long a client may take for its handshake; more than 0s. Default 30s.
+        handshake_timeout: Duration as Timeout = Duration::from_secs(30),
+        /// How long a session whose connection broke waits for its client to come back; more
+        /// than 0s. Default 30s.
+        resume_wait: Duration as Timeout = Duration::from_secs(30),
+        /// Sent bytes kept for replay, and so the most in flight, per session and direction;
+        /// 1KiB to 64MiB. Default 64KiB.
+        replay_buffer: usize as Size<KIB, { 64 * MIB }> = 64 * KIB,
+        /// The dialect of the handshake's authentication. Default `current`.
+        hmac: Hmac as Hmac = Hmac::Current,
+    }
+
+    /// Settings of TCP connections from clients.
+    #[derive(PartialEq, Eq)]
+    pub struct Tcp / TcpPatch {
+        /// How long a connection may be silent before it counts as broken; `None`, written `0s`,
+        /// is forever. At most 365 days. Default 0s.
+        read_timeout: Option<Duration> as OffOr<0, YEAR> = None,
+        /// How long a connection is silent before the system probes it; `None`, written `0s`, is
+        /// never. 1s to 32767s, as Linux takes it. Default 60s.
+        keepalive: Option<Duration> as OffOr<1, 32_767> = Some(Duration::from_secs(60)),
+        /// Sends small packets at once. Default true.
+        nodelay: bool as bool = true,
+    }
+
+    /// How servers are reached.
+    #[derive(PartialEq)]
+    pub struct Upstream / UpstreamPatch {
+        /// What is spoken to the servers. Default `plain`.
+        session: UpstreamSession as UpstreamSession = UpstreamSession::Plain,
+        /// How long a server may take to accept a connection; more than 0s. Default 5s.
+        connect_timeout: Duration as Timeout = Duration::from_secs(5),
+        /// Looks names that no host has up in DNS. Default off; the block turns it on.
+        resolve: Option<Resolve> as Option<Resolve> = None,
+    }
+
+    /// The rule for names that no host has: `prefix + name + suffix` is looked up in DNS.
+    pub struct Resolve / ResolvePatch {
+        /// Put before the name. Default empty.
+        prefix: String as String = String::new(),
+        /// Put after the name. Default empty.
+        suffix: String as String = String::new(),
+        /// The port dialled; 1 to 65535. Default 443.
+        port: u16 as Int<u16, 1, 65_535> = 443,
+        /// A regular expression that a name must match to be looked up; `None`, written `""`,
+        /// takes every name. Default `""`.
+        pattern: Option<Regex> as Pattern = None,
+    }
+
+    /// What a server is told about a session before the session's own bytes.
+    #[derive(PartialEq, Eq)]
+    pub struct Announce / AnnouncePatch {
+        /// The type number of goscon's sproto announcement, 0 to 32766, so that `2 * (n + 1)`
+        /// fits in 16 bits. Default `null`: not sent.
+        sproto: Option<u16> as Option<Int<u16, 0, 32_766>> = None,
+        /// The version of the PROXY protocol header. Default `null`: not sent.
+        proxy_header: Option<ProxyVersion> as Option<ProxyVersion> = None,
+    }
+}
+
+/// How the first message of a client is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Frame {
+    /// Not at all: whatever arrives first.
+    None,
+    /// By its length in 2 bytes, most significant first.
+    U16Be,
+    /// By its length in 2 bytes, least significant first.
+    U16Le,
+    /// By its length in 4 bytes, most significant first.
+    U32Be,
+    /// By its length in 4 bytes, least significant first.
+    U32Le,
+}
+
+/// The dialect of scp's handshake authentication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hmac {
+    /// What goscon and its clients speak today.
+    Current,
+    /// As goscon and its clients had it before June 2017.
+    Legacy,
+}
+
+/// The session protocol spoken to servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamSession {
+    /// None: the session's bytes alone.
+    Plain,
+    /// scp, with the gateway as a client that resumes by itself.
+    Scp,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyVersion {
+    /// The line of text.
+    V1,
+    /// The binary header.
+    V2,
+}
+
+spelled_as_is!(Frame, Hmac, UpstreamSession, Resolve, ProxyVersion);
+
+impl PartialEq for Resolve {
+    fn eq(&self, other: &Self) -> bool {
+        // Regular expressions compare by their text.
+        let pattern = |rule: &Self| rule.pattern.as_ref().map(Regex::to_string);
+        (&self.prefix, &self.suffix, self.port) == (&other.prefix, &other.suffix, other.port)
+            && pattern(self) == pattern(other)
+    }
+}
+
+/// A server that sessions are sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// The name clients and hooks ask for; not empty, not necessarily unique.
+    #[serde(deserialize_with = "read::<Name, _, _>")]
+    pub name: String,
+    /// Where it is.
+    pub addr: HostAddr,
+    /// Its share of the sessions among the hosts to choose from; 1 to 1000000. Default 100.
+    #[serde(
+        default = "default_weight",
+        deserialize_with = "read::<Int<_, 1, 1_000_000>, _, _>"
+    )]
+    pub weight: u32,
+}
+
+/// Where a [`Host`] is, written `builtin:echo`, `host:port` or `[v6]:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum HostAddr {
+    /// Inside the process: sends back what it gets.
+    BuiltinEcho,
+    /// Dialled by name or IP address (IPv6 without brackets); the port is not 0.
+    Dial {
+        /// A name or an IP address.
+        host: String,
+        /// 1 to 65535.
+        port: u16,
+    },
+}
+
+/// A script that decides about sessions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    /// The name listeners use; unique, not empty.
+    #[serde(deserialize_with = "read::<Name, _, _>")]
+    pub name: String,
+    /// The Lua script: absolute, or in the file relative to the file's directory.
+    pub lua: PathBuf,
+    /// What a call counts as that failed or broke a limit. Default `deny`.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// The most time a call may take; more than 0s. Default 100ms.
+    #[serde(
+        default = "default_hook_timeout",
+        deserialize_with = "read::<Timeout, _, _>",
+        serialize_with = "write::<Timeout, _, _>"
+    )]
+    pub timeout: Duration,
+    /// The most memory, in bytes, that each instance of the script may hold; 1MiB to 1GiB.
+    /// Default 32MiB.
+    #[serde(
+        default = "default_hook_memory",
+        deserialize_with = "read::<HookMemory, _, _>",
+        serialize_with = "write::<HookMemory, _, _>"
+    )]
+    pub memory: usize,
+    /// What the script reads as `gateway.config`. Default empty.
+    #[serde(default)]
+    pub config: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What a failed hook call counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The session is denied.
+    #[default]
+    Deny,
+    /// The hook had no opinion.
+    Skip,
+}
+
+impl FromStr for Bind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, addr) = text
+            .split_once("://")
+            .ok_or_else(|| format!("`{text}` lacks a transport: write tcp://0.0.0.0:1248"))?;
+        let transport = match scheme {
+            "tcp" => Transport::Tcp,
+            _ => return Err(format!("unknown transport `{scheme}`, expected tcp")),
+        };
+        let addr = addr.parse().map_err(|_| {
+            format!("`{addr}` is no IP address with a port: write 0.0.0.0:1248 or [::]:1248")
+        })?;
+        Ok(Self { transport, addr })
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.transport, self.addr)
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+impl FromStr for HostAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(builtin) = text.strip_prefix("builtin:") {
+            return match builtin {
+                "echo" => Ok(Self::BuiltinEcho),
+                _ => Err(format!("unknown host `{text}`, the only builtin is echo")),
+            };
+        }
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| format!("`{text}` lacks a port: write host:port"))?;
+        let port = match port.parse() {
+            Ok(port) if port > 0 => port,
+            _ => return Err(format!("`{port}` is no port: write 1 to 65535")),
+        };
+        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(v6) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6,
+            None if !host.is_empty() && !host.contains(['/', ':', '[', ']', ' ']) => host,
+            _ => {
+                return Err(format!(
+                    "`{text}` is no address: write host:port, or [v6]:port for IPv6"
+                ));
+            }
+        };
+        Ok(Self::Dial {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for HostAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltinEcho => f.write_str("builtin:echo"),
+            Self::Dial { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Dial { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// Lets serde read and write a type by its `FromStr` and `Display`.
+macro_rules! serde_as_text {
+    ($($type:ty),*) => {$(
+        impl TryFrom<String> for $type {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> Self {
+                value.to_string()
+            }
+        }
+    )*};
+}
+serde_as_text!(Bind, HostAddr);
+
+type HookMemory = Size<MIB, { 1024 * MIB }>;
+
+fn default_weight() -> u32 {
+    100
+}
+
+fn default_hook_timeout() -> Duration {
+    Duration::from_millis(100)
+}
+
+fn default_hook_memory() -> usize {
+    32 * MIB
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binds_and_host_addresses_read_back_as_written() {
+        for text in [
+            "tcp://0.0.0.0:1248",
+            "tcp://[::]:0",
+            "tcp://[fe80::1]:65535",
+        ] {
+            assert_eq!(text.parse::<Bind>().unwrap().to_string(), text);
+        }
+        for text in [
+            "builtin:echo",
+            "game-1.internal:80",
+            "10.0.0.1:65535",
+            "[::1]:1",
+        ] {
+            assert_eq!(text.parse::<HostAddr>().unwrap().to_string(), text);
+        }
+        assert_eq!(
+            "[::1]:1".parse(),
+            Ok(HostAddr::Dial {
+                host: "::1".to_owned(),
+                port: 1
+            })
+        );
+    }
+
+    #[test]
+    fn wrong_binds_and_host_addresses_are_refused() {
+        for text in [
+            "",
+            "0.0.0.0:1",
+            "tcp:0.0.0.0:1",
+            "tcp://localhost:1",
+            "tcp://:1",
+            "tcp://[::]",
+        ] {
+            assert!(text.parse::<Bind>().is_err(), "{text}");
+        }
+        for text in [
+            "",
+            "host",
+            "host:0",
+            "host:65536",
+            ":1",
+            "::1:1",
+            "[::1]",
+            "[x]:1",
+            "a b:1",
+            "builtin:x",
+            "http://h:1",
+        ] {
+            assert!(text.parse::<HostAddr>().is_err(), "{text}");
+        }
+    }
+}
