@@ -1,1 +1,7 @@
-fn main() {}
+//! The `stablegate` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    stablegate::cli::main()
+}

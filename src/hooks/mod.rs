@@ -10,6 +10,9 @@
 //! | [`Question::Announce`] | once the upstream is connected | [`Answer::Pass`], [`Answer::Message`] |
 //! | [`Question::Closed`] | after the session has ended | ignored |
 
+pub mod builtin;
+pub mod chain;
+pub mod host;
 pub mod lua;
 pub mod shared;
 

@@ -58,6 +58,16 @@ impl Core {
         self.replay.end()
     }
 
+    /// The most that may be sent and not confirmed, bytes.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Position of the oldest byte that can be sent again.
+    pub fn replay_start(&self) -> u64 {
+        self.replay.start()
+    }
+
     /// Memory of the replay buffer, bytes.
     pub fn replay_memory(&self) -> usize {
         self.replay.capacity()

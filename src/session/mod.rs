@@ -8,10 +8,12 @@
 //! received and hands a connection over, how that was said and proven is its own affair.
 
 mod core;
+mod mailbox;
 mod replay;
-//mod stream;
-//mod table;
+mod stream;
+mod table;
 
 pub use self::core::{Core, NotReplayable};
-//pub use stream::{Connection, Detached, Handle, Offer, Stream};
-//pub use table::Table;
+pub use mailbox::{Ended, Handle, Offer, Refusal};
+pub use stream::{Connection, Stream};
+pub use table::Table;

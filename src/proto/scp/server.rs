@@ -2,7 +2,7 @@
 
 use subtle::ConstantTimeEq;
 
-use super::message::{Code, NewRequest, NewResponse, ResumeRequest};
+use super::message::{Code, NewRequest, ResumeRequest};
 use super::{Error, Secret};
 use crate::crypto::{Dialect, public_key, shared_secret};
 
@@ -15,20 +15,17 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Accepts a new session: the answer to send, and its owner. `private` is a fresh random key.
+    /// The owner of a new session, and the public key to answer with. `private` is a fresh random
+    /// key.
     pub fn accept(
         request: &NewRequest,
-        id: u32,
         private: u64,
         dialect: Dialect,
-    ) -> Result<(NewResponse, Self), Error> {
+    ) -> Result<(u64, Self), Error> {
         let shared =
             shared_secret(private, request.public).ok_or(Error::Malformed("public key of zero"))?;
-        let response = NewResponse {
-            id,
-            public: public_key(private),
-        };
-        Ok((response, Self::new(Secret::new(shared, dialect))))
+        let owner = Self::new(Secret::new(shared, dialect));
+        Ok((public_key(private), owner))
     }
 
     pub(super) fn new(secret: Secret) -> Self {

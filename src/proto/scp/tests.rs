@@ -205,7 +205,8 @@ fn a_session_and_its_resumes() {
         let Ok(Request::New(request)) = Request::parse(request.to_string().as_bytes()) else {
             panic!("not taken");
         };
-        let (response, mut owner) = Owner::accept(&request, 42, 13, dialect).unwrap();
+        let (public, mut owner) = Owner::accept(&request, 13, dialect).unwrap();
+        let response = NewResponse { id: 42, public };
         let response = NewResponse::parse(response.to_string().as_bytes()).unwrap();
         let mut ticket = hello.answered(&response).unwrap();
         let mut bytes = *b"secret";

@@ -1,0 +1,104 @@
+//! The command line: one file per command.
+
+mod check;
+mod connect;
+mod echo;
+mod hook;
+mod run;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// A gateway that keeps game connections alive.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: run::Arguments,
+    /// How log lines look. What is logged is set by RUST_LOG, such as `info` or `stablegate=debug`.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
+    log_format: LogFormat,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway (also without a command).
+    Run(run::Arguments),
+    /// Load a configuration with all its hooks, and say what is wrong with it.
+    Check(check::Arguments),
+    /// Connect standard input and output with a gateway.
+    Connect(connect::Arguments),
+    /// Run a TCP server that sends back what it gets.
+    Echo(echo::Arguments),
+    /// Work with hooks.
+    #[command(subcommand)]
+    Hook(hook::Command),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Human,
+    Json,
+}
+
+const EXAMPLES: &str = "Examples:
+  stablegate                                    run on ./config.yaml
+  stablegate run -c staging.yaml --grace 60s    run, drain for a minute when told to stop
+  stablegate check --dump                       show the configuration in effect
+  stablegate connect 127.0.0.1:1248             type a line, get it back
+  stablegate connect 127.0.0.1:1248 --cut-every 2s
+  stablegate echo 127.0.0.1:9000                a server to point `hosts` at
+  stablegate hook call scripts/route.lua access --client 1.2.3.4:5 --target lobby";
+
+/// Parses the command line and runs the command. Exit code 1: it failed; 2: it was misused.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(arguments.log_format);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("stablegate: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match arguments.command.unwrap_or(Command::Run(arguments.run)) {
+            Command::Run(arguments) => run::run(arguments).await,
+            Command::Check(arguments) => check::run(arguments).await,
+            Command::Connect(arguments) => connect::run(arguments).await,
+            Command::Echo(arguments) => echo::run(arguments).await,
+            Command::Hook(command) => hook::run(command).await,
+        }
+    });
+    // Reading from a terminal cannot be stopped otherwise.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stablegate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => log.with_target(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}

@@ -1,0 +1,49 @@
+//! `stablegate run`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::gateway::Gateway;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The configuration file.
+    #[arg(short, long, default_value = "config.yaml")]
+    config: PathBuf,
+    /// How long sessions may go on after SIGTERM or SIGINT. A second signal ends them at once.
+    #[arg(long, default_value = "30s", value_parser = super::duration)]
+    grace: Duration,
+}
+
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let gateway = Gateway::start(arguments.config).await?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                // Logged there, and nothing to stop for.
+                let _ = gateway.reload().await;
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    let grace = arguments.grace;
+    tracing::info!(sessions = gateway.sessions(), ?grace, "draining");
+    let outcome = tokio::select! {
+        drained = timeout(grace, gateway.drain()) => match drained {
+            Ok(()) => "drained",
+            Err(_) => "grace period over",
+        },
+        _ = terminate.recv() => "second signal",
+        _ = interrupt.recv() => "second signal",
+    };
+    tracing::info!(sessions = gateway.sessions(), outcome, "stopping");
+    gateway.shutdown().await;
+    Ok(())
+}

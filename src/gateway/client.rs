@@ -1,0 +1,83 @@
+//! The client's end of a session, whatever it speaks.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{session, transport};
+
+/// A client's stream.
+pub(super) enum Client {
+    /// A connection that is the session.
+    Plain(transport::Stream),
+    /// A session that outlives its connections.
+    Resumable(Box<session::Stream<transport::Stream>>),
+}
+
+impl Client {
+    /// How many bytes a write can take without anything being left over; waits until there is
+    /// room for one.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(usize::MAX)),
+            Self::Resumable(stream) => stream.poll_room(cx),
+        }
+    }
+
+    /// Lets the session do what it must while nobody reads or writes. Ready when it has ended.
+    pub fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(_) => Poll::Pending,
+            Self::Resumable(stream) => stream.poll_attend(cx),
+        }
+    }
+
+    /// Runs `future` while the session is attended to. `None` if the session ends first.
+    pub async fn attend<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        match self {
+            Self::Plain(_) => Some(future.await),
+            Self::Resumable(stream) => stream.attend(future).await,
+        }
+    }
+
+    /// Delivers what was written and says that nothing follows. A resumable session ends with
+    /// that; whether the client got everything is the result.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self {
+            Self::Plain(stream) => Poll::Ready(ready!(Pin::new(stream).poll_shutdown(cx)).is_ok()),
+            Self::Resumable(stream) => stream.poll_finish(cx),
+        }
+    }
+
+    /// How often the client came back.
+    pub fn resumes(&self) -> u64 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Resumable(stream) => stream.resumes(),
+        }
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Resumable(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl Client {
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Resumable(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One configuration, checked and loaded whole: what a session is decided by.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::hosts::Hosts;
+use crate::config::diff::BindKey;
+use crate::config::{self, Config};
+use crate::hooks::Hook;
+use crate::hooks::builtin::Builtin;
+use crate::hooks::chain::{Chain, Link};
+use crate::hooks::lua;
+use crate::hooks::shared::Shared;
+
+/// What outlives generations and is there for all of them.
+#[derive(Clone)]
+pub struct Environment {
+    /// Where scripts run.
+    pub pool: Arc<lua::Pool>,
+    /// What they remember.
+    pub shared: Arc<Shared>,
+}
+
+/// An immutable configuration with its scripts loaded.
+pub struct Generation {
+    /// Counts up from 1 with each reload that succeeded.
+    pub number: u64,
+    pub config: Config,
+    pub(super) hosts: Hosts,
+    /// By listener, in the order of the configuration.
+    chains: Vec<Chain>,
+    listeners: HashMap<BindKey, usize>,
+    scripts: Vec<Arc<lua::Script>>,
+    path: PathBuf,
+}
+
+/// Why no generation could be built, and the files to watch for a change of that.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BuildError {
+    pub message: String,
+    pub files: Vec<PathBuf>,
+}
+
+impl Generation {
+    /// Reads the configuration at `path` and loads all it names. Nothing is resolved, bound or
+    /// connected. Live counts are carried over from `previous`.
+    ///
+    /// Cancel safe: a generation that nobody waits for is dropped.
+    pub async fn build(
+        path: &Path,
+        environment: &Environment,
+        previous: Option<&Self>,
+    ) -> Result<Self, BuildError> {
+        let mut files = vec![path.to_owned()];
+        let config = Config::load(path).map_err(|error| BuildError {
+            message: error.to_string(),
+            files: files.clone(),
+        })?;
+        let hosts = Hosts::new(&config.hosts, previous.map(|previous| &previous.hosts));
+        files.extend(config.hooks.iter().map(|hook| hook.lua.clone()));
+        let mut scripts = Vec::new();
+        for hook in &config.hooks {
+            match load(hook, environment, &hosts).await {
+                Ok(script) => scripts.push(script),
+                Err(error) => {
+                    let loaded = scripts.iter().flat_map(|script| script.files());
+                    files.extend(loaded.chain(error.files));
+                    return Err(BuildError {
+                        message: format!("hook {}: {}", hook.name, error.message),
+                        files,
+                    });
+                }
+            }
+        }
+        let chains = config
+            .listeners
+            .iter()
+            .map(|listener| chain(listener, &config, &scripts));
+        let listeners = config.listeners.iter().enumerate();
+        let listeners = listeners
+            .flat_map(|(at, listener)| BindKey::of(listener).into_iter().map(move |key| (key, at)))
+            .collect();
+        Ok(Self {
+            number: previous.map_or(1, |previous| previous.number + 1),
+            chains: chains.collect(),
+            listeners,
+            hosts,
+            scripts,
+            path: path.to_owned(),
+            config,
+        })
+    }
+
+    /// The listener that has this bind, and its hooks.
+    pub(super) fn listener(&self, key: &BindKey) -> Option<(&config::Listener, &Chain)> {
+        let at = *self.listeners.get(key)?;
+        Some((&self.config.listeners[at], &self.chains[at]))
+    }
+
+    /// The files it was made of.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let scripts = self.scripts.iter().flat_map(|script| script.files());
+        scripts.chain([self.path.clone()]).collect()
+    }
+}
+
+/// The hooks that `listener` names, the built-in rule behind them.
+fn chain(listener: &config::Listener, config: &Config, scripts: &[Arc<lua::Script>]) -> Chain {
+    let named = listener.hooks.iter().filter_map(|name| {
+        let at = config.hooks.iter().position(|hook| hook.name == *name)?;
+        Some(Link {
+            hook: scripts[at].clone(),
+            on_error: config.hooks[at].on_error,
+        })
+    });
+    let builtin: Arc<dyn Hook> = Arc::new(Builtin::new(config.announce.clone()));
+    Chain::new(
+        named
+            .chain([Link {
+                hook: builtin,
+                on_error: config::OnError::Deny,
+            }])
+            .collect(),
+    )
+}
+
+async fn load(
+    hook: &config::Hook,
+    environment: &Environment,
+    hosts: &Hosts,
+) -> Result<Arc<lua::Script>, BuildError> {
+    Ok(Arc::new(lua::Script))
+}
+impl Environment {
+    pub fn new() -> Self {
+        Self {
+            pool: Arc::new(lua::Pool),
+            shared: Arc::new(Shared::default()),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The gateway itself: what accepts, decides, connects and relays.
+//!
+//! [`Gateway`] is the whole of it, to be run by the binary or inside another program. All
+//! configuration reaches running code through one immutable [`Generation`], swapped atomically;
+//! a session keeps the one that decided it.
+
+mod accept;
+mod client;
+mod echo;
+mod generation;
+mod hosts;
+mod peek;
+mod relay;
+mod session;
+mod upstream;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use generation::{BuildError, Environment, Generation};
+
+use crate::config::diff::{BindKey, diff};
+use crate::config::watch::Watcher;
+use crate::config::{self, Bind};
+use crate::proto::scp::server::Owner;
+use crate::session::{Handle, Table};
+use crate::transport::{self, Listener};
+
+/// A running gateway. Dropping it stops accepting and ends all sessions.
+pub struct Gateway {
+    state: Arc<State>,
+    path: PathBuf,
+    /// Open sockets. The lock also keeps reloads apart.
+    binds: AsyncMutex<HashMap<BindKey, Bound>>,
+    watcher: Watcher,
+}
+
+/// What sessions and accept loops share.
+struct State {
+    generation: ArcSwap<Generation>,
+    environment: Environment,
+    table: Mutex<Table<Arc<Entry>>>,
+    /// Accepting connections and running sessions.
+    sessions: TaskTracker,
+    /// No new sessions.
+    draining: CancellationToken,
+    /// No sessions at all.
+    shutdown: CancellationToken,
+}
+
+/// A session that may be resumed.
+struct Entry {
+    owner: Mutex<Owner>,
+    handle: Handle<transport::Stream>,
+}
+
+/// A socket that accepts.
+struct Bound {
+    addr: SocketAddr,
+    stop: CancellationToken,
+}
+
+/// Why a gateway did not start, or a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("cannot listen on {bind}: {error}")]
+    Bind { bind: Bind, error: io::Error },
+    #[error("cannot watch files: {0}")]
+    Watch(String),
+}
+
+impl Gateway {
+    /// Loads the configuration at `path`, opens its listeners and accepts. From then on the
+    /// configuration and all it names are watched, and reloaded when they change.
+    pub async fn start(path: impl Into<PathBuf>) -> Result<Arc<Self>, Error> {
+        let path = path.into();
+        let environment = Environment::new();
+        let generation = Generation::build(&path, &environment, None).await?;
+        let (watcher, mut changes) = Watcher::new().map_err(|e| Error::Watch(e.to_string()))?;
+        watcher.watch_files(generation.files());
+        let sockets = open(&diff(&[], &generation.config.listeners).added)?;
+        let state = Arc::new(State {
+            generation: ArcSwap::from_pointee(generation),
+            environment,
+            table: Mutex::default(),
+            sessions: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            shutdown: CancellationToken::new(),
+        });
+        let gateway = Arc::new(Self {
+            state,
+            path,
+            binds: AsyncMutex::default(),
+            watcher,
+        });
+        gateway.listen(&mut *gateway.binds.lock().await, sockets);
+        let watching = Arc::downgrade(&gateway);
+        tokio::spawn(async move {
+            while changes.recv().await.is_some() {
+                let Some(gateway) = watching.upgrade() else {
+                    return;
+                };
+                tracing::info!("files have changed");
+                let _ = gateway.reload().await;
+            }
+        });
+        Ok(gateway)
+    }
+
+    /// Reads everything anew and swaps it in as a whole; if anything is wrong, all stays as it
+    /// was. Either is logged. Live sessions go on with what decided them.
+    pub async fn reload(&self) -> Result<(), Error> {
+        let mut binds = self.binds.lock().await;
+        let result = self.try_reload(&mut binds).await;
+        match &result {
+            Ok(()) => {
+                tracing::info!(generation = self.generation().number, "reloaded");
+            }
+            Err(error) => {
+                tracing::error!(%error, generation = self.generation().number, "reload failed, nothing changed");
+            }
+        }
+        result
+    }
+
+    async fn try_reload(&self, binds: &mut HashMap<BindKey, Bound>) -> Result<(), Error> {
+        let old = self.state.generation.load_full();
+        let built = Generation::build(&self.path, &self.state.environment, Some(&old)).await;
+        let new = match built {
+            Ok(new) => new,
+            Err(error) => {
+                self.watch(old.files().into_iter().chain(error.files.iter().cloned()));
+                return Err(error.into());
+            }
+        };
+        self.watch(new.files());
+        let changes = diff(&old.config.listeners, &new.config.listeners);
+        // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
+        // host), so sockets that cannot be opened now may be after the others are closed. That
+        // would not be all or nothing: it is an error.
+        let sockets = open(&changes.added)?;
+        self.state.generation.store(Arc::new(new));
+        for key in &changes.removed {
+            if let Some(bound) = binds.remove(key) {
+                bound.stop.cancel();
+                tracing::info!(addr = %bound.addr, "stopped listening");
+            }
+        }
+        self.listen(binds, sockets);
+        Ok(())
+    }
+
+    fn watch(&self, files: impl IntoIterator<Item = PathBuf>) {
+        self.watcher.watch_files(files);
+    }
+
+    fn listen(
+        &self,
+        binds: &mut HashMap<BindKey, Bound>,
+        sockets: Vec<(BindKey, Listener, SocketAddr)>,
+    ) {
+        for (key, listener, addr) in sockets {
+            let stop = self.state.shutdown.child_token();
+            let bound = Bound {
+                addr,
+                stop: stop.clone(),
+            };
+            let generation = self.generation();
+            let name = generation
+                .listener(&key)
+                .map(|(listener, _)| listener.name.as_str());
+            tracing::info!(listener = name, transport = %key.bind.transport, %addr, "listening");
+            binds.insert(key.clone(), bound);
+            tokio::spawn(accept::accept(self.state.clone(), listener, key, stop));
+        }
+    }
+
+    /// The configuration in force.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.state.generation.load_full()
+    }
+
+    /// The bound addresses, by the binds of the configuration.
+    pub async fn local_addrs(&self) -> Vec<(Bind, SocketAddr)> {
+        let binds = self.binds.lock().await;
+        binds
+            .iter()
+            .map(|(key, bound)| (key.bind, bound.addr))
+            .collect()
+    }
+
+    /// How many sessions are live, plain ones and handshakes included.
+    pub fn sessions(&self) -> usize {
+        self.state.sessions.len()
+    }
+
+    /// Stops letting sessions in, and waits until those that are there have ended. Clients can
+    /// still come back to theirs, so listeners with sessions that resume stay open for that.
+    pub async fn drain(&self) {
+        self.state.draining.cancel();
+        let generation = self.generation();
+        self.binds.lock().await.retain(|key, bound| {
+            let listener = generation
+                .listener(key)
+                .map(|(listener, _)| listener.session);
+            let stays = listener.is_some_and(|session| session != config::Session::Plain);
+            if !stays {
+                bound.stop.cancel();
+            }
+            stays
+        });
+        self.state.sessions.close();
+        self.state.sessions.wait().await;
+    }
+
+    /// Ends all sessions and waits until their ends are logged.
+    pub async fn shutdown(&self) {
+        self.state.shutdown.cancel();
+        self.drain().await;
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.state.draining.cancel();
+        self.state.shutdown.cancel();
+    }
+}
+
+impl State {
+    fn table(&self) -> MutexGuard<'_, Table<Arc<Entry>>> {
+        // Nothing panics while it is held.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn owner(&self) -> MutexGuard<'_, Owner> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens all sockets or none.
+fn open(keys: &[BindKey]) -> Result<Vec<(BindKey, Listener, SocketAddr)>, Error> {
+    keys.iter()
+        .map(|key| {
+            let opened = Listener::bind(&key.bind).and_then(|listener| {
+                let addr = listener.local_addr()?;
+                Ok((key.clone(), listener, addr))
+            });
+            opened.map_err(|error| Error::Bind {
+                bind: key.bind,
+                error,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,260 @@
+//! The life of a proxied session, from its handshake to its end.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Client;
+use super::generation::Generation;
+use super::hosts::Occupied;
+use super::peek::peek;
+use super::relay::{self, Relay};
+use super::upstream::{ConnectError, Connected, Connector};
+use crate::config;
+use crate::hooks::chain::{Chain, Denied, Subject};
+use crate::hooks::{Attrs, Ended, SessionInfo};
+
+/// How long an upstream may take to accept the last bytes of a session whose client is gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A session that has been opened, and what decides about it.
+pub(super) struct Session<'a> {
+    pub generation: &'a Generation,
+    pub listener: &'a config::Listener,
+    pub chain: &'a Chain,
+    pub client: Client,
+    pub info: SessionInfo,
+    /// Cancelled when all sessions must end.
+    pub shutdown: &'a CancellationToken,
+}
+
+/// A session with its upstream.
+struct Opened {
+    relay: Relay,
+    target: String,
+    _occupied: Option<Occupied>,
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum Reason {
+    Denied(Denied),
+    ConnectFailed(ConnectError),
+    /// The client left before its upstream was there.
+    LeftEarly,
+    Relayed(relay::End),
+    Shutdown,
+}
+
+/// What is told of an ended session.
+struct Account {
+    target: Option<String>,
+    received: u64,
+    sent: u64,
+    resumes: u64,
+    unforwarded: u64,
+    reason: Reason,
+}
+
+impl Session<'_> {
+    /// Runs the session to its end, which is logged and told to its hooks.
+    pub async fn run(self) {
+        let Self {
+            generation,
+            listener,
+            chain,
+            mut client,
+            info,
+            shutdown,
+        } = self;
+        let started = Instant::now();
+        let mut subject = Subject {
+            info: Arc::new(info),
+            attrs: Attrs::new(),
+        };
+        // In a box of its own, which is gone when the session idles.
+        let opening = Box::pin(open(generation, listener, chain, &mut client, &mut subject));
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = shutdown.cancelled() => Err(Reason::Shutdown),
+        };
+        let account = match opened {
+            Ok((connected, first, peeked)) => {
+                let opened = Opened {
+                    relay: Relay::new(client, connected.upstream, first, peeked),
+                    target: connected.addr,
+                    _occupied: connected.occupied,
+                };
+                tracing::info!(
+                    id = subject.info.id,
+                    listener = %subject.info.listener,
+                    client = %subject.info.client_addr,
+                    target = opened.target,
+                    "session opened"
+                );
+                opened.relay(shutdown).await
+            }
+            Err(reason) => {
+                // A denied client has sent nothing that counts, and gets nothing but the end.
+                let _ = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx))).await;
+                Account {
+                    target: None,
+                    received: subject.info.first_data.as_ref().map_or(0, Bytes::len) as u64,
+                    sent: 0,
+                    resumes: client.resumes(),
+                    unforwarded: 0,
+                    reason,
+                }
+            }
+        };
+        Box::pin(account.close(chain, &mut subject, started.elapsed())).await;
+    }
+}
+
+/// Asks the hooks and connects to the upstream. Returns what the upstream gets first, and how
+/// much of that came from the client.
+async fn open(
+    generation: &Generation,
+    listener: &config::Listener,
+    chain: &Chain,
+    client: &mut Client,
+    subject: &mut Subject,
+) -> Result<(Connected, BytesMut, usize), Reason> {
+    let mut first_data = Bytes::new();
+    if let Some(settings) = &listener.peek {
+        first_data = peek(client, settings).await.into();
+        Arc::make_mut(&mut subject.info).first_data = Some(first_data.clone());
+    }
+    let connecting = async {
+        chain.access(subject).await.map_err(Reason::Denied)?;
+        let target = chain.select_target(subject).await.map_err(Reason::Denied)?;
+        let requested = subject.info.target.clone();
+        let connector = Connector {
+            hosts: &generation.hosts,
+            config: &generation.config.upstream,
+            requested: requested.as_deref(),
+        };
+        let connected = connector
+            .connect(target)
+            .await
+            .map_err(Reason::ConnectFailed)?;
+        let message = chain
+            .announce(subject, &connected.addr)
+            .await
+            .map_err(Reason::Denied)?;
+        Ok((connected, message))
+    };
+    // The client may lose its connection and come back meanwhile.
+    let (connected, message) = client.attend(connecting).await.ok_or(Reason::LeftEarly)??;
+    let mut first = BytesMut::from(message);
+    first.extend_from_slice(&first_data);
+    Ok((connected, first, first_data.len()))
+}
+
+impl Opened {
+    async fn relay(mut self, shutdown: &CancellationToken) -> Account {
+        let relay = &mut self.relay;
+        let reason = tokio::select! {
+            end = relay.run() => Reason::Relayed(end),
+            () = shutdown.cancelled() => Reason::Shutdown,
+        };
+        // Pushes out what a resuming upstream holds; a broken one says so at once.
+        let _ = timeout(LAST_WORDS, relay.upstream.shutdown()).await;
+        Account {
+            target: Some(self.target),
+            received: relay.received,
+            sent: relay.sent,
+            resumes: relay.client.resumes(),
+            unforwarded: relay.unforwarded,
+            reason,
+        }
+    }
+}
+
+impl Account {
+    async fn close(self, chain: &Chain, subject: &mut Subject, duration: Duration) {
+        tracing::info!(
+            id = subject.info.id,
+            listener = %subject.info.listener,
+            client = %subject.info.client_addr,
+            target = self.target,
+            received = self.received,
+            sent = self.sent,
+            resumes = self.resumes,
+            unforwarded = self.unforwarded,
+            duration_ms = duration.as_millis() as u64,
+            reason = self.reason.label(),
+            detail = %self.reason,
+            "session closed"
+        );
+        let ended = Ended {
+            received: self.received,
+            sent: self.sent,
+            resumes: self.resumes,
+            duration,
+            reason: self.reason.label(),
+        };
+        chain.closed(subject, &ended).await;
+    }
+}
+
+impl Reason {
+    /// A stable label for logs, hooks and metrics.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "denied",
+            Self::ConnectFailed(_) => "connect_failed",
+            Self::LeftEarly => "left_early",
+            Self::Relayed(end) => match end {
+                relay::End::Closed => "closed",
+                relay::End::UpstreamClosed => "upstream_closed",
+                relay::End::Undelivered => "undelivered",
+                relay::End::UpstreamFailed(_) => "upstream_failed",
+                relay::End::ClientGone(_) => "client_gone",
+            },
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(Denied { hook, reason }) => write!(f, "denied by hook {hook}: {reason}"),
+            Self::ConnectFailed(error) => write!(f, "cannot connect to a server: {error}"),
+            Self::LeftEarly => f.write_str("the client left before its server was there"),
+            Self::Relayed(end) => match end {
+                relay::End::Closed => f.write_str("both sides closed"),
+                relay::End::UpstreamClosed => f.write_str("the server closed"),
+                relay::End::Undelivered => {
+                    f.write_str("the server closed and the client did not come for the rest")
+                }
+                relay::End::UpstreamFailed(kind) => {
+                    write!(
+                        f,
+                        "the server's connection broke: {}",
+                        io::Error::from(*kind)
+                    )
+                }
+                relay::End::ClientGone(io::ErrorKind::TimedOut) => {
+                    f.write_str("the client did not come back")
+                }
+                relay::End::ClientGone(kind) => {
+                    write!(
+                        f,
+                        "the client's connection broke: {}",
+                        io::Error::from(*kind)
+                    )
+                }
+            },
+            Self::Shutdown => f.write_str("the gateway shuts down"),
+        }
+    }
+}

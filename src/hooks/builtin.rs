@@ -1,0 +1,66 @@
+//! The rule behind all hooks.
+
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::{Answer, Call, Hook, Question, Reply, SessionInfo, Target};
+use crate::config::{Announce, ProxyVersion};
+use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
+use crate::proto::{proxy_header, sproto};
+
+/// Lets everyone in, sends a session where its client asked to go, and announces it as the
+/// configuration says.
+pub struct Builtin {
+    announce: Announce,
+}
+
+impl Builtin {
+    pub fn new(announce: Announce) -> Self {
+        Self { announce }
+    }
+
+    fn announcement(&self, info: &SessionInfo) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if info.flags & FLAG_NO_ANNOUNCEMENT != 0 {
+            return bytes;
+        }
+        let (client, gateway) = (info.client_addr, info.gateway_addr);
+        match self.announce.proxy_header {
+            Some(ProxyVersion::V1) => bytes.extend(proxy_header::encode_v1(client, gateway)),
+            Some(ProxyVersion::V2) => bytes.extend(proxy_header::encode_v2(client, gateway)),
+            None => {}
+        }
+        if let Some(number) = self.announce.sproto {
+            bytes.extend(sproto::announcement(
+                number.into(),
+                &client.to_string(),
+                &gateway.to_string(),
+            ));
+        }
+        bytes
+    }
+}
+
+impl Hook for Builtin {
+    fn name(&self) -> &str {
+        "builtin"
+    }
+
+    fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+        let answer = match &call.question {
+            Question::Access => Answer::Allow,
+            Question::SelectTarget => match &call.info.target {
+                Some(name) => Answer::Target(Target::Name(name.clone())),
+                None => Answer::Pass,
+            },
+            Question::Announce { .. } => Answer::Message(self.announcement(&call.info).into()),
+            Question::Closed(_) => Answer::Pass,
+        };
+        Box::pin(ready(Reply {
+            answer: Ok(answer),
+            attrs: call.attrs,
+            cost: Duration::ZERO,
+        }))
+    }
+}

@@ -1,0 +1,237 @@
+//! The hooks of a listener, asked in order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Answer, Attrs, Call, Ended, Hook, Question, Reply, SessionInfo, Target};
+use crate::config::OnError;
+
+/// The hooks that decide about the sessions of a listener, the built-in rule last.
+#[derive(Clone)]
+pub struct Chain {
+    links: Vec<Link>,
+}
+
+/// A hook, and what its errors count as.
+#[derive(Clone)]
+pub struct Link {
+    pub hook: Arc<dyn Hook>,
+    pub on_error: OnError,
+}
+
+/// A session as the hooks see it, over all its questions.
+#[derive(Debug)]
+pub struct Subject {
+    pub info: Arc<SessionInfo>,
+    pub attrs: Attrs,
+}
+
+/// A session that may not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// The hook that denied it.
+    pub hook: String,
+    pub reason: String,
+}
+
+impl Chain {
+    pub fn new(links: Vec<Link>) -> Self {
+        Self { links }
+    }
+
+    /// Whether the session may go on. The first hook that denies it ends the asking.
+    pub async fn access(&self, subject: &mut Subject) -> Result<(), Denied> {
+        for link in &self.links {
+            link.ask(subject, Question::Access).await?;
+        }
+        Ok(())
+    }
+
+    /// Where the session goes, by the first hook that says so. `None`: to any host.
+    pub async fn select_target(&self, subject: &mut Subject) -> Result<Option<Target>, Denied> {
+        for link in &self.links {
+            if let Answer::Target(target) = link.ask(subject, Question::SelectTarget).await? {
+                return Ok(Some(target));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the upstream `target` is sent before the session's own bytes, by the first hook that
+    /// says so; may be empty.
+    pub async fn announce(&self, subject: &mut Subject, target: &str) -> Result<Bytes, Denied> {
+        for link in &self.links {
+            let question = Question::Announce {
+                target: target.to_owned(),
+            };
+            if let Answer::Message(bytes) = link.ask(subject, question).await? {
+                return Ok(bytes);
+            }
+        }
+        Ok(Bytes::new())
+    }
+
+    /// Tells every hook that the session is over.
+    pub async fn closed(&self, subject: &mut Subject, ended: &Ended) {
+        for link in &self.links {
+            // Nothing is left to deny.
+            let _ = link.ask(subject, Question::Closed(ended.clone())).await;
+        }
+    }
+}
+
+impl Link {
+    async fn ask(&self, subject: &mut Subject, question: Question) -> Result<Answer, Denied> {
+        let call = Call {
+            question,
+            info: subject.info.clone(),
+            attrs: std::mem::take(&mut subject.attrs),
+        };
+        let Reply {
+            answer,
+            attrs,
+            cost,
+        } = self.hook.call(call).await;
+        subject.attrs = attrs;
+        let denied = |reason| Denied {
+            hook: self.hook.name().to_owned(),
+            reason,
+        };
+        match answer {
+            Ok(Answer::Deny { reason }) => Err(denied(reason)),
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                tracing::warn!(
+                    hook = self.hook.name(),
+                    id = subject.info.id,
+                    kind = error.kind.label(),
+                    cost_us = cost.as_micros() as u64,
+                    %error,
+                    "hook failed"
+                );
+                match self.on_error {
+                    OnError::Skip => Ok(Answer::Pass),
+                    OnError::Deny => Err(denied(error.to_string())),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooks::{AttrValue, HookError, HookErrorKind};
+    use std::future::{Future, ready};
+    use std::pin::Pin;
+    use std::time::Duration;
+
+    /// Gives one answer to everything, and notes in the attributes that it was asked.
+    struct Fixed(&'static str, Result<Answer, ()>);
+
+    impl Hook for Fixed {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn call(&self, mut call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+            let order = call.attrs.len() as i64;
+            call.attrs
+                .insert(self.0.to_owned(), AttrValue::Integer(order));
+            let answer = self.1.clone().map_err(|()| HookError {
+                kind: HookErrorKind::Script,
+                message: "route.lua:1: oops".to_owned(),
+            });
+            Box::pin(ready(Reply {
+                answer,
+                attrs: call.attrs,
+                cost: Duration::ZERO,
+            }))
+        }
+    }
+
+    fn chain(links: Vec<(Fixed, OnError)>) -> Chain {
+        let link = |(hook, on_error)| Link {
+            hook: Arc::new(hook) as Arc<dyn Hook>,
+            on_error,
+        };
+        Chain::new(links.into_iter().map(link).collect())
+    }
+
+    fn subject() -> Subject {
+        Subject {
+            info: Arc::new(SessionInfo {
+                id: 1,
+                listener: "game".into(),
+                session: "scp",
+                transport: "tcp",
+                client_addr: ([127, 0, 0, 1], 1).into(),
+                gateway_addr: ([127, 0, 0, 1], 2).into(),
+                target: None,
+                flags: 0,
+                extra: Vec::new(),
+                first_data: None,
+            }),
+            attrs: Attrs::new(),
+        }
+    }
+
+    fn deny(reason: &str) -> Result<Answer, ()> {
+        Ok(Answer::Deny {
+            reason: reason.to_owned(),
+        })
+    }
+
+    #[tokio::test]
+    async fn the_first_deny_ends_it() {
+        let chain = chain(vec![
+            (Fixed("a", Ok(Answer::Allow)), OnError::Deny),
+            (Fixed("b", deny("full")), OnError::Deny),
+            (Fixed("c", deny("never asked")), OnError::Deny),
+        ]);
+        let mut subject = subject();
+        let denied = chain.access(&mut subject).await.unwrap_err();
+        assert_eq!(
+            (denied.hook.as_str(), denied.reason.as_str()),
+            ("b", "full")
+        );
+        let asked: Vec<_> = subject.attrs.keys().collect();
+        assert_eq!(asked, ["a", "b"], "attributes pass from hook to hook");
+    }
+
+    #[tokio::test]
+    async fn the_first_target_counts() {
+        let target = |name: &str| Target::Name(name.to_owned());
+        let chain = chain(vec![
+            (Fixed("a", Ok(Answer::Pass)), OnError::Deny),
+            (Fixed("b", Ok(Answer::Target(target("x")))), OnError::Deny),
+            (Fixed("c", Ok(Answer::Target(target("y")))), OnError::Deny),
+        ]);
+        let chosen = chain.select_target(&mut subject()).await;
+        assert_eq!(chosen, Ok(Some(target("x"))));
+    }
+
+    #[tokio::test]
+    async fn an_error_denies_or_is_skipped() {
+        let chain_of = |on_error| {
+            chain(vec![
+                (Fixed("a", Err(())), on_error),
+                (
+                    Fixed("b", Ok(Answer::Message("hello".into()))),
+                    OnError::Deny,
+                ),
+            ])
+        };
+        let skipped = chain_of(OnError::Skip)
+            .announce(&mut subject(), "x:1")
+            .await;
+        assert_eq!(skipped, Ok(Bytes::from("hello")));
+        let denied = chain_of(OnError::Deny)
+            .announce(&mut subject(), "x:1")
+            .await
+            .unwrap_err();
+        assert_eq!(denied.reason, "route.lua:1: oops");
+        assert_eq!(denied.hook, "a");
+    }
+}

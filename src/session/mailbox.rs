@@ -1,0 +1,279 @@
+//! How a stream, owned by one task, gets connections from others: without a lock on its data path.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use atomic_waker::AtomicWaker;
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, oneshot};
+
+use super::core::{Core, NotReplayable};
+
+/// Brings new connections to a [`Stream`](super::Stream) whose old one broke, or is about to be
+/// replaced. Both ends of a session use it alike:
+///
+/// 1. [`offer`](Self::offer) stops the stream and tells how far it got, which the handshake of a
+///    resume reports to the peer;
+/// 2. [`Offer::attach`] puts the new connection in, the old one is closed;
+/// 3. dropping the offer instead lets the stream go on as it was.
+///
+/// Offers of one session take turns.
+pub struct Handle<C> {
+    mailbox: Arc<Mailbox<C>>,
+    turn: Arc<AsyncMutex<()>>,
+}
+
+/// A session that waits for its new connection.
+pub struct Offer<C> {
+    mailbox: Arc<Mailbox<C>>,
+    counts: Counts,
+    withdraw: bool,
+    _turn: OwnedMutexGuard<()>,
+}
+
+/// The session has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the session has ended")]
+pub struct Ended;
+
+/// Why a peer does not resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It does not know the session any more. If the last connection ended with an end of stream,
+    /// that was the session's own.
+    UnknownSession,
+    /// It cannot go on without loss.
+    BytesLost,
+}
+
+/// How far a session got.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    received: u64,
+    sent: u64,
+    replay_start: u64,
+}
+
+pub(super) enum Mail<C> {
+    Offer(oneshot::Sender<Counts>),
+    /// A connection, and the bytes its peer has received.
+    Attach(C, u64),
+    Withdraw,
+    /// Lose the connection.
+    Cut,
+    Refused(Refusal),
+}
+
+pub(super) struct Mailbox<C> {
+    /// `None` once the stream has ended.
+    mail: Mutex<Option<Vec<Mail<C>>>>,
+    /// Whether there is mail, so that looking costs no lock.
+    waiting: AtomicBool,
+    pub reader: AtomicWaker,
+    pub writer: AtomicWaker,
+    detached: AtomicBool,
+    ended_cleanly: AtomicBool,
+    changed: Notify,
+}
+
+impl<C> Handle<C> {
+    pub(super) fn new(mailbox: Arc<Mailbox<C>>) -> Self {
+        Self {
+            mailbox,
+            turn: Arc::default(),
+        }
+    }
+
+    /// Stops the session where it is, after what its connection has delivered, and tells how far
+    /// it got. Dropping the future, like dropping the offer, lets it go on.
+    pub async fn offer(&self) -> Result<Offer<C>, Ended> {
+        let turn = self.turn.clone().lock_owned().await;
+        let (reply, counts) = oneshot::channel();
+        let mut offer = Offer {
+            mailbox: self.mailbox.clone(),
+            counts: Counts::default(),
+            withdraw: self.mailbox.put(Mail::Offer(reply)),
+            _turn: turn,
+        };
+        offer.counts = counts.await.map_err(|_| Ended)?;
+        Ok(offer)
+    }
+
+    /// Waits until the session has no connection.
+    pub async fn detached(&self) -> Result<(), Ended> {
+        loop {
+            let changed = self.mailbox.changed.notified();
+            if self.mailbox.lock().is_none() {
+                return Err(Ended);
+            }
+            if self.mailbox.detached.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until the session has ended.
+    pub async fn ended(&self) {
+        loop {
+            let changed = self.mailbox.changed.notified();
+            if self.mailbox.lock().is_none() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Breaks the current connection as the network would: what it has not delivered is lost with
+    /// it.
+    pub fn cut(&self) {
+        self.mailbox.put(Mail::Cut);
+    }
+
+    /// Ends the session: the peer will not resume it.
+    pub fn refused(&self, refusal: Refusal) {
+        self.mailbox.put(Mail::Refused(refusal));
+    }
+}
+
+impl<C> Clone for Handle<C> {
+    fn clone(&self) -> Self {
+        Self {
+            mailbox: self.mailbox.clone(),
+            turn: self.turn.clone(),
+        }
+    }
+}
+
+impl<C> Offer<C> {
+    /// Bytes received from the peer.
+    pub fn received(&self) -> u64 {
+        self.counts.received
+    }
+
+    /// Bytes sent to the peer, whether it has them or not.
+    pub fn sent(&self) -> u64 {
+        self.counts.sent
+    }
+
+    /// Whether a peer that has `received` bytes can be sent all it lacks.
+    pub fn can_resume(&self, received: u64) -> Result<(), NotReplayable> {
+        if (self.counts.replay_start..=self.counts.sent).contains(&received) {
+            Ok(())
+        } else {
+            Err(NotReplayable)
+        }
+    }
+
+    /// Goes on over `connection` with a peer that has `received` bytes. Returns how many are sent
+    /// again.
+    pub fn attach(mut self, connection: C, received: u64) -> Result<u64, NotReplayable> {
+        self.can_resume(received)?;
+        self.withdraw = false;
+        self.mailbox.attached();
+        self.mailbox.put(Mail::Attach(connection, received));
+        Ok(self.counts.sent - received)
+    }
+}
+
+impl<C> Drop for Offer<C> {
+    fn drop(&mut self) {
+        if self.withdraw {
+            self.mailbox.put(Mail::Withdraw);
+        }
+    }
+}
+
+impl Counts {
+    pub(super) fn of(core: &Core) -> Self {
+        Self {
+            received: core.received(),
+            sent: core.sent(),
+            replay_start: core.replay_start(),
+        }
+    }
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            received: 0,
+            sent: 0,
+            replay_start: 0,
+        }
+    }
+}
+
+impl<C> Mailbox<C> {
+    /// The oldest mail.
+    pub fn take(&self) -> Option<Mail<C>> {
+        if !self.waiting.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut mail = self.lock();
+        let first = mail
+            .as_mut()
+            .filter(|mail| !mail.is_empty())
+            .map(|mail| mail.remove(0));
+        let more = mail.as_ref().is_some_and(|mail| !mail.is_empty());
+        self.waiting.store(more, Ordering::Release);
+        first
+    }
+
+    /// Notes that the stream lost its connection, by an end of stream if `cleanly`.
+    pub fn detached(&self, cleanly: bool) {
+        self.ended_cleanly.store(cleanly, Ordering::Relaxed);
+        self.detached.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub fn attached(&self) {
+        self.detached.store(false, Ordering::Release);
+    }
+
+    pub fn ended_cleanly(&self) -> bool {
+        self.ended_cleanly.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more mail; offers that wait find the session ended.
+    pub fn close(&self) {
+        drop(self.lock().take());
+        self.changed.notify_waiters();
+        self.wake();
+    }
+
+    pub fn wake(&self) {
+        self.reader.wake();
+        self.writer.wake();
+    }
+
+    fn put(&self, mail: Mail<C>) -> bool {
+        let mut lock = self.lock();
+        let Some(box_) = lock.as_mut() else {
+            return false;
+        };
+        box_.push(mail);
+        self.waiting.store(true, Ordering::Release);
+        drop(lock);
+        self.wake();
+        true
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Mail<C>>>> {
+        // Nothing panics while it is held.
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C> Default for Mailbox<C> {
+    fn default() -> Self {
+        Self {
+            mail: Mutex::new(Some(Vec::new())),
+            waiting: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
+            detached: AtomicBool::new(false),
+            ended_cleanly: AtomicBool::new(false),
+            changed: Notify::new(),
+        }
+    }
+}

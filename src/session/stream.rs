@@ -1,0 +1,443 @@
+//! A session as one async stream, whatever becomes of its connections.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::Core;
+use super::mailbox::{Counts, Handle, Mail, Mailbox, Refusal};
+
+/// How long to wait before looking again whether the peer has acknowledged more: nothing tells.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
+/// What a session runs over, one at a time.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {
+    /// How many of the bytes written to it the peer's system has not acknowledged.
+    fn undelivered(&self) -> usize;
+}
+
+/// One end of a resumable session: bytes in, bytes out, over one connection after the other.
+///
+/// When a connection breaks, reads wait and writes go on filling the replay buffer until the peer
+/// is back (see [`Handle`]) or `resume_wait` has passed; then reads give [`io::ErrorKind::TimedOut`].
+/// A write is taken as far as it can be replayed and waits beyond that. `flush` waits until a
+/// connection has taken all bytes, `shutdown` until the peer's system has acknowledged them;
+/// neither ends the session, as the protocols have no goodbye. Dropping the stream closes its
+/// connection and ends the session at this end.
+///
+/// Reading and writing are cancel safe. The halves of a split stream may be used by two tasks.
+///
+/// ```text
+///             connection breaks              resume_wait passes
+///  Attached ───────────────────► Detached ─────────────────────► Ended
+///    │  ▲                           │                              ▲
+///    │  └─────── Offer, Attach ─────┘                              │
+///    ├──── Offer ──► parked ──── Attach, Withdraw ──► Attached     │
+///    └──── finish: peer has everything ────────────────────────────┘
+/// ```
+pub struct Stream<C> {
+    core: Core,
+    connection: Option<C>,
+    /// Somebody is about to bring a new connection: its counts have been told and must stay.
+    parked: bool,
+    /// What an old connection had delivered when its successor came, decrypted.
+    drained: BytesMut,
+    mailbox: Arc<Mailbox<C>>,
+    resume_wait: Duration,
+    /// Attached: when to look for acknowledgements again. Detached: when to give up.
+    timer: Option<Pin<Box<Sleep>>>,
+    look: Duration,
+    closing: Closing,
+    end: Option<End>,
+    resumes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// All that is left is to deliver what was sent.
+    Yes,
+    /// The current connection has been told that nothing follows.
+    Told,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing more will come.
+    Eof,
+    Error(io::ErrorKind),
+}
+
+impl<C: Connection> Stream<C> {
+    /// A new session on its first connection, and the handle by which it gets further ones.
+    pub fn new(core: Core, connection: C, resume_wait: Duration) -> (Self, Handle<C>) {
+        let mailbox = Arc::new(Mailbox::default());
+        let handle = Handle::new(mailbox.clone());
+        let stream = Self {
+            core,
+            connection: Some(connection),
+            parked: false,
+            drained: BytesMut::new(),
+            mailbox,
+            resume_wait,
+            timer: None,
+            look: FIRST_LOOK,
+            closing: Closing::No,
+            end: None,
+            resumes: 0,
+        };
+        (stream, handle)
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// The current connection, if there is one.
+    pub fn connection(&self) -> Option<&C> {
+        self.connection.as_ref()
+    }
+
+    /// The current connection, for what a handshake still has to write before the first byte of
+    /// the session.
+    pub fn connection_mut(&mut self) -> Option<&mut C> {
+        self.connection.as_mut()
+    }
+
+    /// How often the session went on over a new connection.
+    pub fn resumes(&self) -> u64 {
+        self.resumes
+    }
+
+    /// How many bytes a write would take; waits until that is at least one.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.mailbox.writer.register(cx.waker());
+        self.take_mail(cx);
+        loop {
+            if self.end.is_some() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if self.parked {
+                return Poll::Pending;
+            }
+            if let Some(connection) = &self.connection
+                && self.core.room() < self.core.window() / 2
+            {
+                self.core.confirm(connection.undelivered());
+            }
+            if self.core.room() > 0 {
+                self.look = FIRST_LOOK;
+                return Poll::Ready(Ok(self.core.room()));
+            }
+            ready!(self.poll_hand_over(cx));
+            ready!(self.poll_timer(cx));
+        }
+    }
+
+    /// Lets the session do what it must while nobody reads or writes: change connections, send
+    /// what waits, give up. Ready when it has ended.
+    pub fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.mailbox.reader.register(cx.waker());
+        self.take_mail(cx);
+        loop {
+            if self.end.is_some() {
+                return Poll::Ready(());
+            }
+            if self.parked {
+                return Poll::Pending;
+            }
+            if self.connection.is_some() {
+                ready!(self.poll_hand_over(cx));
+            }
+            if self.connection.is_some() {
+                return Poll::Pending;
+            }
+            ready!(self.poll_timer(cx));
+        }
+    }
+
+    /// Runs `future` while the session is attended to. `None` if the session ends first.
+    pub async fn attend<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        tokio::pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => self.poll_attend(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// Delivers what was written, over further connections if need be, and ends the session:
+    /// ready once the peer has everything and has closed, or `resume_wait` has passed without
+    /// it. What the peer still sends is dropped. Returns whether everything was delivered.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.closing == Closing::No {
+            self.closing = Closing::Yes;
+            self.timer = None;
+        }
+        self.mailbox.reader.register(cx.waker());
+        self.take_mail(cx);
+        let mut space = [0; 4096];
+        loop {
+            if let Some(end) = self.end {
+                return Poll::Ready(end == End::Eof);
+            }
+            if self.parked {
+                return Poll::Pending;
+            }
+            ready!(self.poll_hand_over(cx));
+            let Some(connection) = &mut self.connection else {
+                ready!(self.poll_timer(cx));
+                continue;
+            };
+            if self.closing == Closing::Yes {
+                if ready!(Pin::new(&mut *connection).poll_shutdown(cx)).is_err() {
+                    self.detach(false);
+                    continue;
+                }
+                self.closing = Closing::Told;
+            }
+            let mut buf = ReadBuf::new(&mut space);
+            match Pin::new(connection).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    self.core.receive(buf.filled_mut());
+                }
+                Poll::Ready(result) => self.closed_by_peer(result.is_ok()),
+                Poll::Pending => ready!(self.poll_timer(cx)),
+            }
+        }
+    }
+
+    /// Takes what other tasks left in the mailbox. The caller has registered its waker there.
+    fn take_mail(&mut self, cx: &mut Context<'_>) {
+        while let Some(mail) = self.mailbox.take() {
+            match mail {
+                Mail::Offer(reply) => {
+                    self.drain(cx);
+                    if self.end.is_none() {
+                        self.parked = true;
+                        let _ = reply.send(Counts::of(&self.core));
+                    }
+                }
+                Mail::Attach(connection, received) => {
+                    // invariant: the offer was checked against the same core, which has not
+                    // moved since, being parked.
+                    let resent = self.core.resume(received);
+                    debug_assert!(resent.is_ok());
+                    self.attach(connection);
+                }
+                Mail::Withdraw => self.parked = false,
+                Mail::Cut if self.connection.is_some() => self.detach(false),
+                Mail::Cut => {}
+                Mail::Refused(refusal) => self.give_up(refusal),
+            }
+            self.mailbox.wake();
+        }
+    }
+
+    /// Reads what the old connection has delivered: it counts, whatever comes after it.
+    fn drain(&mut self, cx: &mut Context<'_>) {
+        let mut space = [0; 16 * 1024];
+        while let Some(connection) = &mut self.connection {
+            let mut buf = ReadBuf::new(&mut space);
+            match Pin::new(connection).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    self.core.receive(buf.filled_mut());
+                    if self.closing == Closing::No {
+                        self.drained.extend_from_slice(buf.filled());
+                    }
+                }
+                Poll::Ready(result) => self.closed_by_peer(result.is_ok()),
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    /// The connection has ended. If that was all it was there for, the session has too.
+    fn closed_by_peer(&mut self, clean: bool) {
+        let delivered = |connection: &C| connection.undelivered() == 0;
+        if clean && self.closing == Closing::Told && self.connection.as_ref().is_some_and(delivered)
+        {
+            self.finish(End::Eof);
+        } else {
+            self.detach(clean);
+        }
+    }
+
+    fn attach(&mut self, connection: C) {
+        self.connection = Some(connection);
+        self.parked = false;
+        self.timer = None;
+        self.look = FIRST_LOOK;
+        self.resumes += 1;
+        self.mailbox.attached();
+        if self.closing == Closing::Told {
+            self.closing = Closing::Yes;
+        }
+    }
+
+    fn detach(&mut self, clean: bool) {
+        self.connection = None;
+        self.timer = None;
+        self.mailbox.detached(clean);
+    }
+
+    fn give_up(&mut self, refusal: Refusal) {
+        let regular = refusal == Refusal::UnknownSession && self.mailbox.ended_cleanly();
+        self.finish(if regular {
+            End::Eof
+        } else {
+            End::Error(io::ErrorKind::ConnectionReset)
+        });
+    }
+
+    fn finish(&mut self, end: End) {
+        self.end = Some(end);
+        self.connection = None;
+        self.timer = None;
+        self.mailbox.close();
+    }
+
+    /// Writes what waits to the connection. Ready when nothing waits, or there is no connection
+    /// (any more).
+    fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(connection) = &mut self.connection {
+            let (a, b) = self.core.unsent();
+            if a.is_empty() {
+                break;
+            }
+            let connection = Pin::new(connection);
+            let written = if b.is_empty() {
+                connection.poll_write(cx, a)
+            } else {
+                connection.poll_write_vectored(cx, &[io::IoSlice::new(a), io::IoSlice::new(b)])
+            };
+            match ready!(written) {
+                Ok(0) | Err(_) => self.detach(false),
+                Ok(len) => self.core.handed(len),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits for the moment to look again, or to give up. Each time it is ready the caller looks
+    /// at everything again.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let looking = self.connection.is_some() && self.closing != Closing::Told;
+        let after = if looking { self.look } else { self.resume_wait };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(after)));
+        ready!(timer.as_mut().poll(cx));
+        self.timer = None;
+        if looking {
+            self.look = (self.look * 2).min(LAST_LOOK);
+        } else {
+            self.finish(End::Error(io::ErrorKind::TimedOut));
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<C: Connection> AsyncRead for Stream<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.mailbox.reader.register(cx.waker());
+        this.take_mail(cx);
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            if !this.drained.is_empty() {
+                let len = this.drained.len().min(buf.remaining());
+                buf.put_slice(&this.drained[..len]);
+                this.drained.advance(len);
+                if this.drained.is_empty() {
+                    this.drained = BytesMut::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            match this.end {
+                Some(End::Eof) => return Poll::Ready(Ok(())),
+                Some(End::Error(kind)) => return Poll::Ready(Err(kind.into())),
+                None if this.parked => return Poll::Pending,
+                None => {}
+            }
+            let Some(connection) = &mut this.connection else {
+                ready!(this.poll_timer(cx));
+                continue;
+            };
+            let before = buf.filled().len();
+            match ready!(Pin::new(connection).poll_read(cx, buf)) {
+                Ok(()) if buf.filled().len() > before => {
+                    this.core.receive(&mut buf.filled_mut()[before..]);
+                    return Poll::Ready(Ok(()));
+                }
+                result => this.closed_by_peer(result.is_ok()),
+            }
+        }
+    }
+}
+
+impl<C: Connection> AsyncWrite for Stream<C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_room(cx))?;
+        let len = self.core.push(bytes);
+        // What the connection does not take now waits in the replay buffer.
+        let _ = self.poll_hand_over(cx);
+        Poll::Ready(Ok(len))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.mailbox.writer.register(cx.waker());
+        self.take_mail(cx);
+        loop {
+            if self.end.is_some() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if self.parked {
+                return Poll::Pending;
+            }
+            ready!(self.poll_hand_over(cx));
+            if self.connection.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_timer(cx));
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.core.is_confirmed() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.as_mut().poll_flush(cx))?;
+            if let Some(connection) = &self.connection {
+                let undelivered = connection.undelivered();
+                self.core.confirm(undelivered);
+            }
+            if !self.core.is_confirmed() {
+                ready!(self.poll_timer(cx));
+            }
+        }
+    }
+}
+
+impl<C> Drop for Stream<C> {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}

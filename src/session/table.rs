@@ -1,0 +1,162 @@
+//! Which session an id names.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
+use std::time::Instant;
+
+use rand::Rng;
+
+/// Bits of an id below the node number.
+const LOCAL_BITS: u32 = 24;
+/// Tries to find a free id at random: at 8 million sessions, half of all ids, they fail once in
+/// 2^64.
+const TRIES: usize = 64;
+
+/// The sessions of a gateway by id.
+///
+/// An id is 32 bits: the gateway's node number in the top 8, then 24 that are random, so that
+/// nobody can count his way to the id of another. The id of an ended session stays taken until the
+/// time given to [`remove`](Self::remove): whoever still names it must not meet a new session.
+#[derive(Debug)]
+pub struct Table<T> {
+    /// `None` where the session has ended.
+    sessions: HashMap<u32, Option<T>>,
+    ended: VecDeque<(Instant, u32)>,
+}
+
+impl<T> Table<T> {
+    /// The live sessions and their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.sessions
+            .iter()
+            .filter_map(|(id, session)| Some((*id, session.as_ref()?)))
+    }
+
+    /// How many sessions are live.
+    pub fn len(&self) -> usize {
+        self.sessions.len() - self.ended.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn get(&self, id: u32) -> Option<&T> {
+        self.sessions.get(&id)?.as_ref()
+    }
+
+    /// Adds the session that `make` creates for its id. `None` when no id is free.
+    pub fn insert(
+        &mut self,
+        node: u8,
+        now: Instant,
+        rng: &mut impl Rng,
+        make: impl FnOnce(u32) -> T,
+    ) -> Option<u32> {
+        self.forget_ended(now);
+        for _ in 0..TRIES {
+            let id = u32::from(node) << LOCAL_BITS | rng.random_range(1..1 << LOCAL_BITS);
+            if let Entry::Vacant(vacant) = self.sessions.entry(id) {
+                vacant.insert(Some(make(id)));
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Ends a session. Its id stays taken until `until`.
+    pub fn remove(&mut self, id: u32, until: Instant) -> Option<T> {
+        let session = self.sessions.get_mut(&id)?.take()?;
+        self.ended.push_back((until, id));
+        Some(session)
+    }
+
+    fn forget_ended(&mut self, now: Instant) {
+        while let Some(&(until, id)) = self.ended.front()
+            && until <= now
+        {
+            self.ended.pop_front();
+            self.sessions.remove(&id);
+        }
+    }
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self {
+            sessions: HashMap::new(),
+            ended: VecDeque::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use std::time::Duration;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn ids_carry_the_node_and_cannot_be_counted() {
+        let (mut table, mut rng, now) =
+            (Table::default(), StdRng::seed_from_u64(1), Instant::now());
+        let mut ids: Vec<u32> = (0..1000)
+            .map(|n| table.insert(7, now, &mut rng, |_| n).unwrap())
+            .collect();
+        assert!(ids.iter().all(|id| id >> 24 == 7 && id & 0xff_ffff != 0));
+        assert!(ids.windows(2).all(|pair| pair[0].abs_diff(pair[1]) != 1));
+        for (n, id) in ids.iter().enumerate() {
+            assert_eq!(table.get(*id), Some(&n));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!((ids.len(), table.len()), (1000, 1000));
+    }
+
+    #[test]
+    fn an_id_is_not_reused_while_it_can_be_named() {
+        /// Draws the same id first, then others.
+        fn rng() -> StdRng {
+            StdRng::seed_from_u64(5)
+        }
+        let (mut table, now) = (Table::default(), Instant::now());
+        let id = table.insert(0, now, &mut rng(), |id| id).unwrap();
+        assert_ne!(
+            table.insert(0, now, &mut rng(), |id| id),
+            Some(id),
+            "while live"
+        );
+        assert_eq!(table.remove(id, now + SECOND), Some(id));
+        assert_eq!(table.remove(id, now + SECOND), None);
+        assert_eq!(table.get(id), None);
+        assert_ne!(
+            table.insert(0, now, &mut rng(), |id| id),
+            Some(id),
+            "while remembered"
+        );
+        assert_eq!(table.insert(0, now + SECOND, &mut rng(), |id| id), Some(id));
+    }
+
+    #[test]
+    fn no_id_is_free() {
+        struct Stuck;
+        impl rand::RngCore for Stuck {
+            fn next_u32(&mut self) -> u32 {
+                7 << 8
+            }
+            fn next_u64(&mut self) -> u64 {
+                7 << 40
+            }
+            fn fill_bytes(&mut self, bytes: &mut [u8]) {
+                bytes.fill(7);
+            }
+        }
+        let (mut table, now) = (Table::default(), Instant::now());
+        assert!(table.insert(0, now, &mut Stuck, |_| ()).is_some());
+        assert_eq!(table.insert(0, now, &mut Stuck, |_| ()), None);
+        assert_eq!(table.iter().count(), 1);
+    }
+}

@@ -1,0 +1,192 @@
+//! TCP.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::config::Tcp;
+
+const BACKLOG: i32 = 1024;
+
+/// Accepts TCP connections.
+#[derive(Debug)]
+pub struct Listener(TcpListener);
+
+/// A TCP connection with a limit on silence.
+#[derive(Debug)]
+pub struct Stream {
+    inner: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    silence: Option<Box<Silence>>,
+}
+
+/// Breaks a connection that delivers nothing for too long.
+#[derive(Debug)]
+struct Silence {
+    limit: Duration,
+    last_read: Instant,
+    /// Fires at the earliest moment the limit can have passed; moved only then, not on each read.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Listener {
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if addr.is_ipv6() {
+            // Beside a listener on the same port of IPv4.
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into()).map(Self)
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// The next connection. Cancel safe.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        let (inner, peer) = self.0.accept().await?;
+        Stream::new(inner, peer)
+    }
+}
+
+impl Stream {
+    fn new(inner: TcpStream, peer: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            local: inner.local_addr()?,
+            inner,
+            peer,
+            silence: None,
+        })
+    }
+
+    /// Connects to an address. `receive_buffer` bounds what the system holds of bytes not yet
+    /// read, bytes.
+    pub async fn connect(addr: SocketAddr, receive_buffer: Option<u32>) -> io::Result<Self> {
+        let socket = match addr {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+        };
+        if let Some(size) = receive_buffer {
+            socket.set_recv_buffer_size(size)?;
+        }
+        let inner = socket.connect(addr).await?;
+        inner.set_nodelay(true)?;
+        Self::new(inner, addr)
+    }
+
+    pub fn configure(&mut self, settings: &Tcp) -> io::Result<()> {
+        self.inner.set_nodelay(settings.nodelay)?;
+        if let Some(time) = settings.keepalive {
+            let keepalive = TcpKeepalive::new().with_time(time).with_interval(time);
+            SockRef::from(&self.inner).set_tcp_keepalive(&keepalive)?;
+        }
+        self.silence = settings.read_timeout.map(|limit| {
+            let last_read = Instant::now();
+            Box::new(Silence {
+                limit,
+                last_read,
+                timer: Box::pin(sleep_until(last_read + limit)),
+            })
+        });
+        Ok(())
+    }
+
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Bytes written that the peer's system has not acknowledged, sent or not.
+    pub fn undelivered(&self) -> usize {
+        let mut queued: libc::c_int = 0;
+        // SAFETY: the descriptor is open as long as `inner` lives, and TIOCOUTQ, which is
+        // SIOCOUTQ, writes one int.
+        let result = unsafe { libc::ioctl(self.inner.as_raw_fd(), libc::TIOCOUTQ, &mut queued) };
+        if result == 0 {
+            usize::try_from(queued).unwrap_or(0)
+        } else {
+            // A socket that cannot say has delivered nothing we could rely on.
+            usize::MAX
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let result = Pin::new(&mut this.inner).poll_read(cx, buf);
+        match &mut this.silence {
+            None => result,
+            Some(silence) if result.is_ready() => {
+                silence.last_read = Instant::now();
+                result
+            }
+            Some(silence) => silence.poll(cx).map(Err),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl Silence {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let deadline = self.last_read + self.limit;
+            if deadline <= Instant::now() {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
