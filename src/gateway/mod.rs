@@ -11,6 +11,7 @@ mod generation;
 mod hosts;
 mod peek;
 mod relay;
+mod scp;
 mod session;
 mod upstream;
 
@@ -19,6 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
@@ -60,6 +62,15 @@ struct State {
 struct Entry {
     owner: Mutex<Owner>,
     handle: Handle<transport::Stream>,
+}
+
+/// A session's place in the table; dropping it ends the session for those who would resume it.
+struct Listing {
+    state: Arc<State>,
+    id: u32,
+    /// How long the id stays taken after that: a client may go on asking for its session as long
+    /// as it would have waited for the gateway.
+    remembered: Duration,
 }
 
 /// A socket that accepts.
@@ -238,9 +249,40 @@ impl Drop for Gateway {
 }
 
 impl State {
+    /// Enters a session into the table. `None` when no id is free.
+    fn list(
+        self: &Arc<Self>,
+        node: u8,
+        entry: Arc<Entry>,
+        remembered: Duration,
+    ) -> Option<Listing> {
+        let id = self
+            .table()
+            .insert(node, Instant::now(), &mut rand::rng(), entry)?;
+        Some(Listing {
+            state: self.clone(),
+            id,
+            remembered,
+        })
+    }
+
     fn table(&self) -> MutexGuard<'_, Table<Arc<Entry>>> {
         // Nothing panics while it is held.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listing {
+    fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.state
+            .table()
+            .remove(self.id, Instant::now() + self.remembered);
     }
 }
 

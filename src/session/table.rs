@@ -45,19 +45,19 @@ impl<T> Table<T> {
         self.sessions.get(&id)?.as_ref()
     }
 
-    /// Adds the session that `make` creates for its id. `None` when no id is free.
+    /// Adds a session under a new id. `None` when no id is free.
     pub fn insert(
         &mut self,
         node: u8,
         now: Instant,
         rng: &mut impl Rng,
-        make: impl FnOnce(u32) -> T,
+        session: T,
     ) -> Option<u32> {
         self.forget_ended(now);
         for _ in 0..TRIES {
             let id = u32::from(node) << LOCAL_BITS | rng.random_range(1..1 << LOCAL_BITS);
             if let Entry::Vacant(vacant) = self.sessions.entry(id) {
-                vacant.insert(Some(make(id)));
+                vacant.insert(Some(session));
                 return Some(id);
             }
         }
@@ -104,7 +104,7 @@ mod tests {
         let (mut table, mut rng, now) =
             (Table::default(), StdRng::seed_from_u64(1), Instant::now());
         let mut ids: Vec<u32> = (0..1000)
-            .map(|n| table.insert(7, now, &mut rng, |_| n).unwrap())
+            .map(|n| table.insert(7, now, &mut rng, n).unwrap())
             .collect();
         assert!(ids.iter().all(|id| id >> 24 == 7 && id & 0xff_ffff != 0));
         assert!(ids.windows(2).all(|pair| pair[0].abs_diff(pair[1]) != 1));
@@ -123,21 +123,21 @@ mod tests {
             StdRng::seed_from_u64(5)
         }
         let (mut table, now) = (Table::default(), Instant::now());
-        let id = table.insert(0, now, &mut rng(), |id| id).unwrap();
+        let id = table.insert(0, now, &mut rng(), 'a').unwrap();
         assert_ne!(
-            table.insert(0, now, &mut rng(), |id| id),
+            table.insert(0, now, &mut rng(), 'b'),
             Some(id),
             "while live"
         );
-        assert_eq!(table.remove(id, now + SECOND), Some(id));
+        assert_eq!(table.remove(id, now + SECOND), Some('a'));
         assert_eq!(table.remove(id, now + SECOND), None);
         assert_eq!(table.get(id), None);
         assert_ne!(
-            table.insert(0, now, &mut rng(), |id| id),
+            table.insert(0, now, &mut rng(), 'b'),
             Some(id),
             "while remembered"
         );
-        assert_eq!(table.insert(0, now + SECOND, &mut rng(), |id| id), Some(id));
+        assert_eq!(table.insert(0, now + SECOND, &mut rng(), 'b'), Some(id));
     }
 
     #[test]
@@ -155,8 +155,8 @@ mod tests {
             }
         }
         let (mut table, now) = (Table::default(), Instant::now());
-        assert!(table.insert(0, now, &mut Stuck, |_| ()).is_some());
-        assert_eq!(table.insert(0, now, &mut Stuck, |_| ()), None);
+        assert!(table.insert(0, now, &mut Stuck, ()).is_some());
+        assert_eq!(table.insert(0, now, &mut Stuck, ()), None);
         assert_eq!(table.iter().count(), 1);
     }
 }

@@ -1,0 +1,167 @@
+//! The server's side of scp handshakes.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use rand::Rng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::accept::Error;
+use super::{Entry, Listing, State};
+use crate::config::{self, Hmac};
+use crate::crypto::Dialect;
+use crate::handshake::{self, read_record, write_record};
+use crate::hooks::SessionInfo;
+use crate::proto::scp::message::{
+    Code, NewRequest, NewResponse, Request, ResumeRequest, ResumeResponse,
+};
+use crate::proto::scp::server::Owner;
+use crate::proto::scp::widen;
+use crate::session::{self, Core, Offer};
+use crate::transport;
+
+/// The most read of a client that was refused, bytes.
+const LAST_READ: u64 = 64 * 1024;
+
+type Stream = session::Stream<transport::Stream>;
+
+/// The server's side of an scp handshake.
+pub(super) struct Scp<'a> {
+    pub state: &'a Arc<State>,
+    pub node: u8,
+    pub settings: &'a config::Scp,
+}
+
+impl Scp<'_> {
+    /// A new session, or `None` when the connection was handed to one that exists.
+    pub async fn accept(
+        &self,
+        mut connection: transport::Stream,
+        info: &mut SessionInfo,
+    ) -> Result<Option<(Stream, Listing)>, Error> {
+        let accepting = async {
+            let request = match read_record(&mut connection).await {
+                Ok(text) => Request::parse(&text),
+                Err(handshake::Error::Protocol(error)) => Err(error),
+                Err(handshake::Error::Io(error)) => return Err(error.into()),
+            };
+            match request {
+                Ok(Request::New(request)) => self.open(connection, request, info).await.map(Some),
+                Ok(Request::Resume(request)) => {
+                    self.resume(connection, &request).await.map(|()| None)
+                }
+                Err(error) => {
+                    refuse(&mut connection, Code::Malformed).await?;
+                    Err(error.into())
+                }
+            }
+        };
+        timeout(self.settings.handshake_timeout, accepting)
+            .await
+            .unwrap_or(Err(Error::TimedOut))
+    }
+
+    async fn open(
+        &self,
+        connection: transport::Stream,
+        request: NewRequest,
+        info: &mut SessionInfo,
+    ) -> Result<(Stream, Listing), Error> {
+        if self.state.draining.is_cancelled() {
+            return Err(Error::Draining);
+        }
+        let dialect = match self.settings.hmac {
+            Hmac::Current => Dialect::Current,
+            Hmac::Legacy => Dialect::Legacy,
+        };
+        let (public, owner) = Owner::accept(&request, rand::rng().random(), dialect)?;
+        let cipher = owner.secret().cipher();
+        let core = Core::new(
+            Some(cipher.clone()),
+            Some(cipher),
+            self.settings.replay_buffer,
+        );
+        let (mut stream, handle) =
+            session::Stream::new(core, connection, self.settings.resume_wait);
+        let entry = Arc::new(Entry {
+            owner: Mutex::new(owner),
+            handle,
+        });
+        let listing = self
+            .state
+            .list(self.node, entry, self.settings.resume_wait)
+            .ok_or(Error::Full)?;
+        let id = listing.id();
+        *info = SessionInfo {
+            id: id.into(),
+            session: "scp",
+            target: request.target,
+            flags: request.flags,
+            extra: request.extra,
+            ..info.clone()
+        };
+        // The session is in the table first: its client may be back at once.
+        // invariant: nobody has polled the stream, so it has its first connection.
+        let connection = stream.connection_mut().expect("a connection");
+        write_record(connection, NewResponse { id, public }).await?;
+        Ok((stream, listing))
+    }
+
+    async fn resume(
+        &self,
+        mut connection: transport::Stream,
+        request: &ResumeRequest,
+    ) -> Result<(), Error> {
+        let (offer, received) = match self.admit(request).await {
+            Ok(admitted) => admitted,
+            Err(code) => {
+                refuse(&mut connection, code).await?;
+                return Err(Error::Refused(request.id, code));
+            }
+        };
+        let response = ResumeResponse {
+            received: offer.received() as u32,
+            code: Code::Ok,
+        };
+        write_record(&mut connection, response).await?;
+        let (client, transport) = (connection.peer_addr(), connection.transport());
+        let resent = offer
+            .attach(connection, received)
+            .map_err(|_| Error::Refused(request.id, Code::NotAcceptable))?;
+        tracing::info!(id = request.id, %client, transport, resent, "session resumed");
+        Ok(())
+    }
+
+    /// Whether a session goes on over a new connection: the checks in the order of their codes.
+    /// Gives the session stopped where it is, and the bytes its client has.
+    async fn admit(
+        &self,
+        request: &ResumeRequest,
+    ) -> Result<(Offer<transport::Stream>, u64), Code> {
+        let entry = self
+            .state
+            .table()
+            .get(request.id)
+            .cloned()
+            .ok_or(Code::NotFound)?;
+        entry.owner().check(request)?;
+        let offer = entry.handle.offer().await.map_err(|_| Code::NotFound)?;
+        // Of two resumes at once the other may have had its turn first.
+        entry.owner().check(request)?;
+        let received = widen(request.received, offer.sent())
+            .filter(|received| offer.can_resume(*received).is_ok())
+            .ok_or(Code::NotAcceptable)?;
+        entry.owner().accepted(request);
+        Ok((offer, received))
+    }
+}
+
+/// Answers with a code and closes. What the client still sends is read and dropped, within the
+/// time of the handshake: closing before would take the answer back.
+async fn refuse(connection: &mut transport::Stream, code: Code) -> io::Result<()> {
+    write_record(connection, ResumeResponse { received: 0, code }).await?;
+    connection.shutdown().await?;
+    tokio::io::copy(&mut connection.take(LAST_READ), &mut tokio::io::sink()).await?;
+    Ok(())
+}
