@@ -10,7 +10,7 @@ use crate::config::{self, Config};
 use crate::hooks::Hook;
 use crate::hooks::builtin::Builtin;
 use crate::hooks::chain::{Chain, Link};
-use crate::hooks::lua;
+use crate::hooks::lua::{self, LuaHook};
 use crate::hooks::shared::Shared;
 
 /// What outlives generations and is there for all of them.
@@ -22,6 +22,22 @@ pub struct Environment {
     pub shared: Arc<Shared>,
 }
 
+impl Environment {
+    /// Nothing remembered, nothing running.
+    pub fn new() -> Self {
+        Self {
+            pool: lua::Pool::per_processor(),
+            shared: Arc::default(),
+        }
+    }
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// An immutable configuration with its scripts loaded.
 pub struct Generation {
     /// Counts up from 1 with each reload that succeeded.
@@ -31,7 +47,7 @@ pub struct Generation {
     /// By listener, in the order of the configuration.
     chains: Vec<Chain>,
     listeners: HashMap<BindKey, usize>,
-    scripts: Vec<Arc<lua::Script>>,
+    scripts: Vec<LuaHook>,
     path: PathBuf,
 }
 
@@ -65,10 +81,10 @@ impl Generation {
             match load(hook, environment, &hosts).await {
                 Ok(script) => scripts.push(script),
                 Err(error) => {
-                    let loaded = scripts.iter().flat_map(|script| script.files());
-                    files.extend(loaded.chain(error.files));
+                    files.extend(scripts.iter().flat_map(LuaHook::files));
+                    files.extend(error.files.iter().cloned());
                     return Err(BuildError {
-                        message: format!("hook {}: {}", hook.name, error.message),
+                        message: error.to_string(),
                         files,
                     });
                 }
@@ -101,17 +117,17 @@ impl Generation {
 
     /// The files it was made of.
     pub fn files(&self) -> Vec<PathBuf> {
-        let scripts = self.scripts.iter().flat_map(|script| script.files());
+        let scripts = self.scripts.iter().flat_map(LuaHook::files);
         scripts.chain([self.path.clone()]).collect()
     }
 }
 
 /// The hooks that `listener` names, the built-in rule behind them.
-fn chain(listener: &config::Listener, config: &Config, scripts: &[Arc<lua::Script>]) -> Chain {
+fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook]) -> Chain {
     let named = listener.hooks.iter().filter_map(|name| {
         let at = config.hooks.iter().position(|hook| hook.name == *name)?;
         Some(Link {
-            hook: scripts[at].clone(),
+            hook: Arc::new(scripts[at].clone()),
             on_error: config.hooks[at].on_error,
         })
     });
@@ -126,18 +142,28 @@ fn chain(listener: &config::Listener, config: &Config, scripts: &[Arc<lua::Scrip
     )
 }
 
+/// Loads a script off the threads that carry sessions.
 async fn load(
     hook: &config::Hook,
     environment: &Environment,
     hosts: &Hosts,
-) -> Result<Arc<lua::Script>, BuildError> {
-    Ok(Arc::new(lua::Script))
-}
-impl Environment {
-    pub fn new() -> Self {
-        Self {
-            pool: Arc::new(lua::Pool),
-            shared: Arc::new(Shared::default()),
-        }
-    }
+) -> Result<LuaHook, lua::LoadError> {
+    let spec = lua::Spec {
+        name: hook.name.clone(),
+        path: hook.lua.clone(),
+        limits: lua::Limits {
+            timeout: hook.timeout,
+            memory: hook.memory,
+        },
+        config: hook.config.clone(),
+        environment: lua::Environment {
+            shared: environment.shared.clone(),
+            hosts: hosts.seen(),
+        },
+    };
+    let pool = environment.pool.clone();
+    // invariant: loading does not panic, and the runtime is not shutting down while we run on it.
+    tokio::task::spawn_blocking(move || LuaHook::load(&pool, spec))
+        .await
+        .expect("it returns")
 }
