@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::gateway::{Environment, Generation};
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct Check {
     /// The configuration file.
     #[arg(short, long, default_value = "config.yaml")]
     config: PathBuf,
@@ -15,7 +15,7 @@ pub(super) struct Arguments {
     dump: bool,
 }
 
-pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Check) -> anyhow::Result<()> {
     let path = &arguments.config;
     let generation = Generation::build(path, &Environment::new(), None).await?;
     let config: &Config = &generation.config;

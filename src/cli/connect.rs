@@ -16,7 +16,7 @@ use crate::transport::Address;
 const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct Connect {
     /// The gateway: `host:port` or `tcp://host:port`. With several, each new connection goes to
     /// the next.
     #[arg(required = true)]
@@ -38,7 +38,7 @@ pub(super) struct Arguments {
     cut_every: Option<Duration>,
 }
 
-pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Connect) -> anyhow::Result<()> {
     let first = arguments.addresses[0].clone();
     let stream = Stream::connect(Options {
         addresses: arguments.addresses,

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct Echo {
     /// Where to listen.
     #[arg(default_value = "127.0.0.1:9000")]
     addr: SocketAddr,
 }
 
-pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Echo) -> anyhow::Result<()> {
     let listener = TcpListener::bind(arguments.addr).await?;
     tracing::info!(addr = %listener.local_addr()?, "listening");
     loop {

@@ -1,8 +1,154 @@
 //! `stablegate hook`
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::ValueEnum;
+
+use crate::gateway::Environment;
+use crate::hooks::lua::{self, LuaHook};
+use crate::hooks::{Answer, AttrValue, Attrs, Call, Hook, Question, SessionInfo, Target};
+
 #[derive(clap::Subcommand)]
-pub(super) enum Command {}
+pub(super) enum Command {
+    /// Ask a script for one decision, and say what it cost.
+    Call(Box<Decision>),
+}
+
+#[derive(clap::Args)]
+pub(super) struct Decision {
+    /// The Lua script.
+    script: PathBuf,
+    /// What to ask it.
+    #[arg(value_enum)]
+    question: Asked,
+    /// The client's address.
+    #[arg(long, default_value = "127.0.0.1:50000")]
+    client: SocketAddr,
+    /// The address of the gateway that it connected to.
+    #[arg(long, default_value = "127.0.0.1:1248")]
+    gateway: SocketAddr,
+    #[arg(long, default_value = "game")]
+    listener: String,
+    /// What the client asks to be connected with.
+    #[arg(long)]
+    target: Option<String>,
+    #[arg(long, default_value_t = 0)]
+    flags: u32,
+    /// A further handshake line; may be repeated.
+    #[arg(long)]
+    extra: Vec<String>,
+    /// The first bytes of the client.
+    #[arg(long)]
+    first_data: Option<String>,
+    /// For `announce`: the server that was connected.
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    server: String,
+    /// An attribute that an earlier hook has set; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    attr: Vec<String>,
+    /// What the script sees as `gateway.config`, in JSON.
+    #[arg(long, default_value = "{}")]
+    config: String,
+    #[arg(long, default_value = "100ms", value_parser = super::duration)]
+    timeout: Duration,
+    /// The memory limit, MiB.
+    #[arg(long, default_value_t = 32)]
+    memory: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Asked {
+    Access,
+    SelectTarget,
+    Announce,
+}
 
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
-    match command {}
+    let Command::Call(arguments) = command;
+    let question = match arguments.question {
+        Asked::Access => Question::Access,
+        Asked::SelectTarget => Question::SelectTarget,
+        Asked::Announce => Question::Announce {
+            target: arguments.server.clone(),
+        },
+    };
+    let call = Call {
+        question,
+        attrs: arguments.attrs()?,
+        info: Arc::new(arguments.info()),
+    };
+    let environment = Environment::new();
+    let spec = lua::Spec {
+        name: "call".to_owned(),
+        path: arguments.script,
+        limits: lua::Limits {
+            timeout: arguments.timeout,
+            memory: arguments.memory << 20,
+        },
+        config: serde_json::from_str(&arguments.config).context("--config is no JSON object")?,
+        environment: lua::Environment {
+            shared: environment.shared,
+            hosts: Vec::new(),
+        },
+    };
+    let hook =
+        tokio::task::spawn_blocking(move || LuaHook::load(&environment.pool, spec)).await??;
+    let reply = hook.call(call).await;
+    match reply.answer? {
+        Answer::Pass => println!("no opinion: the next hook decides, then the built-in rule"),
+        Answer::Allow => println!("allow"),
+        Answer::Deny { reason } => println!("deny: {reason}"),
+        Answer::Target(Target::Name(name)) => println!("target: host {name}"),
+        Answer::Target(Target::Addr(addr)) => println!("target: address {addr}"),
+        Answer::Message(bytes) if bytes.is_empty() => println!("no message"),
+        Answer::Message(bytes) => {
+            println!("message of {} bytes: {}", bytes.len(), bytes.escape_ascii());
+        }
+    }
+    for (key, value) in &reply.attrs {
+        match value {
+            AttrValue::Boolean(value) => println!("attrs.{key} = {value}"),
+            AttrValue::Integer(value) => println!("attrs.{key} = {value}"),
+            AttrValue::Number(value) => println!("attrs.{key} = {value}"),
+            AttrValue::String(bytes) => println!("attrs.{key} = \"{}\"", bytes.escape_ascii()),
+        }
+    }
+    println!("cost: {:?}", reply.cost);
+    Ok(())
+}
+
+impl Decision {
+    fn info(&self) -> SessionInfo {
+        SessionInfo {
+            id: 1,
+            listener: self.listener.as_str().into(),
+            session: "scp",
+            transport: "tcp",
+            client_addr: self.client,
+            gateway_addr: self.gateway,
+            target: self.target.clone(),
+            flags: self.flags,
+            extra: self.extra.clone(),
+            first_data: self.first_data.clone().map(Bytes::from),
+        }
+    }
+
+    fn attrs(&self) -> anyhow::Result<Attrs> {
+        self.attr
+            .iter()
+            .map(|attr| match attr.split_once('=') {
+                Some((key, value)) => {
+                    let value = AttrValue::String(Bytes::from(value.to_owned()));
+                    Ok((key.to_owned(), value))
+                }
+                None => bail!("--attr {attr}: expected KEY=VALUE"),
+            })
+            .collect()
+    }
 }

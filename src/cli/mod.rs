@@ -20,7 +20,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: run::Arguments,
+    run: run::Run,
     /// How log lines look. What is logged is set by RUST_LOG, such as `info` or `stablegate=debug`.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
     log_format: LogFormat,
@@ -29,13 +29,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway (also without a command).
-    Run(run::Arguments),
+    Run(run::Run),
     /// Load a configuration with all its hooks, and say what is wrong with it.
-    Check(check::Arguments),
+    Check(check::Check),
     /// Connect standard input and output with a gateway.
-    Connect(connect::Arguments),
+    Connect(connect::Connect),
     /// Run a TCP server that sends back what it gets.
-    Echo(echo::Arguments),
+    Echo(echo::Echo),
     /// Work with hooks.
     #[command(subcommand)]
     Hook(hook::Command),

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::gateway::Gateway;
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct Run {
     /// The configuration file.
     #[arg(short, long, default_value = "config.yaml")]
     config: PathBuf,
@@ -18,7 +18,7 @@ pub(super) struct Arguments {
     grace: Duration,
 }
 
-pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

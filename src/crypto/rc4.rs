@@ -98,7 +98,8 @@ mod tests {
                 if in_place {
                     cipher.apply(piece);
                 } else {
-                    cipher.apply_to(&piece.to_vec(), piece);
+                    let plain = piece.to_vec();
+                    cipher.apply_to(&plain, piece);
                 }
                 rest = tail;
             }

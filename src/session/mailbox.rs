@@ -46,7 +46,7 @@ pub enum Refusal {
 }
 
 /// How far a session got.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Counts {
     received: u64,
     sent: u64,
@@ -189,16 +189,6 @@ impl Counts {
             received: core.received(),
             sent: core.sent(),
             replay_start: core.replay_start(),
-        }
-    }
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self {
-            received: 0,
-            sent: 0,
-            replay_start: 0,
         }
     }
 }
