@@ -1,4 +1,20 @@
 //! A gateway that keeps game connections alive.
+//!
+//! Clients speak a resumable session protocol over a transport of their choice; the gateway
+//! forwards each session to a server and hides network breaks from both. A listener combines
+//! three layers:
+//!
+//! - [`transport`]: how bytes travel. TCP.
+//! - session: who resumes, what is encrypted. The messages of a protocol are in [`proto`], the
+//!   primitives they need in [`crypto`]; what they have in common, counts, ciphers, replay buffer
+//!   and the stream over changing connections, is [`session`].
+//! - service: what is done with a session. The proxy of [`gateway`] connects each with a server.
+//!
+//! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
+//! [`client`] is the other end: streams that resume by themselves. [`cli`] is the command line.
+//!
+//! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
+//! own. All configuration reaches running code through one immutable [`gateway::Generation`].
 
 pub mod cli;
 pub mod client;
