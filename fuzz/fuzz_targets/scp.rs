@@ -20,17 +20,22 @@ fuzz_target!(|text: &[u8]| {
             let Ok(Request::Resume(again)) = again else {
                 panic!("{again:?}");
             };
-            let facts = |r: &stablegate::proto::scp::message::ResumeRequest| {
-                (r.id, r.index, r.received)
-            };
+            let facts =
+                |r: &stablegate::proto::scp::message::ResumeRequest| (r.id, r.index, r.received);
             assert_eq!(facts(&again), facts(&request));
         }
         Err(_) => {}
     }
     if let Ok(response) = NewResponse::parse(text) {
-        assert_eq!(NewResponse::parse(response.to_string().as_bytes()), Ok(response));
+        assert_eq!(
+            NewResponse::parse(response.to_string().as_bytes()),
+            Ok(response)
+        );
     }
     if let Ok(response) = ResumeResponse::parse(text) {
-        assert_eq!(ResumeResponse::parse(response.to_string().as_bytes()), Ok(response));
+        assert_eq!(
+            ResumeResponse::parse(response.to_string().as_bytes()),
+            Ok(response)
+        );
     }
 });

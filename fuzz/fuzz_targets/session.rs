@@ -35,7 +35,9 @@ fuzz_target!(|steps: Vec<(u8, u8)>| {
             }
             _ => {
                 flying.clear();
-                sender.resume(receiver.received()).expect("every cut resumes");
+                sender
+                    .resume(receiver.received())
+                    .expect("every cut resumes");
             }
         }
         assert!(sent.starts_with(&arrived));

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Wake;
 
 use atomic_waker::AtomicWaker;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, oneshot};
@@ -228,10 +229,10 @@ impl<C> Mailbox<C> {
     pub fn close(&self) {
         drop(self.lock().take());
         self.changed.notify_waiters();
-        self.wake();
+        self.wake_both();
     }
 
-    pub fn wake(&self) {
+    pub fn wake_both(&self) {
         self.reader.wake();
         self.writer.wake();
     }
@@ -244,13 +245,23 @@ impl<C> Mailbox<C> {
         box_.push(mail);
         self.waiting.store(true, Ordering::Release);
         drop(lock);
-        self.wake();
+        self.wake_both();
         true
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Mail<C>>>> {
         // Nothing panics while it is held.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Send + 'static> Wake for Mailbox<C> {
+    fn wake(self: Arc<Self>) {
+        self.wake_both();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_both();
     }
 }
 

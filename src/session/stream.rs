@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -19,7 +19,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// What a session runs over, one at a time.
-pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// How many of the bytes written to it the peer's system has not acknowledged.
     fn undelivered(&self) -> usize;
 }
@@ -51,6 +51,8 @@ pub struct Stream<C> {
     /// What an old connection had delivered when its successor came, decrypted.
     drained: BytesMut,
     mailbox: Arc<Mailbox<C>>,
+    /// Wakes the tasks of both halves.
+    both: Waker,
     resume_wait: Duration,
     /// Attached: when to look for acknowledgements again. Detached: when to give up.
     timer: Option<Pin<Box<Sleep>>>,
@@ -86,6 +88,7 @@ impl<C: Connection> Stream<C> {
             connection: Some(connection),
             parked: false,
             drained: BytesMut::new(),
+            both: Waker::from(mailbox.clone()),
             mailbox,
             resume_wait,
             timer: None,
@@ -137,8 +140,8 @@ impl<C: Connection> Stream<C> {
                 self.look = FIRST_LOOK;
                 return Poll::Ready(Ok(self.core.room()));
             }
-            ready!(self.poll_hand_over(cx));
-            ready!(self.poll_timer(cx));
+            ready!(self.poll_hand_over());
+            ready!(self.poll_timer());
         }
     }
 
@@ -155,12 +158,12 @@ impl<C: Connection> Stream<C> {
                 return Poll::Pending;
             }
             if self.connection.is_some() {
-                ready!(self.poll_hand_over(cx));
+                ready!(self.poll_hand_over());
             }
             if self.connection.is_some() {
                 return Poll::Pending;
             }
-            ready!(self.poll_timer(cx));
+            ready!(self.poll_timer());
         }
     }
 
@@ -192,9 +195,9 @@ impl<C: Connection> Stream<C> {
             if self.parked {
                 return Poll::Pending;
             }
-            ready!(self.poll_hand_over(cx));
+            ready!(self.poll_hand_over());
             let Some(connection) = &mut self.connection else {
-                ready!(self.poll_timer(cx));
+                ready!(self.poll_timer());
                 continue;
             };
             if self.closing == Closing::Yes {
@@ -210,7 +213,7 @@ impl<C: Connection> Stream<C> {
                     self.core.receive(buf.filled_mut());
                 }
                 Poll::Ready(result) => self.closed_by_peer(result.is_ok()),
-                Poll::Pending => ready!(self.poll_timer(cx)),
+                Poll::Pending => ready!(self.poll_timer()),
             }
         }
     }
@@ -238,7 +241,7 @@ impl<C: Connection> Stream<C> {
                 Mail::Cut => {}
                 Mail::Refused(refusal) => self.give_up(refusal),
             }
-            self.mailbox.wake();
+            self.mailbox.wake_both();
         }
     }
 
@@ -306,9 +309,11 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Writes what waits to the connection. Ready when nothing waits, or there is no connection
-    /// (any more).
-    fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// (any more). When it is not, both halves are woken once it can go on: which of them is
+    /// polled next is not known.
+    fn poll_hand_over(&mut self) -> Poll<()> {
         while let Some(connection) = &mut self.connection {
+            let cx = &mut Context::from_waker(&self.both);
             let (a, b) = self.core.unsent();
             if a.is_empty() {
                 break;
@@ -328,8 +333,9 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Waits for the moment to look again, or to give up. Each time it is ready the caller looks
-    /// at everything again.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// at everything again. Wakes both halves.
+    fn poll_timer(&mut self) -> Poll<()> {
+        let cx = &mut Context::from_waker(&self.both);
         let looking = self.connection.is_some() && self.closing != Closing::Told;
         let after = if looking { self.look } else { self.resume_wait };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(after)));
@@ -356,6 +362,8 @@ impl<C: Connection> AsyncRead for Stream<C> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        // What the peer has to get again may be what it must have before it says anything.
+        let _ = this.poll_hand_over();
         loop {
             if !this.drained.is_empty() {
                 let len = this.drained.len().min(buf.remaining());
@@ -373,7 +381,7 @@ impl<C: Connection> AsyncRead for Stream<C> {
                 None => {}
             }
             let Some(connection) = &mut this.connection else {
-                ready!(this.poll_timer(cx));
+                ready!(this.poll_timer());
                 continue;
             };
             let before = buf.filled().len();
@@ -397,7 +405,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
         ready!(self.poll_room(cx))?;
         let len = self.core.push(bytes);
         // What the connection does not take now waits in the replay buffer.
-        let _ = self.poll_hand_over(cx);
+        let _ = self.poll_hand_over();
         Poll::Ready(Ok(len))
     }
 
@@ -411,11 +419,11 @@ impl<C: Connection> AsyncWrite for Stream<C> {
             if self.parked {
                 return Poll::Pending;
             }
-            ready!(self.poll_hand_over(cx));
+            ready!(self.poll_hand_over());
             if self.connection.is_some() {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_timer(cx));
+            ready!(self.poll_timer());
         }
     }
 
@@ -430,7 +438,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
                 self.core.confirm(undelivered);
             }
             if !self.core.is_confirmed() {
-                ready!(self.poll_timer(cx));
+                ready!(self.poll_timer());
             }
         }
     }

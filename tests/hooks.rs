@@ -1,0 +1,309 @@
+//! Lua hooks of a running gateway.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stablegate::client::scp::{Options, Stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use common::{Gateway, Server, read, soon};
+
+/// One scp listener with hooks from scripts, and the hosts `echo` and `server`.
+fn config(hooks: &[&str], server: impl std::fmt::Display, more: &str) -> String {
+    let names = hooks.join(", ");
+    let list: String = hooks
+        .iter()
+        .map(|name| format!("  - {{name: {name}, lua: {name}.lua, config: {{key: sesame}}}}\n"))
+        .collect();
+    format!(
+        "listeners:\n  - name: game\n    bind: ['tcp://127.0.0.1:0']\n    session: scp\n    \
+         hooks: [{names}]\n{more}\
+         hosts: [{{name: echo, addr: 'builtin:echo'}}, {{name: server, addr: '{server}'}}]\n\
+         hooks:\n{list}"
+    )
+}
+
+async fn connect(gateway: &Gateway, target: Option<&str>) -> Stream {
+    let options = Options {
+        target: target.map(str::to_owned),
+        extra: vec!["1.2.3".to_owned()],
+        ..Options::new(gateway.addr().to_string().parse().unwrap())
+    };
+    soon("a session", Stream::connect(options)).await.unwrap()
+}
+
+async fn echoed(stream: &mut Stream, text: &[u8]) {
+    stream.write_all(text).await.unwrap();
+    let mut back = vec![0; text.len()];
+    soon("the echo", stream.read_exact(&mut back))
+        .await
+        .unwrap();
+    assert_eq!(back, text);
+}
+
+fn text<'a>(line: &'a Value, key: &str) -> &'a str {
+    line[key]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {key} in {line}"))
+}
+
+#[tokio::test]
+async fn access_turns_a_client_away() {
+    let script = r#"
+        function access(session)
+          if session.target == "lobby" then return true end
+          return false, "no " .. session.target .. " for " .. session.extra[1]
+        end
+        function select_target() return "echo" end
+    "#;
+    let gateway = Gateway::start_among(&[("a.lua", script)], &config(&["a"], "x:1", "")).await;
+    let mut welcome = connect(&gateway, Some("lobby")).await;
+    let mut unwelcome = connect(&gateway, Some("vault")).await;
+    let mut rest = Vec::new();
+    soon("the end", unwelcome.read_to_end(&mut rest))
+        .await
+        .unwrap();
+    assert_eq!(rest, b"");
+    let closed = gateway.log().of(unwelcome.id(), "session closed").await;
+    assert_eq!(text(&closed, "reason"), "denied");
+    assert_eq!(
+        text(&closed, "detail"),
+        "denied by hook a: no vault for 1.2.3"
+    );
+    echoed(&mut welcome, b"hello").await;
+}
+
+#[tokio::test]
+async fn select_target_and_announce() {
+    let server = Server::start().await;
+    let script = format!(
+        r#"
+        function select_target(session)
+          if session.target == "by name" then return "server" end
+          if session.target == "by address" then return {{addr = "{}"}} end
+        end
+        function announce(session, target)
+          if session.target == "by name" then
+            return "from " .. session.client_addr .. " to " .. target .. ";"
+          end
+          if session.target == "by address" then return false end
+        end
+        "#,
+        server.addr
+    );
+    let more = "announce: {proxy_header: v1}\n";
+    let config = config(&["a"], server.addr, "") + more;
+    let gateway = Gateway::start_among(&[("a.lua", &script)], &config).await;
+
+    let mut stream = connect(&gateway, Some("by name")).await;
+    let client = stream.connection().unwrap().local_addr();
+    stream.write_all(b"data").await.unwrap();
+    let expected = format!("from {client} to {};data", server.addr);
+    let mut connection = server.accept().await;
+    assert_eq!(
+        read(&mut connection, expected.len()).await,
+        expected.as_bytes()
+    );
+
+    let mut stream = connect(&gateway, Some("by address")).await;
+    stream.write_all(b"data").await.unwrap();
+    assert_eq!(read(&mut server.accept().await, 4).await, b"data");
+
+    // No opinion: any host, and the announcement of the configuration.
+    let mut streams = Vec::new();
+    let mut connection = loop {
+        let stream = connect(&gateway, Some("nowhere")).await;
+        let opened = gateway.log().of(stream.id(), "session opened").await;
+        streams.push(stream);
+        if text(&opened, "target") != "builtin:echo" {
+            break server.accept().await;
+        }
+    };
+    let stream = streams.pop().unwrap();
+    let client = stream.connection().unwrap().local_addr();
+    let (ip, port) = (client.ip(), client.port());
+    let expected = format!(
+        "PROXY TCP4 {ip} 127.0.0.1 {port} {}\r\n",
+        gateway.addr().port()
+    );
+    assert_eq!(
+        read(&mut connection, expected.len()).await,
+        expected.as_bytes()
+    );
+}
+
+#[tokio::test]
+async fn hooks_run_in_order_and_hand_on_attributes() {
+    let first = r#"
+        function access(session) session.attrs.user = "ann"; session.attrs.level = 3 end
+        function closed(session) gateway.log.info("first", session.reason, session.received) end
+    "#;
+    let second = r#"
+        function access(session)
+          assert(gateway.config.key == "sesame")
+          if session.attrs.user == "ann" and session.attrs.level == 3 then
+            session.attrs.level = 4
+            return true
+          end
+          return false, "no attributes"
+        end
+        function select_target(session) return session.attrs.level == 4 and "server" or "echo" end
+        function closed(session) gateway.log.info("second", session.attrs.level, session.sent) end
+    "#;
+    let server = Server::start().await;
+    let files = [("one.lua", first), ("two.lua", second)];
+    let gateway = Gateway::start_among(&files, &config(&["one", "two"], server.addr, "")).await;
+    let mut stream = connect(&gateway, None).await;
+    let mut connection = server.accept().await;
+    stream.write_all(b"12345").await.unwrap();
+    assert_eq!(read(&mut connection, 5).await, b"12345");
+    connection.write_all(b"123").await.unwrap();
+    drop(connection);
+    let mut rest = Vec::new();
+    soon("the end", stream.read_to_end(&mut rest))
+        .await
+        .unwrap();
+    assert_eq!(rest, b"123");
+    gateway.log().nth("first upstream_closed 5", 0).await;
+    gateway.log().nth("second 4 3", 0).await;
+}
+
+#[tokio::test]
+async fn a_login_token_in_the_first_frame() {
+    let script = r#"
+        function access(session)
+          local user, sum = session.first_data:match("^..(%w+):(%x+)$")
+          if user and sum == gateway.hash.hmac_sha256(gateway.config.key, user) then
+            session.attrs.user = user
+            return true
+          end
+          return false, "bad token"
+        end
+        function select_target() return "server" end
+        function announce(session) return session.attrs.user .. "\n" end
+    "#;
+    let more = "    peek: {frame: u16be, timeout: 30s}\n";
+    let server = Server::start().await;
+    let gateway =
+        Gateway::start_among(&[("a.lua", script)], &config(&["a"], server.addr, more)).await;
+    // HMAC-SHA256 of "ann" under "sesame".
+    let token = "ann:".to_owned() + &hmac("sesame", "ann");
+    let frame = [&(token.len() as u16).to_be_bytes(), token.as_bytes()].concat();
+
+    let mut stream = connect(&gateway, None).await;
+    for byte in &frame {
+        stream.write_all(&[*byte]).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    stream.write_all(b"and more").await.unwrap();
+    let expected = [b"ann\n", &frame[..], b"and more"].concat();
+    assert_eq!(
+        read(&mut server.accept().await, expected.len()).await,
+        expected
+    );
+
+    let mut stream = connect(&gateway, None).await;
+    stream.write_all(b"\x00\x05ann:0").await.unwrap();
+    let closed = gateway.log().of(stream.id(), "session closed").await;
+    assert_eq!(text(&closed, "detail"), "denied by hook a: bad token");
+    assert_eq!(closed["received"], 7);
+}
+
+fn hmac(key: &str, message: &str) -> String {
+    use hmac::{Hmac, KeyInit, Mac};
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key.as_bytes()).unwrap();
+    mac.update(message.as_bytes());
+    mac.finalize()
+        .into_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Every way a script can hurt, many at once, beside sessions of the same script that must not
+/// feel it.
+#[tokio::test]
+async fn bombs_beside_live_traffic() {
+    let script = r#"
+        local bombs = {}
+        function bombs.loop() while true do end end
+        function bombs.pcall() while true do pcall(error, "again") end end
+        function bombs.coroutine() coroutine.wrap(function() while true do end end)() end
+        function bombs.pattern() string.find(("a"):rep(28), ("a?"):rep(28) .. ("a"):rep(28)) end
+        function bombs.table() local t = {} while true do t[#t + 1] = {} end end
+        function bombs.recursion() local function f() return 1 + f() end return f() end
+        function bombs.object() error({}) end
+        function access(session)
+          local bomb = bombs[session.target]
+          if bomb then bomb() end
+        end
+        function select_target() return "echo" end
+    "#;
+    let gateway = Gateway::start_among(&[("a.lua", script)], &config(&["a"], "x:1", "")).await;
+    let mut live = connect(&gateway, None).await;
+    echoed(&mut live, b"before").await;
+
+    let bombs = [
+        "loop",
+        "pcall",
+        "coroutine",
+        "pattern",
+        "table",
+        "recursion",
+        "object",
+    ];
+    let mut victims = Vec::new();
+    for _ in 0..3 {
+        for bomb in bombs {
+            victims.push((bomb, connect(&gateway, Some(bomb)).await));
+        }
+    }
+    // While those go off: new sessions of the same script come in, and live ones go on.
+    let mut slowest = Duration::ZERO;
+    for _ in 0..10 {
+        let start = Instant::now();
+        let mut fresh = connect(&gateway, None).await;
+        echoed(&mut fresh, b"fresh").await;
+        echoed(&mut live, b"live").await;
+        slowest = slowest.max(start.elapsed());
+    }
+    assert!(
+        slowest < Duration::from_secs(2),
+        "a session felt it: {slowest:?}"
+    );
+    for (bomb, victim) in victims {
+        let closed = gateway.log().of(victim.id(), "session closed").await;
+        assert_eq!(text(&closed, "reason"), "denied", "{bomb}");
+        // Twice the limit, on a machine that is busy with all of them.
+        assert!(
+            closed["duration_ms"].as_u64().unwrap() < 2000,
+            "{bomb}: {closed}"
+        );
+        let failed = gateway.log().of(victim.id(), "hook failed").await;
+        let kinds: &[&str] = match bomb {
+            "loop" | "pcall" | "coroutine" => &["timeout"],
+            // Luau can stop its patterns.
+            "pattern" if cfg!(feature = "luau") => &["timeout"],
+            "pattern" => &["stuck"],
+            // On a busy machine time may be up first.
+            "table" | "recursion" => &["memory", "script", "timeout"],
+            _ => &["script"],
+        };
+        assert!(kinds.contains(&text(&failed, "kind")), "{bomb}: {failed}");
+    }
+    echoed(&mut live, b"after").await;
+}
+
+#[tokio::test]
+async fn an_error_can_be_skipped() {
+    let script = "function access() error('oops') end";
+    let config = config(&["a"], "x:1", "").replace("lua: a.lua", "lua: a.lua, on_error: skip");
+    let config = config.replace("{name: server, addr: 'x:1'}", "");
+    let gateway = Gateway::start_among(&[("a.lua", script)], &config).await;
+    let mut stream = connect(&gateway, None).await;
+    echoed(&mut stream, b"still in").await;
+    let failed = gateway.log().of(stream.id(), "hook failed").await;
+    assert!(text(&failed, "error").contains("a.lua:1: oops"), "{failed}");
+}
