@@ -92,9 +92,11 @@ fn start_log(format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
+        // The module of a line; `target` in a line is the server of a session.
+        .with_target(false)
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Human => log.with_target(false).init(),
+        LogFormat::Human => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }
