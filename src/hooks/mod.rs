@@ -10,6 +10,7 @@
 //! | [`Question::Announce`] | once the upstream is connected | [`Answer::Pass`], [`Answer::Message`] |
 //! | [`Question::Closed`] | after the session has ended | ignored |
 
+pub mod host;
 pub mod lua;
 pub mod shared;
 
@@ -99,7 +100,9 @@ pub enum Answer {
     /// No opinion: the next hook is asked, then the built-in rule.
     Pass,
     Allow,
-    Deny { reason: String },
+    Deny {
+        reason: String,
+    },
     Target(Target),
     /// The bytes to send first; empty means none.
     Message(Bytes),
