@@ -1,1 +1,148 @@
-//! Lua scripts as hooks.
+//! The Lua script host.
+//!
+//! A script is a file that defines any of four global functions. Each is called with a table
+//! `session`: `id`, `listener`, `session` (`"scp"`…), `transport`, `client_addr` and
+//! `gateway_addr` (`ip:port`, IPv6 in brackets), `target` (what the client asked for, or nil),
+//! `flags`, `extra` (list of further handshake lines), `first_data` (when the listener peeks) and
+//! `attrs`, a table of strings, numbers and booleans that later calls and later hooks see.
+//!
+//! | function | returns |
+//! |---|---|
+//! | `access(session)` | nil or true: the next hook decides; `false, "reason"`: refused |
+//! | `select_target(session)` | nil: the next hook decides; `"name"` of a host; `{addr = "host:port"}` |
+//! | `announce(session, target)` | nil: the next hook decides; false: no message; a string: the message |
+//! | `closed(session)` | nothing; the session has `received`, `sent`, `resumes`, `duration` (seconds) and `reason` |
+//!
+//! Both nil and true let the next hook decide about access; the first refusal ends it.
+//! Everything else a function may use is in the global table `gateway` and in the parts of the
+//! standard library that reach nothing outside the script; `require "a.b"` takes `a/b.lua` or
+//! `a/b/init.lua` beside the script. Globals live as long as an interpreter does and there are
+//! several of those: what calls are to share goes into `gateway.shared`.
+//!
+//! # How it runs
+//!
+//! Calls run on the worker threads of a [`Pool`], each with its own interpreters. A script that
+//! loops, grows or recurses without end is stopped at its [`Limits`]; native code that cannot be
+//! stopped is left behind with its thread ([`HookErrorKind::Stuck`]). Built on Lua 5.4 (feature
+//! `lua`) or on Luau (feature `luau`), where little is left that cannot be stopped.
+//!
+//! [`HookErrorKind::Stuck`]: super::HookErrorKind::Stuck
+
+mod answer;
+mod api;
+mod json;
+mod limit;
+mod pool;
+mod script;
+mod source;
+mod thread;
+mod vm;
+mod workers;
+
+use std::future::{self, Future};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::pool::{Pool, Stats};
+use self::script::{Function, Script};
+use super::host::Host;
+use super::shared::Shared;
+use super::{Answer, Call, Hook, Reply};
+
+#[cfg(all(feature = "lua", feature = "luau"))]
+compile_error!(
+    "the features `lua` and `luau` exclude each other: use `--no-default-features --features luau`"
+);
+#[cfg(not(any(feature = "lua", feature = "luau")))]
+compile_error!("one of the features `lua` and `luau` is needed");
+
+/// What one call, and loading the script, may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Time from the start of its execution.
+    pub timeout: Duration,
+    /// Bytes of one interpreter's heap, what it keeps between calls included. An empty
+    /// interpreter takes some 50 KiB.
+    pub memory: usize,
+}
+
+/// What scripts see of the gateway.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The store behind `gateway.shared`.
+    pub shared: Arc<Shared>,
+    /// The hosts of `gateway.hosts()`.
+    pub hosts: Vec<Arc<Host>>,
+}
+
+/// A script as the configuration describes it.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Name of the hook.
+    pub name: String,
+    /// The script's file.
+    pub path: PathBuf,
+    pub limits: Limits,
+    /// What the script sees as `gateway.config`.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    pub environment: Environment,
+}
+
+/// Why a script cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("hook {hook}: {message}")]
+pub struct LoadError {
+    /// Name of the hook.
+    pub hook: Arc<str>,
+    /// The script's file, absolute.
+    pub path: PathBuf,
+    /// Begins with `file:line:` where a line is known; files are relative to the script.
+    pub message: String,
+    /// The files that may hold the mistake: a change in any of them is reason to try again.
+    pub files: Vec<PathBuf>,
+}
+
+/// A script of one configuration generation.
+///
+/// It stays what it was when it was loaded: its files are read once, for all its interpreters.
+/// Clones are the same script.
+#[derive(Debug, Clone)]
+pub struct LuaHook {
+    script: Arc<Script>,
+}
+
+impl LuaHook {
+    /// Reads a script and runs it once on a worker of `pool`.
+    ///
+    /// Blocks, for at most twice the script's time limit: not for async threads.
+    pub fn load(pool: &Arc<Pool>, spec: Spec) -> Result<Self, LoadError> {
+        Script::load(pool, spec).map(|script| Self { script })
+    }
+
+    /// The files that make up the script, absolute: all that were read, and those that `require`
+    /// looked for in vain. Grows when a call is the first to require a module.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.script.files()
+    }
+}
+
+impl Hook for LuaHook {
+    fn name(&self) -> &str {
+        self.script.name()
+    }
+
+    /// Needs a tokio runtime with its timer enabled. What the script does not define is passed
+    /// without asking it.
+    fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+        if !self.script.defines(Function::of(&call.question)) {
+            return Box::pin(future::ready(Reply {
+                answer: Ok(Answer::Pass),
+                attrs: call.attrs,
+                cost: Duration::ZERO,
+            }));
+        }
+        Box::pin(self.script.clone().ask(call))
+    }
+}

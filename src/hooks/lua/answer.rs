@@ -1,0 +1,211 @@
+//! What a script's return values mean.
+
+use bytes::Bytes;
+use mlua::Value;
+
+use super::api::{clip, scalar, type_of};
+use super::script::Function;
+use crate::hooks::{Answer, AttrValue, Attrs, Target};
+
+/// Longest reason of a refusal.
+const MAX_REASON: usize = 512;
+
+/// Longest first message to an upstream.
+const MAX_MESSAGE: usize = 1024 * 1024;
+
+/// What all attributes of a session may take: the gateway keeps them as long as the session.
+const MAX_ATTRS: usize = 64 * 1024;
+
+/// The answer that a function's first two return values give, or what is wrong with them.
+pub(super) fn answer(function: Function, a: Value, b: Value) -> Result<Answer, String> {
+    match function {
+        Function::Access => access(a, b),
+        Function::SelectTarget => select_target(a),
+        Function::Announce => announce(a),
+        Function::Closed => Ok(Answer::Pass),
+    }
+}
+
+/// The attributes as the script left them, or what is wrong with them.
+pub(super) fn attrs(value: &Value) -> Result<Attrs, String> {
+    let Value::Table(table) = value else {
+        return Err(format!(
+            "session.attrs is {}, expected a table",
+            shown(value)
+        ));
+    };
+    let mut attrs = Attrs::new();
+    let mut size = 0;
+    for entry in table.pairs::<Value, Value>() {
+        let (key, value) = entry.map_err(|error| format!("session.attrs: {error}"))?;
+        let Value::String(key) = key else {
+            return Err(format!(
+                "session.attrs has the key {}, expected only strings",
+                shown(&key)
+            ));
+        };
+        let key = key
+            .to_str()
+            .map_err(|_| "session.attrs has a key that is not UTF-8".to_owned())?
+            .to_owned();
+        let value = scalar(&value).ok_or_else(|| {
+            format!(
+                "session.attrs.{} is {}, expected a string, number or boolean",
+                clip(key.as_bytes(), 64),
+                shown(&value)
+            )
+        })?;
+        size += key.len()
+            + match &value {
+                AttrValue::String(bytes) => bytes.len(),
+                _ => 8,
+            };
+        if size > MAX_ATTRS {
+            return Err(format!("session.attrs is larger than {MAX_ATTRS} bytes"));
+        }
+        attrs.insert(key, value);
+    }
+    Ok(attrs)
+}
+
+fn access(verdict: Value, reason: Value) -> Result<Answer, String> {
+    match (verdict, reason) {
+        (Value::Nil, _) => Ok(Answer::Pass),
+        (Value::Boolean(true), _) => Ok(Answer::Allow),
+        (Value::Boolean(false), Value::Nil) => Ok(Answer::Deny {
+            reason: String::new(),
+        }),
+        (Value::Boolean(false), Value::String(reason)) => Ok(Answer::Deny {
+            reason: clip(&reason.as_bytes(), MAX_REASON),
+        }),
+        (Value::Boolean(false), reason) => Err(format!(
+            "access returned false and {}, expected the reason as a string",
+            shown(&reason)
+        )),
+        (verdict, _) => Err(format!(
+            "access returned {}, expected true, nil, or false and a reason",
+            shown(&verdict)
+        )),
+    }
+}
+
+fn select_target(target: Value) -> Result<Answer, String> {
+    const EXPECTED: &str = "expected nil, the name of a host, or {addr = \"host:port\"}";
+    match target {
+        Value::Nil => Ok(Answer::Pass),
+        Value::String(name) => match name.to_str() {
+            Ok(name) if !name.is_empty() => Ok(Answer::Target(Target::Name(name.to_owned()))),
+            _ => Err(format!(
+                "select_target returned {}, {EXPECTED}",
+                shown(&Value::String(name))
+            )),
+        },
+        Value::Table(table) => {
+            let addr: Value = table
+                .raw_get("addr")
+                .map_err(|error| format!("select_target: {error}"))?;
+            let text = match &addr {
+                Value::String(text) => text.to_str().ok().map(|text| text.to_owned()),
+                _ => None,
+            };
+            match text.filter(|text| is_addr(text)) {
+                Some(text) => Ok(Answer::Target(Target::Addr(text))),
+                None => Err(format!(
+                    "select_target returned a table with addr = {}, {EXPECTED}",
+                    shown(&addr)
+                )),
+            }
+        }
+        other => Err(format!(
+            "select_target returned {}, {EXPECTED}",
+            shown(&other)
+        )),
+    }
+}
+
+fn announce(message: Value) -> Result<Answer, String> {
+    match message {
+        Value::Nil => Ok(Answer::Pass),
+        Value::Boolean(false) => Ok(Answer::Message(Bytes::new())),
+        Value::String(message) => {
+            let message = message.as_bytes();
+            if message.len() > MAX_MESSAGE {
+                return Err(format!(
+                    "announce returned {} bytes, expected at most {MAX_MESSAGE}",
+                    message.len()
+                ));
+            }
+            Ok(Answer::Message(Bytes::copy_from_slice(&message)))
+        }
+        other => Err(format!(
+            "announce returned {}, expected nil, false or a string",
+            shown(&other)
+        )),
+    }
+}
+
+/// `host:port` with a host that can be one; IPv6 addresses in brackets.
+fn is_addr(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let port_ok = port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let host_ok = match host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')) {
+        Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            !host.is_empty() && host.len() <= 253 && host.bytes().all(plain)
+        }
+    };
+    port_ok && host_ok
+}
+
+/// A value as messages show it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Nil => "nil".to_owned(),
+        Value::Boolean(value) => value.to_string(),
+        Value::Integer(value) => value.to_string(),
+        Value::Number(value) => value.to_string(),
+        Value::String(value) => format!("{:?}", clip(&value.as_bytes(), 64)),
+        other => format!("a {}", type_of(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_addr;
+
+    #[test]
+    fn addresses_are_checked() {
+        for good in [
+            "a:1",
+            "game-1.example.com:65535",
+            "10.0.0.1:80",
+            "[::1]:80",
+            "x_y:1",
+        ] {
+            assert!(is_addr(good), "{good}");
+        }
+        for bad in [
+            "",
+            "a",
+            ":1",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "::1:80",
+            "[::1]",
+            "[a]:80",
+            "a b:1",
+            "a\n:1",
+            "builtin:echo",
+            "[]:1",
+            "é:1",
+        ] {
+            assert!(!is_addr(bad), "{bad}");
+        }
+    }
+}

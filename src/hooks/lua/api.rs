@@ -1,0 +1,520 @@
+//! The host functions behind the Lua table `gateway`; the prelude puts them in their places.
+//!
+//! A function answers with a value, or with nil and a message that the prelude raises with the
+//! line of the script that made the call. None of them runs for long: inputs are bounded by the
+//! VM's memory limit, and what could grow beyond them has a limit of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use hmac::{Hmac, Mac};
+use md5::{Digest, Md5};
+use mlua::chunk::ChunkMode;
+use mlua::{IntoLua, Lua, LuaSerdeExt, LuaString, MultiValue, Table, Value};
+use sha1::Sha1;
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use tokio::runtime::Handle;
+
+use super::script::Script;
+use super::source::Sources;
+use super::{json, limit};
+use crate::hooks::AttrValue;
+use crate::hooks::shared::SharedError;
+use crate::proto::proxy_header;
+use crate::proto::sproto::{self, Field, SprotoError};
+
+/// Longest message that goes to the log.
+const MAX_LOG: usize = 8 * 1024;
+
+/// Longest expiry that scripts can ask for; a longer one is none.
+const MAX_TTL: f64 = 100.0 * 365.0 * 86400.0;
+
+/// Longest name that is looked up.
+const MAX_NAME: usize = 253;
+
+/// Why a host function gave no value.
+pub(super) enum Fail {
+    /// The script's fault: raised with its line.
+    Script(String),
+    /// The interpreter's: out of memory.
+    Lua(mlua::Error),
+}
+
+impl From<&str> for Fail {
+    fn from(message: &str) -> Self {
+        Self::Script(message.to_owned())
+    }
+}
+
+impl From<mlua::Error> for Fail {
+    fn from(error: mlua::Error) -> Self {
+        Self::Lua(error)
+    }
+}
+
+impl From<SharedError> for Fail {
+    fn from(error: SharedError) -> Self {
+        Self::Script(error.to_string())
+    }
+}
+
+impl From<SprotoError> for Fail {
+    fn from(error: SprotoError) -> Self {
+        Self::Script(error.to_string())
+    }
+}
+
+/// The table of host functions that the prelude takes.
+pub(super) fn table(lua: &Lua, script: &Arc<Script>) -> mlua::Result<Table> {
+    let host = lua.create_table()?;
+    let api = Api { lua, host: &host };
+    host.raw_set("luau", cfg!(feature = "luau"))?;
+    host.raw_set("memory", script.limits().memory)?;
+    // Luau takes no more than 31 bits.
+    host.raw_set("seed", rand::random::<u32>() >> 1)?;
+    host.raw_set("null", lua.null())?;
+    host.raw_set("config", json::table(lua, script.config())?)?;
+    #[cfg(not(feature = "luau"))]
+    host.raw_set("check_time", limit::check_time(lua)?)?;
+    host.raw_set(
+        "failed",
+        lua.create_function(|lua, failure: Value| {
+            limit::note_place(lua);
+            Ok(failure)
+        })?,
+    )?;
+    // Luau has no `load`; on Lua the prelude takes the library's.
+    host.raw_set("load", lua.create_function(load)?)?;
+    // Nothing in a VM may hold the script itself: workers keep VMs for as long as it lives.
+    let sources = script.sources().clone();
+    host.raw_set(
+        "module",
+        lua.create_function(move |lua, name: LuaString| module(lua, &sources, &name))?,
+    )?;
+    log(&api, script)?;
+    shared(&api, script)?;
+    encodings(&api)?;
+    hashes(&api)?;
+    network(&api, script)?;
+    Ok(host)
+}
+
+struct Api<'a> {
+    lua: &'a Lua,
+    host: &'a Table,
+}
+
+impl Api<'_> {
+    /// Adds a function that the prelude exports under `name` with its `_` read as a dot.
+    fn add<R: IntoLua>(
+        &self,
+        name: &'static str,
+        f: impl Fn(&Lua, Args) -> Result<R, Fail> + 'static,
+    ) -> mlua::Result<()> {
+        let f = self.lua.create_function(move |lua, values: MultiValue| {
+            match f(lua, Args { name, values }) {
+                Ok(value) => Ok((value.into_lua(lua)?, None)),
+                Err(Fail::Script(message)) => Ok((Value::Nil, Some(message))),
+                Err(Fail::Lua(error)) => Err(error),
+            }
+        })?;
+        self.host.raw_set(name, f)
+    }
+}
+
+/// The arguments of a call, for messages like those of Lua's own functions.
+struct Args {
+    name: &'static str,
+    values: MultiValue,
+}
+
+impl Args {
+    fn get(&self, at: usize) -> &Value {
+        self.values.get(at).unwrap_or(&Value::Nil)
+    }
+
+    fn bad(&self, at: usize, expected: &str) -> Fail {
+        let got = match self.values.get(at) {
+            Some(value) => type_of(value),
+            None => "no value",
+        };
+        Fail::Script(format!(
+            "bad argument #{} to '{}' ({expected} expected, got {got})",
+            at + 1,
+            self.name.replacen('_', ".", 1)
+        ))
+    }
+
+    fn bytes(&self, lua: &Lua, at: usize) -> Result<LuaString, Fail> {
+        match self.get(at) {
+            Value::String(string) => Ok(string.clone()),
+            number @ (Value::Integer(_) | Value::Number(_)) => lua
+                .coerce_string(number.clone())?
+                .ok_or_else(|| self.bad(at, "string")),
+            _ => Err(self.bad(at, "string")),
+        }
+    }
+
+    fn text(&self, lua: &Lua, at: usize) -> Result<String, Fail> {
+        let string = self.bytes(lua, at)?;
+        let text = string.to_str().map_err(|_| self.bad(at, "UTF-8 string"))?;
+        Ok(text.to_owned())
+    }
+
+    fn scalar(&self, at: usize) -> Result<AttrValue, Fail> {
+        scalar(self.get(at)).ok_or_else(|| self.bad(at, "string, number or boolean"))
+    }
+
+    fn ttl(&self, at: usize) -> Result<Option<Duration>, Fail> {
+        let seconds = match *self.get(at) {
+            Value::Nil => return Ok(None),
+            Value::Integer(seconds) => seconds as f64,
+            Value::Number(seconds) => seconds,
+            _ => return Err(self.bad(at, "number of seconds")),
+        };
+        if seconds > 0.0 {
+            Ok((seconds < MAX_TTL).then(|| Duration::from_secs_f64(seconds)))
+        } else {
+            Err(self.bad(at, "positive number of seconds"))
+        }
+    }
+
+    fn address(&self, lua: &Lua, at: usize) -> Result<SocketAddr, Fail> {
+        let text = self.text(lua, at)?;
+        text.parse().map_err(|_| self.bad(at, "address ip:port"))
+    }
+}
+
+/// The type of a value, as scripts know it.
+pub(super) fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Integer(_) => "number",
+        Value::LightUserData(_) | Value::Error(_) => "userdata",
+        other => other.type_name(),
+    }
+}
+
+/// A Lua value as a value that can leave its VM.
+pub(super) fn scalar(value: &Value) -> Option<AttrValue> {
+    match value {
+        Value::Boolean(value) => Some(AttrValue::Boolean(*value)),
+        Value::Integer(value) => Some(AttrValue::Integer(*value)),
+        Value::Number(value) => Some(AttrValue::Number(*value)),
+        Value::String(value) => Some(AttrValue::String(Bytes::copy_from_slice(&value.as_bytes()))),
+        _ => None,
+    }
+}
+
+/// The other way round.
+pub(super) fn scalar_to_lua(lua: &Lua, value: &AttrValue) -> mlua::Result<Value> {
+    Ok(match value {
+        AttrValue::Boolean(value) => Value::Boolean(*value),
+        AttrValue::Integer(value) => Value::Integer(*value),
+        AttrValue::Number(value) => Value::Number(*value),
+        AttrValue::String(value) => Value::String(lua.create_string(value)?),
+    })
+}
+
+/// At most `max` bytes of a text that may not be UTF-8.
+pub(super) fn clip(bytes: &[u8], max: usize) -> String {
+    if bytes.len() <= max {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    let mut text = String::from_utf8_lossy(&bytes[..max]).into_owned();
+    text.push('…');
+    text
+}
+
+/// `(function)` or `(nil, message)`.
+fn load(
+    lua: &Lua,
+    (text, name): (LuaString, Option<LuaString>),
+) -> mlua::Result<(Value, Option<String>)> {
+    let text = text.as_bytes();
+    let name = match name {
+        Some(name) => clip(&name.as_bytes(), 200),
+        None => clip(&text, 200),
+    };
+    let chunk = lua
+        .load(&*text)
+        .set_name(name.replace('\0', "?"))
+        .set_mode(ChunkMode::Text);
+    match chunk.into_function() {
+        Ok(f) => Ok((Value::Function(f), None)),
+        Err(mlua::Error::SyntaxError { message, .. }) => Ok((Value::Nil, Some(message))),
+        Err(error) => Err(error),
+    }
+}
+
+/// `(function)`, `(nil, message)`, or `(nil, nil, message)` for a message that has its own line.
+fn module(
+    lua: &Lua,
+    sources: &Sources,
+    name: &LuaString,
+) -> mlua::Result<(Value, Option<String>, Option<String>)> {
+    let Ok(name) = name.to_str() else {
+        return Ok((Value::Nil, Some("module name is not UTF-8".into()), None));
+    };
+    let source = match sources.module(&name) {
+        Ok(source) => source,
+        Err(message) => return Ok((Value::Nil, Some(message), None)),
+    };
+    match source.load(lua) {
+        Ok(f) => Ok((Value::Function(f), None, None)),
+        Err(mlua::Error::SyntaxError { message, .. }) => Ok((Value::Nil, None, Some(message))),
+        Err(error) => Err(error),
+    }
+}
+
+fn log(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
+    macro_rules! level {
+        ($name:literal, $level:ident) => {
+            let hook = script.name_shared();
+            api.add($name, move |lua, args| {
+                let message = args.bytes(lua, 0)?;
+                let message = clip(&message.as_bytes(), MAX_LOG);
+                tracing::$level!(target: "stablegate::script", hook = %hook, "{message}");
+                Ok(Value::Nil)
+            })?;
+        };
+    }
+    level!("log_debug", debug);
+    level!("log_info", info);
+    level!("log_warn", warn);
+    level!("log_error", error);
+    Ok(())
+}
+
+fn shared(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
+    let store = script.environment().shared.clone();
+    api.add("shared_get", move |lua, args| {
+        match store.get(&args.bytes(lua, 0)?.as_bytes()) {
+            Some(value) => Ok(scalar_to_lua(lua, &value)?),
+            None => Ok(Value::Nil),
+        }
+    })?;
+    let store = script.environment().shared.clone();
+    api.add("shared_set", move |lua, args| {
+        let key = args.bytes(lua, 0)?;
+        store.set(&key.as_bytes(), args.scalar(1)?, args.ttl(2)?)?;
+        Ok(Value::Nil)
+    })?;
+    let store = script.environment().shared.clone();
+    api.add("shared_add", move |lua, args| {
+        let key = args.bytes(lua, 0)?;
+        Ok(store.add(&key.as_bytes(), args.scalar(1)?, args.ttl(2)?)?)
+    })?;
+    let store = script.environment().shared.clone();
+    api.add("shared_incr", move |lua, args| {
+        let key = args.bytes(lua, 0)?;
+        let by = match args.get(1) {
+            Value::Nil => AttrValue::Integer(1),
+            Value::Integer(_) | Value::Number(_) => args.scalar(1)?,
+            _ => return Err(args.bad(1, "number")),
+        };
+        let sum = store.incr(&key.as_bytes(), by, args.ttl(2)?)?;
+        Ok(scalar_to_lua(lua, &sum)?)
+    })?;
+    let store = script.environment().shared.clone();
+    api.add("shared_delete", move |lua, args| {
+        Ok(store.delete(&args.bytes(lua, 0)?.as_bytes()))
+    })
+}
+
+fn encodings(api: &Api<'_>) -> mlua::Result<()> {
+    api.add("sproto_encode", |lua, args| {
+        let Value::Table(table) = args.get(0) else {
+            return Err(args.bad(0, "table"));
+        };
+        let mut fields = Vec::new();
+        for entry in table.pairs::<Value, Value>() {
+            let (key, value) = entry?;
+            let tag = match key {
+                Value::Integer(tag) => u16::try_from(tag).ok(),
+                _ => None,
+            };
+            let tag = tag
+                .filter(|&tag| tag <= sproto::MAX_TAG)
+                .ok_or_else(|| Fail::from("sproto tags are integers from 0 to 32767"))?;
+            let value = match scalar(&value) {
+                Some(value @ (AttrValue::Integer(_) | AttrValue::Boolean(_))) => value,
+                Some(value @ AttrValue::String(_)) => value,
+                _ => {
+                    return Err(Fail::Script(format!(
+                        "sproto field {tag} is a {}, expected an integer, boolean or string",
+                        type_of(&value)
+                    )));
+                }
+            };
+            fields.push((tag, value));
+        }
+        fields.sort_unstable_by_key(|&(tag, _)| tag);
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(tag, value)| {
+                let field = match value {
+                    AttrValue::Boolean(value) => Field::Boolean(*value),
+                    AttrValue::Integer(value) => Field::Integer(*value),
+                    AttrValue::String(bytes) => Field::String(bytes),
+                    AttrValue::Number(_) => unreachable!("refused above"),
+                };
+                (*tag, field)
+            })
+            .collect();
+        Ok(lua.create_string(sproto::encode(&fields)?)?)
+    })?;
+    api.add("sproto_pack", |lua, args| {
+        let packed = sproto::pack(&args.bytes(lua, 0)?.as_bytes());
+        Ok(lua.create_string(packed)?)
+    })?;
+    api.add("sproto_unpack", |lua, args| {
+        let raw = sproto::unpack(&args.bytes(lua, 0)?.as_bytes(), 1024 * 1024)?;
+        Ok(lua.create_string(raw)?)
+    })?;
+    api.add("sproto_announce", |lua, args| {
+        let kind = match args.get(0) {
+            Value::Integer(kind) => u32::try_from(*kind).ok(),
+            _ => None,
+        };
+        let kind = kind.ok_or_else(|| args.bad(0, "type number"))?;
+        let (remote, local) = (args.text(lua, 1)?, args.text(lua, 2)?);
+        Ok(lua.create_string(sproto::announcement(kind, &remote, &local))?)
+    })?;
+    api.add("proxy_header", |lua, args| {
+        let (src, dst) = (args.address(lua, 1)?, args.address(lua, 2)?);
+        let header = match args.text(lua, 0)?.as_str() {
+            "v1" => proxy_header::encode_v1(src, dst),
+            "v2" => proxy_header::encode_v2(src, dst),
+            _ => return Err(args.bad(0, "'v1' or 'v2'")),
+        };
+        Ok(lua.create_string(header)?)
+    })?;
+    api.add("frame", |lua, args| {
+        let (payload, kind) = (args.bytes(lua, 0)?, args.text(lua, 1)?);
+        let payload = payload.as_bytes();
+        let short = || u16::try_from(payload.len());
+        let long = || u32::try_from(payload.len());
+        let length = match kind.as_str() {
+            "u16be" => short().map(|n| n.to_be_bytes().to_vec()),
+            "u16le" => short().map(|n| n.to_le_bytes().to_vec()),
+            "u32be" => long().map(|n| n.to_be_bytes().to_vec()),
+            "u32le" => long().map(|n| n.to_le_bytes().to_vec()),
+            _ => return Err(args.bad(1, "'u16be', 'u16le', 'u32be' or 'u32le'")),
+        };
+        let mut frame = length.map_err(|_| {
+            Fail::Script(format!(
+                "{} bytes do not fit in a {kind} frame",
+                payload.len()
+            ))
+        })?;
+        frame.extend_from_slice(&payload);
+        Ok(lua.create_string(frame)?)
+    })?;
+    api.add("json_encode", |lua, args| json::encode(lua, args.get(0)))?;
+    api.add("json_decode", |lua, args| {
+        json::decode(lua, &args.bytes(lua, 0)?.as_bytes())
+    })?;
+    api.add("base64_encode", |lua, args| {
+        Ok(BASE64.encode(&*args.bytes(lua, 0)?.as_bytes()))
+    })?;
+    api.add("base64_decode", |lua, args| {
+        let bytes = BASE64
+            .decode(&*args.bytes(lua, 0)?.as_bytes())
+            .map_err(|error| Fail::Script(format!("invalid base64: {error}")))?;
+        Ok(lua.create_string(bytes)?)
+    })
+}
+
+fn hashes(api: &Api<'_>) -> mlua::Result<()> {
+    fn digest<D: Digest>(lua: &Lua, args: &Args) -> Result<String, Fail> {
+        Ok(hex(&D::digest(&*args.bytes(lua, 0)?.as_bytes())))
+    }
+    api.add("hash_md5", |lua, args| digest::<Md5>(lua, &args))?;
+    api.add("hash_sha1", |lua, args| digest::<Sha1>(lua, &args))?;
+    api.add("hash_sha256", |lua, args| digest::<Sha256>(lua, &args))?;
+    api.add("hash_hmac_sha256", |lua, args| {
+        let (key, data) = (args.bytes(lua, 0)?, args.bytes(lua, 1)?);
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key.as_bytes())
+            .map_err(|error| Fail::Script(error.to_string()))?;
+        mac.update(&data.as_bytes());
+        Ok(hex(&mac.finalize().into_bytes()))
+    })?;
+    api.add("hash_equal", |lua, args| {
+        let (a, b) = (args.bytes(lua, 0)?, args.bytes(lua, 1)?);
+        Ok(bool::from(a.as_bytes().ct_eq(&b.as_bytes())))
+    })
+}
+
+fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
+    let hosts = script.environment().hosts.clone();
+    let hosts = move |lua: &Lua, ()| {
+        let list = lua.create_table_with_capacity(hosts.len(), 0)?;
+        for host in &hosts {
+            let entry = lua.create_table_with_capacity(0, 4)?;
+            entry.raw_set("name", host.name.as_str())?;
+            entry.raw_set("addr", host.addr.as_str())?;
+            entry.raw_set("weight", host.weight)?;
+            entry.raw_set("sessions", host.sessions())?;
+            list.raw_push(entry)?;
+        }
+        Ok(list)
+    };
+    api.host.raw_set("hosts", api.lua.create_function(hosts)?)?;
+    let resolve = |lua: &Lua, values: MultiValue| {
+        let args = Args {
+            name: "resolve",
+            values,
+        };
+        match args.text(lua, 0) {
+            Ok(name) => match lookup(&name) {
+                Ok(found) => Ok((Some(found), None, None)),
+                Err(message) => Ok((None, Some(message), None)),
+            },
+            Err(Fail::Script(misuse)) => Ok((None, None, Some(misuse))),
+            Err(Fail::Lua(error)) => Err(error),
+        }
+    };
+    api.host
+        .raw_set("resolve", api.lua.create_function(resolve)?)
+}
+
+/// The addresses of a name. Waits on the runtime that asked for the call, for most of what is
+/// left of its time: the script shall still be able to do without an answer.
+fn lookup(name: &str) -> Result<Vec<String>, String> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err("not a host name".to_owned());
+    }
+    // Workers run a call in the context of the runtime that made it.
+    let Ok(runtime) = Handle::try_current() else {
+        return Err("names cannot be resolved outside of the gateway".to_owned());
+    };
+    let patience = limit::remaining().mul_f64(0.8);
+    let answer = runtime.block_on(async {
+        tokio::time::timeout(patience, tokio::net::lookup_host((name, 0))).await
+    });
+    let mut found = Vec::new();
+    for addr in answer
+        .map_err(|_| "timed out".to_owned())?
+        .map_err(|error| error.to_string())?
+    {
+        let ip = addr.ip().to_string();
+        if !found.contains(&ip) {
+            found.push(ip);
+        }
+    }
+    Ok(found)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(out, "{byte:02x}").expect("writing to a string does not fail");
+    }
+    out
+}

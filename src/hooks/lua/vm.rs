@@ -1,0 +1,388 @@
+//! One interpreter with one script in it.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use bytesize::ByteSize;
+use mlua::{Function, Lua, LuaOptions, LuaString, StdLib, Table, Value};
+
+use super::answer;
+use super::api;
+use super::limit::{self, Guard};
+use super::script::{Function as Hooked, Script};
+use super::source::Source;
+use crate::hooks::{Answer, Attrs, Call, HookErrorKind, Question};
+
+/// What runs before every script: see there.
+static PRELUDE: LazyLock<Source> =
+    LazyLock::new(|| Source::new("=gateway", include_str!("prelude.lua").into()));
+
+/// Longest message of a script's error.
+const MAX_MESSAGE: usize = 1024;
+
+/// What Lua says when it has no more memory.
+const NO_MEMORY: &str = "not enough memory";
+
+/// Why a script did not do what it was run for. The message begins with `file:line:` or, where
+/// no line is known, with the file.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) kind: HookErrorKind,
+    pub(super) message: String,
+}
+
+/// An interpreter that has run the script's main file.
+pub(super) struct Vm {
+    call: Function,
+    /// By [`Hooked`]: the script's function and the line it begins at.
+    functions: [Option<(Function, usize)>; 4],
+    /// The listener last seen, so that its name is not made a Lua string each time.
+    listener: RefCell<Option<(Arc<str>, LuaString)>>,
+    // After all that refers to it: fields are dropped in order.
+    lua: Lua,
+    _live: Live,
+}
+
+/// Counts the interpreters that are alive.
+struct Live(Arc<AtomicUsize>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Vm {
+    /// Makes an interpreter and runs the script in it, within the limits of `guard`.
+    pub(super) fn new(script: &Arc<Script>, guard: &Guard) -> Result<Self, Failure> {
+        let live = script.pool().live_vms().clone();
+        live.fetch_add(1, Ordering::Relaxed);
+        let live = Live(live);
+        let judge = Judge {
+            script,
+            guard,
+            line: None,
+        };
+        let built = Self::build(script, live, &judge);
+        match built {
+            Ok(built) => built,
+            Err(error) => Err(judge.raised(&error)),
+        }
+    }
+
+    /// Lines at which the script's functions begin, for those it defines.
+    pub(super) fn lines(&self) -> [Option<usize>; 4] {
+        self.functions
+            .each_ref()
+            .map(|function| function.as_ref().map(|(_, line)| *line))
+    }
+
+    /// Asks the script, within the limits of `guard`. Returns the attributes as the script left
+    /// them.
+    pub(super) fn call(
+        &self,
+        script: &Script,
+        call: &Call,
+        guard: &Guard,
+    ) -> Result<(Answer, Attrs), Failure> {
+        let hooked = Hooked::of(&call.question);
+        let Some((function, line)) = &self.functions[hooked as usize] else {
+            return Ok((Answer::Pass, call.attrs.clone()));
+        };
+        let judge = Judge {
+            script,
+            guard,
+            line: Some(*line),
+        };
+        match self.ask(function, call) {
+            Ok(_) if guard.expired() => Err(judge.timeout()),
+            Ok((true, a, b, attrs)) => {
+                let answer = answer::answer(hooked, a, b);
+                answer
+                    .and_then(|answer| Ok((answer, answer::attrs(&attrs)?)))
+                    .map_err(|message| judge.answered(&message))
+            }
+            Ok((false, message, object, _)) => Err(judge.failed(&message, &object)),
+            Err(error) => Err(judge.raised(&error)),
+        }
+    }
+
+    /// The outer result is of the interpreter, the inner one of the script.
+    fn build(
+        script: &Arc<Script>,
+        live: Live,
+        judge: &Judge<'_>,
+    ) -> mlua::Result<Result<Self, Failure>> {
+        let libraries = StdLib::COROUTINE
+            | StdLib::TABLE
+            | StdLib::STRING
+            | StdLib::UTF8
+            | StdLib::MATH
+            | StdLib::OS;
+        #[cfg(feature = "luau")]
+        let libraries = libraries | StdLib::BIT | StdLib::BUFFER;
+        let lua = Lua::new_with(libraries, LuaOptions::new())?;
+        lua.set_memory_limit(script.limits().memory)?;
+        limit::arm(&lua);
+
+        let host = api::table(&lua, script)?;
+        let (run, call): (Function, Function) = PRELUDE.load(&lua)?.call(host)?;
+
+        let chunk = match script.sources().main().load(&lua) {
+            Ok(chunk) => chunk,
+            Err(mlua::Error::SyntaxError { message, .. }) => {
+                return Ok(Err(judge.message(HookErrorKind::Script, &message)));
+            }
+            Err(error) => return Err(error),
+        };
+        let (ok, message, object): (bool, Value, Value) = run.call(chunk)?;
+        if judge.guard.expired() {
+            return Ok(Err(judge.timeout()));
+        }
+        if !ok {
+            return Ok(Err(judge.failed(&message, &object)));
+        }
+
+        let globals = lua.globals();
+        let mut functions = [const { None }; 4];
+        for hooked in Hooked::ALL {
+            functions[hooked as usize] = match globals.raw_get(hooked.name())? {
+                Value::Nil => None,
+                Value::Function(function) => {
+                    let line = function.info().line_defined.unwrap_or(0);
+                    Some((function, line))
+                }
+                other => {
+                    let message = format!(
+                        "global '{}' is a {}, expected a function",
+                        hooked.name(),
+                        api::type_of(&other)
+                    );
+                    return Ok(Err(judge.message(HookErrorKind::Script, &message)));
+                }
+            };
+        }
+        if functions.iter().all(Option::is_none) {
+            let message = "defines none of the functions access, select_target, announce, closed";
+            return Ok(Err(judge.message(HookErrorKind::Script, message)));
+        }
+        Ok(Ok(Self {
+            call,
+            functions,
+            listener: RefCell::new(None),
+            lua,
+            _live: live,
+        }))
+    }
+
+    fn ask(&self, function: &Function, call: &Call) -> mlua::Result<(bool, Value, Value, Value)> {
+        let lua = &self.lua;
+        let info = &call.info;
+        let target = match &call.question {
+            Question::Announce { target } => Some(target.as_str()),
+            _ => None,
+        };
+        let ended = match &call.question {
+            Question::Closed(ended) => {
+                let table = lua.create_table_with_capacity(0, 5)?;
+                table.raw_set("received", ended.received)?;
+                table.raw_set("sent", ended.sent)?;
+                table.raw_set("resumes", ended.resumes)?;
+                table.raw_set("duration", ended.duration.as_secs_f64())?;
+                table.raw_set("reason", ended.reason)?;
+                Some(table)
+            }
+            _ => None,
+        };
+        let extra = match info.extra.as_slice() {
+            [] => None,
+            lines => Some(lua.create_sequence_from(lines.iter().map(String::as_str))?),
+        };
+        let first_data = match &info.first_data {
+            Some(bytes) => Some(lua.create_string(bytes)?),
+            None => None,
+        };
+        self.call.call((
+            function,
+            target,
+            ended,
+            info.id,
+            self.listener(&info.listener)?,
+            info.session,
+            info.transport,
+            info.client_addr.to_string(),
+            info.gateway_addr.to_string(),
+            info.target.as_deref(),
+            info.flags,
+            extra,
+            first_data,
+            self.attrs(&call.attrs)?,
+        ))
+    }
+
+    fn attrs(&self, attrs: &Attrs) -> mlua::Result<Option<Table>> {
+        if attrs.is_empty() {
+            return Ok(None);
+        }
+        let table = self.lua.create_table_with_capacity(0, attrs.len())?;
+        for (key, value) in attrs {
+            table.raw_set(key.as_str(), api::scalar_to_lua(&self.lua, value)?)?;
+        }
+        Ok(Some(table))
+    }
+
+    fn listener(&self, name: &Arc<str>) -> mlua::Result<LuaString> {
+        let mut cached = self.listener.borrow_mut();
+        if let Some((known, string)) = &*cached
+            && known == name
+        {
+            return Ok(string.clone());
+        }
+        let string = self.lua.create_string(&**name)?;
+        *cached = Some((name.clone(), string.clone()));
+        Ok(string)
+    }
+}
+
+/// Finds the words for what went wrong.
+struct Judge<'a> {
+    script: &'a Script,
+    guard: &'a Guard,
+    /// Where the function that was called begins.
+    line: Option<usize>,
+}
+
+impl Judge<'_> {
+    /// The interpreter gave up, or the prelude was interrupted.
+    fn raised(&self, error: &mlua::Error) -> Failure {
+        if self.guard.expired() {
+            return self.timeout();
+        }
+        let mut cause = error;
+        while let mlua::Error::CallbackError { cause: inner, .. } = cause {
+            cause = inner;
+        }
+        if let mlua::Error::MemoryError(_) = cause {
+            return self.no_memory();
+        }
+        let message = match cause {
+            mlua::Error::RuntimeError(message) => message.clone(),
+            other => other.to_string(),
+        };
+        self.raised_message(&message)
+    }
+
+    /// The script raised an error. `object` is true when it raised something else than a string.
+    fn failed(&self, message: &Value, object: &Value) -> Failure {
+        if self.guard.expired() {
+            return self.timeout();
+        }
+        let message = match message {
+            Value::String(message) => clip_message(&message.as_bytes()),
+            other => format!("error object is a {}", api::type_of(other)),
+        };
+        if *object == Value::Boolean(true) && !message.contains(NO_MEMORY) {
+            return self.placed(HookErrorKind::Script, &message);
+        }
+        self.raised_message(&message)
+    }
+
+    /// The script answered something that is no answer.
+    fn answered(&self, message: &str) -> Failure {
+        let place = self.entry();
+        Failure {
+            kind: HookErrorKind::Script,
+            message: format!("{place}: {message}"),
+        }
+    }
+
+    fn timeout(&self) -> Failure {
+        let timeout = self.script.limits().timeout;
+        let message = format!("time limit of {timeout:?} exceeded");
+        self.placed(HookErrorKind::Timeout, &message)
+    }
+
+    fn no_memory(&self) -> Failure {
+        self.placed(HookErrorKind::Memory, &self.memory_exceeded())
+    }
+
+    fn memory_exceeded(&self) -> String {
+        let limit = ByteSize::b(self.script.limits().memory as u64);
+        format!("memory limit of {limit} exceeded")
+    }
+
+    fn raised_message(&self, message: &str) -> Failure {
+        // mlua adds a traceback to what its own calls raise.
+        let message = match message.find("\nstack traceback:") {
+            Some(end) => &message[..end],
+            None => message,
+        };
+        match message.strip_suffix(NO_MEMORY) {
+            Some("") => self.no_memory(),
+            Some(place) => Failure {
+                kind: HookErrorKind::Memory,
+                message: format!("{place}{}", self.memory_exceeded()),
+            },
+            None => self.message(HookErrorKind::Script, message),
+        }
+    }
+
+    /// A message that may begin with a line.
+    fn message(&self, kind: HookErrorKind, message: &str) -> Failure {
+        if has_place(message) {
+            return Failure {
+                kind,
+                message: clip_message(message.as_bytes()),
+            };
+        }
+        self.placed(kind, message)
+    }
+
+    /// A message with the line where it happened, as far as it is known.
+    fn placed(&self, kind: HookErrorKind, message: &str) -> Failure {
+        let place = self.guard.place().unwrap_or_else(|| self.entry());
+        Failure {
+            kind,
+            message: clip_message(format!("{place}: {message}").as_bytes()),
+        }
+    }
+
+    /// Where the script, or the function of it that was called, begins.
+    fn entry(&self) -> String {
+        let file = self.script.sources().main().name();
+        match self.line {
+            Some(line) => format!("{file}:{line}"),
+            None => file.to_owned(),
+        }
+    }
+}
+
+fn clip_message(bytes: &[u8]) -> String {
+    api::clip(bytes, MAX_MESSAGE)
+}
+
+/// Whether a message begins with `file:line:`.
+fn has_place(message: &str) -> bool {
+    let mut parts = message.splitn(3, ':');
+    let _file = parts.next();
+    match (parts.next(), parts.next()) {
+        (Some(line), Some(_)) => !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_place;
+
+    #[test]
+    fn places_are_recognised() {
+        assert!(has_place("route.lua:3: boom"));
+        assert!(has_place("lib/a.lua:12:"));
+        assert!(!has_place("boom"));
+        assert!(!has_place("boom: 3: 4"));
+        assert!(!has_place("a:b:c"));
+        assert!(!has_place(""));
+    }
+}
