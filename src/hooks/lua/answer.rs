@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mlua::Value;
 
-use super::api::{clip, scalar};
+use super::api::{clip, scalar, type_of};
 use super::script::Function;
 use crate::hooks::{Answer, AttrValue, Attrs, Target};
 
@@ -169,7 +169,7 @@ fn shown(value: &Value) -> String {
         Value::Integer(value) => value.to_string(),
         Value::Number(value) => value.to_string(),
         Value::String(value) => format!("{:?}", clip(&value.as_bytes(), 64)),
-        other => format!("a {}", other.type_name()),
+        other => format!("a {}", type_of(other)),
     }
 }
 

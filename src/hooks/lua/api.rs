@@ -75,14 +75,12 @@ pub(super) fn table(lua: &Lua, script: &Arc<Script>) -> mlua::Result<Table> {
     let api = Api { lua, host: &host };
     host.raw_set("luau", cfg!(feature = "luau"))?;
     host.raw_set("memory", script.limits().memory)?;
-    // 52 bits are exact whatever numbers are made of.
-    host.raw_set("seed", (rand::random::<u64>() >> 12) as i64)?;
+    // Luau takes no more than 31 bits.
+    host.raw_set("seed", rand::random::<u32>() >> 1)?;
     host.raw_set("null", lua.null())?;
     host.raw_set("config", json::table(lua, script.config())?)?;
-    host.raw_set(
-        "expired",
-        lua.create_function(|_, ()| Ok(limit::expired()))?,
-    )?;
+    #[cfg(not(feature = "luau"))]
+    host.raw_set("check_time", limit::check_time(lua)?)?;
     host.raw_set(
         "failed",
         lua.create_function(|lua, failure: Value| {
@@ -142,7 +140,7 @@ impl Args {
 
     fn bad(&self, at: usize, expected: &str) -> Fail {
         let got = match self.values.get(at) {
-            Some(value) => value.type_name(),
+            Some(value) => type_of(value),
             None => "no value",
         };
         Fail::Script(format!(
@@ -189,6 +187,15 @@ impl Args {
     fn address(&self, lua: &Lua, at: usize) -> Result<SocketAddr, Fail> {
         let text = self.text(lua, at)?;
         text.parse().map_err(|_| self.bad(at, "address ip:port"))
+    }
+}
+
+/// The type of a value, as scripts know it.
+pub(super) fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Integer(_) => "number",
+        Value::LightUserData(_) | Value::Error(_) => "userdata",
+        other => other.type_name(),
     }
 }
 
@@ -257,11 +264,7 @@ fn module(
         Ok(source) => source,
         Err(message) => return Ok((Value::Nil, Some(message), None)),
     };
-    let chunk = lua
-        .load(source.text.as_slice())
-        .set_name(format!("@{}", source.name))
-        .set_mode(ChunkMode::Text);
-    match chunk.into_function() {
+    match source.load(lua) {
         Ok(f) => Ok((Value::Function(f), None, None)),
         Err(mlua::Error::SyntaxError { message, .. }) => Ok((Value::Nil, None, Some(message))),
         Err(error) => Err(error),
@@ -344,7 +347,7 @@ fn encodings(api: &Api<'_>) -> mlua::Result<()> {
                 _ => {
                     return Err(Fail::Script(format!(
                         "sproto field {tag} is a {}, expected an integer, boolean or string",
-                        value.type_name()
+                        type_of(&value)
                     )));
                 }
             };

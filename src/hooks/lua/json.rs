@@ -8,7 +8,8 @@ use std::fmt;
 use mlua::{Lua, LuaSerdeExt, Table, Value};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::api::Fail;
+use super::api::{Fail, type_of};
+use super::limit;
 
 /// Longest text in either direction.
 pub(super) const MAX_TEXT: usize = 4 * 1024 * 1024;
@@ -157,13 +158,17 @@ fn write(lua: &Lua, value: &Value, depth: usize, out: &mut String) -> Result<(),
             if depth >= MAX_DEPTH {
                 return Err(Fail::from("tables are nested too deeply for JSON"));
             }
+            // Tables that share tables take long without using memory.
+            if limit::remaining().is_zero() {
+                return Err(Fail::from("time limit exceeded"));
+            }
             write_table(lua, table, depth + 1, out)?;
         }
         other if *other == lua.null() => out.push_str("null"),
         other => {
             return Err(Fail::Script(format!(
                 "a {} has no JSON form",
-                other.type_name()
+                type_of(other)
             )));
         }
     }

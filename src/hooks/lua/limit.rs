@@ -97,7 +97,7 @@ impl Drop for Guard {
 }
 
 /// Whether the interpreter has noticed that the time of the call on this thread is up.
-pub(super) fn expired() -> bool {
+fn expired() -> bool {
     CLOCK.with(|clock| clock.expired.get())
 }
 
@@ -124,18 +124,43 @@ pub(super) fn note_place(lua: &Lua) {
 pub(super) fn arm(lua: &Lua) {
     /// About 10 µs of work between two looks at the clock.
     const EVERY: c_int = 1000;
-    unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut ffi::lua_Debug) {
-        // SAFETY: Lua calls its hook with a running state. Nothing here has a destructor when
-        // `raise` unwinds the frame.
-        unsafe {
-            if over(state) {
-                ffi::lua_sethook(state, Some(hook), ffi::LUA_MASKCOUNT, 1);
-                raise(state)
-            }
-        }
-    }
     // SAFETY: the VM is alive and not running.
     unsafe { ffi::lua_sethook(lua.state(), Some(hook), ffi::LUA_MASKCOUNT, EVERY) }
+}
+
+/// A function that raises in whatever coroutine calls it once the time is up.
+#[cfg(not(feature = "luau"))]
+pub(super) fn check_time(lua: &Lua) -> mlua::Result<mlua::Function> {
+    unsafe extern "C-unwind" fn check(state: *mut lua_State) -> c_int {
+        if expired() {
+            // SAFETY: Lua calls its functions with a running state.
+            unsafe { stop(state) }
+        }
+        0
+    }
+    // SAFETY: the function takes nothing, returns nothing, and has nothing to drop when `stop`
+    // unwinds its frame.
+    unsafe { lua.create_c_function(check) }
+}
+
+#[cfg(not(feature = "luau"))]
+unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut ffi::lua_Debug) {
+    // SAFETY: Lua calls its hook with a running state.
+    unsafe {
+        if over(state) {
+            stop(state)
+        }
+    }
+}
+
+/// Raises the error of the time limit, now and at each further instruction of this coroutine.
+#[cfg(not(feature = "luau"))]
+unsafe fn stop(state: *mut lua_State) -> ! {
+    // SAFETY: the caller made sure of a running state and has nothing to drop.
+    unsafe {
+        ffi::lua_sethook(state, Some(hook), ffi::LUA_MASKCOUNT, 1);
+        raise(state)
+    }
 }
 
 /// Puts the VM under the limits of whatever [`Guard`] is in force while it runs.

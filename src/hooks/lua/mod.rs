@@ -35,7 +35,9 @@ mod limit;
 mod pool;
 mod script;
 mod source;
+mod thread;
 mod vm;
+mod workers;
 
 use std::future::{self, Future};
 use std::path::PathBuf;

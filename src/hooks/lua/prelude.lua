@@ -98,27 +98,43 @@ if not luau then
   function _G.xpcall(f, handler, ...)
     return handle(handler, pcall(f, ...))
   end
+end
 
-  local raw_close, create, resume, status =
-    coroutine.close, coroutine.create, coroutine.resume, coroutine.status
-  local expired = host.expired
+-- A coroutine that runs out of time is told at each instruction from then on, the one that resumed
+-- it only when it is its turn to look: it must not go on to start others meanwhile. On Lua,
+-- `check_time` raises when the time is up; Luau looks everywhere by itself.
+local raw_close, create, resume, status =
+  coroutine.close, coroutine.create, coroutine.resume, coroutine.status
+local check_time = host.check_time
+if check_time then
+  local raw_resume = resume
+  local function resumed(...)
+    check_time()
+    return ...
+  end
+  function resume(co, ...)
+    check_time()
+    return resumed(raw_resume(co, ...))
+  end
+  coroutine.resume = resume
   function coroutine.close(co)
-    if expired() then error("time limit exceeded", 2) end
+    check_time()
     return raw_close(co)
   end
-  local function check(co, ok, ...)
-    if ok then return ... end
-    if status(co) == "dead" and not expired() then
-      local _, failure = raw_close(co)
-      if failure ~= nil then error(failure, 0) end
-    end
-    error((...), 0)
+end
+
+local function unwrap(co, ok, ...)
+  if ok then return ... end
+  if status(co) == "dead" then
+    local _, failure = raw_close(co)
+    if failure ~= nil then error(failure, 0) end
   end
-  function coroutine.wrap(f)
-    local co = create(f)
-    return function(...)
-      return check(co, resume(co, ...))
-    end
+  error((...), 0)
+end
+function coroutine.wrap(f)
+  local co = create(f)
+  return function(...)
+    return unwrap(co, resume(co, ...))
   end
 end
 

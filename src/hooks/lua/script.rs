@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::limit::Guard;
-use super::pool::{Lost, Order, Pool};
+use super::pool::Pool;
 use super::source::Sources;
 use super::vm::{Failure, Vm};
+use super::workers::{Lost, Order, PATIENCE};
 use super::{Environment, Limits, LoadError, Spec};
 use crate::hooks::{Call, HookError, HookErrorKind, Question, Reply};
 
@@ -95,7 +96,12 @@ impl Script {
         };
         let probe = script.clone();
         let runtime = Handle::try_current().ok();
-        let outcome = pool.run_blocking(script.order("load"), move |_| {
+        let order = Order {
+            // Nobody waits for a script to be loaded but who wants it loaded.
+            priority: script.limits.timeout,
+            ..script.order("load")
+        };
+        let outcome = pool.run_blocking(order, move |_| {
             let _context = runtime.as_ref().map(Handle::enter);
             let guard = Guard::start(probe.limits.timeout, probe.limits.memory);
             Vm::new(&probe, &guard).map(|vm| vm.lines())
@@ -106,7 +112,11 @@ impl Script {
                 .set(lines)
                 .expect("a script is loaded by this function only"),
             Ok(Err(failure)) => return Err(failed(failure.message)),
-            Err(lost) => return Err(failed(script.lost(lost, "loading").message)),
+            Err(lost) => {
+                let message = script.lost(lost, "loading").message;
+                let file = script.sources.main().name();
+                return Err(failed(format!("{file}: {message}")));
+            }
         }
         Ok(script)
     }
@@ -129,7 +139,7 @@ impl Script {
         let reply = outcome.unwrap_or_else(|lost| {
             let mut error = self.lost(lost, function.name());
             if let Some(line) = self.line(function) {
-                let file = &self.sources.main().name;
+                let file = self.sources.main().name();
                 error.message = format!("{file}:{line}: {}", error.message);
             }
             Reply {
@@ -218,6 +228,7 @@ impl Script {
             hook: self.name.clone(),
             what,
             limit: self.limits.timeout,
+            priority: PATIENCE,
         }
     }
 

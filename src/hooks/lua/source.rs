@@ -4,10 +4,14 @@
 //! file makes a new [`Script`](super::script::Script) when the configuration is reloaded.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use mlua::chunk::ChunkMode;
+use mlua::{Function, Lua};
 
 /// Largest file that is taken for a script.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -16,11 +20,53 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 const MAX_MODULES: usize = 1000;
 
 /// One file's text.
-#[derive(Debug)]
 pub(super) struct Source {
-    /// Path relative to the script's directory, as messages show it.
-    pub(super) name: String,
-    pub(super) text: Vec<u8>,
+    /// What the interpreter takes for its name: a mark and the path relative to the script's
+    /// directory, as messages show it.
+    chunk: String,
+    text: Vec<u8>,
+    /// What the first interpreter made of the text, for the others.
+    compiled: OnceLock<Vec<u8>>,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Source").field(&self.chunk).finish()
+    }
+}
+
+impl Source {
+    /// A text with a name in Lua's notation: `@` and a file, or `=` and anything.
+    pub(super) fn new(chunk: impl Into<String>, text: Vec<u8>) -> Self {
+        Self {
+            chunk: chunk.into(),
+            text,
+            compiled: OnceLock::new(),
+        }
+    }
+
+    /// Its name without the mark.
+    pub(super) fn name(&self) -> &str {
+        &self.chunk[1..]
+    }
+
+    /// The text as a function. Compiles it the first time only.
+    pub(super) fn load(&self, lua: &Lua) -> mlua::Result<Function> {
+        if let Some(code) = self.compiled.get() {
+            // Our own output: nothing else is ever loaded as bytecode.
+            let chunk = lua.load(code.as_slice()).set_mode(ChunkMode::Binary);
+            return chunk.set_name(&self.chunk).into_function();
+        }
+        let chunk = lua.load(self.text.as_slice()).set_mode(ChunkMode::Text);
+        let function = chunk.set_name(&self.chunk).into_function()?;
+        #[cfg(not(feature = "luau"))]
+        let code = function.dump(false);
+        #[cfg(feature = "luau")]
+        let code = mlua::chunk::Compiler::new().compile(&self.text)?;
+        // Another worker may have been first, with the same.
+        let _ = self.compiled.set(code);
+        Ok(function)
+    }
 }
 
 /// The main file and all that it requires, captured as they are asked for.
@@ -48,7 +94,7 @@ impl Sources {
         let text = read(path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self {
             dir: path.parent().unwrap_or(Path::new("/")).to_owned(),
-            main: Source { name, text },
+            main: Source::new(format!("@{name}"), text),
             captured: Mutex::new(Captured {
                 modules: HashMap::new(),
                 files: BTreeSet::from([path.to_owned()]),
@@ -91,7 +137,7 @@ impl Sources {
             captured.files.insert(path.clone());
             match read(&path) {
                 Ok(text) => {
-                    found = Ok(Arc::new(Source { name: file, text }));
+                    found = Ok(Arc::new(Source::new(format!("@{file}"), text)));
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

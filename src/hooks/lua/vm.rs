@@ -1,17 +1,22 @@
 //! One interpreter with one script in it.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
-use mlua::chunk::ChunkMode;
+use bytesize::ByteSize;
 use mlua::{Function, Lua, LuaOptions, LuaString, StdLib, Table, Value};
 
 use super::answer;
 use super::api;
 use super::limit::{self, Guard};
 use super::script::{Function as Hooked, Script};
+use super::source::Source;
 use crate::hooks::{Answer, Attrs, Call, HookErrorKind, Question};
+
+/// What runs before every script: see there.
+static PRELUDE: LazyLock<Source> =
+    LazyLock::new(|| Source::new("=gateway", include_str!("prelude.lua").into()));
 
 /// Longest message of a script's error.
 const MAX_MESSAGE: usize = 1024;
@@ -122,19 +127,9 @@ impl Vm {
         limit::arm(&lua);
 
         let host = api::table(&lua, script)?;
-        let (run, call): (Function, Function) = lua
-            .load(include_str!("prelude.lua"))
-            .set_name("=gateway")
-            .set_mode(ChunkMode::Text)
-            .call(host)?;
+        let (run, call): (Function, Function) = PRELUDE.load(&lua)?.call(host)?;
 
-        let main = script.sources().main();
-        let chunk = lua
-            .load(main.text.as_slice())
-            .set_name(format!("@{}", main.name))
-            .set_mode(ChunkMode::Text)
-            .into_function();
-        let chunk = match chunk {
+        let chunk = match script.sources().main().load(&lua) {
             Ok(chunk) => chunk,
             Err(mlua::Error::SyntaxError { message, .. }) => {
                 return Ok(Err(judge.message(HookErrorKind::Script, &message)));
@@ -162,7 +157,7 @@ impl Vm {
                     let message = format!(
                         "global '{}' is a {}, expected a function",
                         hooked.name(),
-                        other.type_name()
+                        api::type_of(&other)
                     );
                     return Ok(Err(judge.message(HookErrorKind::Script, &message)));
                 }
@@ -285,7 +280,7 @@ impl Judge<'_> {
         }
         let message = match message {
             Value::String(message) => clip_message(&message.as_bytes()),
-            other => format!("error object is a {}", other.type_name()),
+            other => format!("error object is a {}", api::type_of(other)),
         };
         if *object == Value::Boolean(true) && !message.contains(NO_MEMORY) {
             return self.placed(HookErrorKind::Script, &message);
@@ -309,9 +304,12 @@ impl Judge<'_> {
     }
 
     fn no_memory(&self) -> Failure {
-        let limit = self.script.limits().memory;
-        let message = format!("memory limit of {limit} bytes exceeded");
-        self.placed(HookErrorKind::Memory, &message)
+        self.placed(HookErrorKind::Memory, &self.memory_exceeded())
+    }
+
+    fn memory_exceeded(&self) -> String {
+        let limit = ByteSize::b(self.script.limits().memory as u64);
+        format!("memory limit of {limit} exceeded")
     }
 
     fn raised_message(&self, message: &str) -> Failure {
@@ -324,10 +322,7 @@ impl Judge<'_> {
             Some("") => self.no_memory(),
             Some(place) => Failure {
                 kind: HookErrorKind::Memory,
-                message: format!(
-                    "{place}memory limit of {} bytes exceeded",
-                    self.script.limits().memory
-                ),
+                message: format!("{place}{}", self.memory_exceeded()),
             },
             None => self.message(HookErrorKind::Script, message),
         }
@@ -355,10 +350,10 @@ impl Judge<'_> {
 
     /// Where the script, or the function of it that was called, begins.
     fn entry(&self) -> String {
-        let file = &self.script.sources().main().name;
+        let file = self.script.sources().main().name();
         match self.line {
             Some(line) => format!("{file}:{line}"),
-            None => file.clone(),
+            None => file.to_owned(),
         }
     }
 }
