@@ -282,14 +282,12 @@ async fn bombs_beside_live_traffic() {
             "{bomb}: {closed}"
         );
         let failed = gateway.log().of(victim.id(), "hook failed").await;
+        // With so many at once any may be given up before it notices that its time is over, and
+        // time may be over before memory is.
         let kinds: &[&str] = match bomb {
-            "loop" | "pcall" | "coroutine" => &["timeout"],
-            // Luau can stop its patterns.
-            "pattern" if cfg!(feature = "luau") => &["timeout"],
-            "pattern" => &["stuck"],
-            // On a busy machine time may be up first.
-            "table" | "recursion" => &["memory", "script", "timeout"],
-            _ => &["script"],
+            "object" => &["script"],
+            "loop" | "pcall" | "coroutine" | "pattern" => &["timeout", "stuck"],
+            _ => &["memory", "script", "timeout", "stuck"],
         };
         assert!(kinds.contains(&text(&failed, "kind")), "{bomb}: {failed}");
     }

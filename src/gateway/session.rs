@@ -102,16 +102,19 @@ impl Session<'_> {
                 opened.relay(shutdown).await
             }
             Err(reason) => {
-                // A denied client has sent nothing that counts, and gets nothing but the end.
-                let _ = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx))).await;
-                Account {
+                let account = Account {
                     target: None,
                     received: subject.info.first_data.as_ref().map_or(0, Bytes::len) as u64,
                     sent: 0,
                     resumes: client.resumes(),
                     unforwarded: 0,
                     reason,
-                }
+                };
+                // All the client gets is the end.
+                let leaving = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx)));
+                let closing = account.close(chain, &mut subject, started.elapsed());
+                let _ = Box::pin(async { tokio::join!(leaving, closing) }).await;
+                return;
             }
         };
         Box::pin(account.close(chain, &mut subject, started.elapsed())).await;
