@@ -1,0 +1,194 @@
+//! The gateway as a process of its own.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use stablegate::client::scp::Options;
+use stablegate::config::Config;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use super::soon;
+
+/// The binary under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_stablegate");
+
+/// A running gateway; killed when dropped.
+pub struct Gateway {
+    child: Child,
+    log: Log,
+    addrs: HashMap<String, Vec<SocketAddr>>,
+    _directory: TempDir,
+}
+
+/// What a gateway has logged so far, and what it will.
+#[derive(Clone)]
+pub struct Log {
+    lines: Arc<Mutex<Vec<Value>>>,
+    count: watch::Receiver<usize>,
+}
+
+/// What a command said.
+pub struct Output {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs a command to its end, without input.
+pub async fn run(directory: &Path, arguments: &[&str]) -> Output {
+    let output = command(directory, arguments).output();
+    let output = soon("the end of a command", output).await.unwrap();
+    Output {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn command(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+impl Gateway {
+    /// Starts a gateway and waits until it listens.
+    pub async fn start(config: &str) -> Self {
+        Self::start_with(config, &[]).await
+    }
+
+    pub async fn start_with(config: &str, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.yaml");
+        std::fs::write(&path, config).unwrap();
+        let parsed = Config::parse(config, &path).unwrap();
+        let binds = parsed.listeners.iter().map(|listener| listener.bind.len());
+        let mut child = command(directory.path(), &["run", "--log-format", "json"])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::read(child.stderr.take().unwrap());
+        let mut addrs = HashMap::<_, Vec<_>>::new();
+        for n in 0..binds.sum() {
+            let line = log.nth("listening", n).await;
+            let listener = line["listener"].as_str().unwrap().to_owned();
+            let addr = line["addr"].as_str().unwrap().parse().unwrap();
+            addrs.entry(listener).or_default().push(addr);
+        }
+        Self {
+            child,
+            log,
+            addrs,
+            _directory: directory,
+        }
+    }
+
+    /// Where a listener is, by its name.
+    pub fn addrs(&self, listener: &str) -> &[SocketAddr] {
+        &self.addrs[listener]
+    }
+
+    /// Where the listener called `game` is.
+    pub fn addr(&self) -> SocketAddr {
+        self.addrs("game")[0]
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        let pid = self.child.id().expect("it has not been waited for") as libc::pid_t;
+        // SAFETY: the child has not been reaped, so the id is still its own.
+        let result = unsafe { libc::kill(pid, signal) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    }
+
+    pub async fn exited(&mut self) -> ExitStatus {
+        soon("the gateway's exit", self.child.wait()).await.unwrap()
+    }
+}
+
+impl Log {
+    /// Collects the lines of a JSON log.
+    pub fn read(from: impl AsyncRead + Unpin + Send + 'static) -> Self {
+        let lines = Arc::<Mutex<Vec<Value>>>::default();
+        let (counter, count) = watch::channel(0);
+        let log = Self {
+            lines: lines.clone(),
+            count,
+        };
+        tokio::spawn(async move {
+            let mut from = BufReader::new(from).lines();
+            while let Ok(Some(line)) = from.next_line().await {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                lines.lock().unwrap().push(line);
+                counter.send_modify(|count| *count += 1);
+            }
+        });
+        log
+    }
+
+    /// All lines so far with this message.
+    pub fn all(&self, message: &str) -> Vec<Value> {
+        let lines = self.lines.lock().unwrap();
+        let fit = lines.iter().filter(|line| line["message"] == message);
+        fit.cloned().collect()
+    }
+
+    /// The first line that fits, past or future.
+    pub async fn wait(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        self.wait_nth(what, 0, fits).await
+    }
+
+    /// The line with number `n`, from 0, of those with this message.
+    pub async fn nth(&self, message: &str, n: usize) -> Value {
+        let fits = |line: &Value| line["message"] == message;
+        self.wait_nth(message, n, fits).await
+    }
+
+    async fn wait_nth(&self, what: &str, n: usize, fits: impl Fn(&Value) -> bool) -> Value {
+        let mut count = self.count.clone();
+        let looking = async {
+            loop {
+                count.borrow_and_update();
+                let found = {
+                    let lines = self.lines.lock().unwrap();
+                    lines.iter().filter(|line| fits(line)).nth(n).cloned()
+                };
+                match found {
+                    Some(line) => return Some(line),
+                    // The end of the log comes after its last line.
+                    None => count.changed().await.ok()?,
+                }
+            }
+        };
+        let found = tokio::time::timeout(super::PATIENCE, looking).await;
+        found.ok().flatten().unwrap_or_else(|| {
+            let lines = self.lines.lock().unwrap();
+            let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
+            panic!("not in the log: {what}\n{}", lines.join("\n"))
+        })
+    }
+
+    /// The line of a session with this message.
+    pub async fn of(&self, id: u32, message: &str) -> Value {
+        let fits = |line: &Value| line["message"] == message && line["id"] == id;
+        self.wait(&format!("{message} {id}"), fits).await
+    }
+}
