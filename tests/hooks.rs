@@ -8,7 +8,7 @@ use serde_json::Value;
 use stablegate::client::scp::{Options, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use common::{Gateway, Server, read, soon};
+use common::{Gateway, Server, connect_with, echoed, options, read, soon};
 
 /// One scp listener with hooks from scripts, and the hosts `echo` and `server`.
 fn config(hooks: &[&str], server: impl std::fmt::Display, more: &str) -> String {
@@ -29,18 +29,9 @@ async fn connect(gateway: &Gateway, target: Option<&str>) -> Stream {
     let options = Options {
         target: target.map(str::to_owned),
         extra: vec!["1.2.3".to_owned()],
-        ..Options::new(gateway.addr().to_string().parse().unwrap())
+        ..options(gateway.addr())
     };
-    soon("a session", Stream::connect(options)).await.unwrap()
-}
-
-async fn echoed(stream: &mut Stream, text: &[u8]) {
-    stream.write_all(text).await.unwrap();
-    let mut back = vec![0; text.len()];
-    soon("the echo", stream.read_exact(&mut back))
-        .await
-        .unwrap();
-    assert_eq!(back, text);
+    connect_with(options).await
 }
 
 fn text<'a>(line: &'a Value, key: &str) -> &'a str {

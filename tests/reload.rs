@@ -5,11 +5,10 @@ mod common;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 
-use stablegate::client::scp::{Options, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use common::{Gateway, Pattern, soon};
+use common::{Gateway, Pattern, connect, echoed, soon};
 
 const CONFIG: &str = "listeners:
   - {name: game, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [route]}
@@ -19,20 +18,6 @@ hooks: [{name: route, lua: route.lua}]
 
 const OPEN: &str = "function access() return true end\n";
 const SHUT: &str = "function access() return false, 'shut' end\n";
-
-async fn connect(addr: SocketAddr) -> Stream {
-    let options = Options::new(addr.to_string().parse().unwrap());
-    soon("a session", Stream::connect(options)).await.unwrap()
-}
-
-async fn echoed(stream: &mut Stream, text: &[u8]) {
-    stream.write_all(text).await.unwrap();
-    let mut back = vec![0; text.len()];
-    soon("the echo", stream.read_exact(&mut back))
-        .await
-        .unwrap();
-    assert_eq!(back, text);
-}
 
 async fn is_let_in(gateway: &Gateway) -> bool {
     let stream = connect(gateway.addr()).await;

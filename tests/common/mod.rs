@@ -4,6 +4,7 @@
 // Each test file uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
+mod client;
 mod gateway;
 mod network;
 mod pattern;
@@ -12,6 +13,7 @@ mod server;
 
 use std::time::Duration;
 
+pub use client::{connect, connect_with, echoed, options};
 pub use gateway::{Gateway, Log, Output, run};
 pub use network::{Budget, Cut, Relay};
 pub use pattern::Pattern;
@@ -47,4 +49,13 @@ pub fn unhex(text: &str) -> Vec<u8> {
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
         .collect()
+}
+
+/// For a test's random choices: the environment's `STABLEGATE_SEED`, or a new one. To be shown
+/// when the test fails.
+pub fn seed() -> u64 {
+    match std::env::var("STABLEGATE_SEED") {
+        Ok(seed) => seed.parse().expect("STABLEGATE_SEED is a number"),
+        Err(_) => rand::random(),
+    }
 }

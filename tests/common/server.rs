@@ -45,7 +45,12 @@ impl Server {
 
     /// The gateway's next connection.
     pub async fn accept(&self) -> TcpStream {
-        let (connection, _) = soon("the gateway", self.listener.accept()).await.unwrap();
+        soon("the gateway", self.accept_whenever()).await
+    }
+
+    /// The gateway's next connection, should there be one.
+    pub async fn accept_whenever(&self) -> TcpStream {
+        let (connection, _) = self.listener.accept().await.unwrap();
         connection.set_nodelay(true).unwrap();
         connection
     }
