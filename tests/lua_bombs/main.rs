@@ -89,7 +89,7 @@ async fn bomb(body: &str, alone: &[HookErrorKind], together: &[HookErrorKind]) -
 
 /// Some 70 ms on two cores. In line behind twenty bombs it would be four seconds; on a machine that
 /// has more to do than this test it is in between.
-const PROMPT: Duration = Duration::from_millis(1200);
+const PROMPT: Duration = Duration::from_millis(2400);
 
 /// For the test itself to be scheduled.
 const SLACK: Duration = Duration::from_millis(300);
