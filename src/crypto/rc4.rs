@@ -3,21 +3,31 @@
 /// One direction of a session's cipher. Never reset, so that both ends stay in step.
 #[derive(Clone)]
 pub struct Rc4 {
-    state: [u8; 256],
-    i: u8,
-    j: u8,
+    /// Bytes, in twice their room: stores of single bytes cost a third of the speed.
+    state: [u16; 256],
+    /// Where the next step swaps, one ahead of what descriptions of RC4 call i.
+    i: u32,
+    j: u32,
+    /// What is there. The step before reads it in advance, so that no step has to wait for what
+    /// the one before has stored.
+    at_i: u32,
 }
 
 impl Rc4 {
     /// `key` is 1 to 256 bytes long.
     pub fn new(key: &[u8]) -> Self {
-        let mut state: [u8; 256] = std::array::from_fn(|i| i as u8);
+        let mut state: [u16; 256] = std::array::from_fn(|i| i as u16);
         let mut j = 0u8;
-        for i in 0..256 {
-            j = j.wrapping_add(state[i]).wrapping_add(key[i % key.len()]);
+        for (i, key) in (0..256).zip(key.iter().cycle()) {
+            j = j.wrapping_add(state[i] as u8).wrapping_add(*key);
             state.swap(i, j.into());
         }
-        Self { state, i: 0, j: 0 }
+        Self {
+            at_i: state[1].into(),
+            state,
+            i: 1,
+            j: 0,
+        }
     }
 
     /// Encrypts or decrypts `data` where it stands.
@@ -57,13 +67,17 @@ impl Rc4 {
 
     #[inline(always)]
     fn byte(&mut self) -> u8 {
-        self.i = self.i.wrapping_add(1);
-        let a = self.state[usize::from(self.i)];
-        self.j = self.j.wrapping_add(a);
-        let b = self.state[usize::from(self.j)];
-        self.state[usize::from(self.i)] = b;
-        self.state[usize::from(self.j)] = a;
-        self.state[usize::from(a.wrapping_add(b))]
+        let a = self.at_i;
+        self.j = (self.j + a) & 0xff;
+        let next = (self.i + 1) & 0xff;
+        let at_next = u32::from(self.state[next as usize]);
+        let b = u32::from(self.state[self.j as usize]);
+        self.state[self.j as usize] = a as u16;
+        self.state[self.i as usize] = b as u16;
+        // Unless it has just been swapped away.
+        self.at_i = if self.j == next { a } else { at_next };
+        self.i = next;
+        self.state[((a + b) & 0xff) as usize] as u8
     }
 }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::State;
 use super::client::Client;
 use super::scp::Scp;
-use super::session::Session;
+use super::session::{Opened, Session};
 use crate::config;
 use crate::config::diff::BindKey;
 use crate::hooks::SessionInfo;
@@ -57,15 +57,30 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn serve(state: Arc<State>, mut connection: transport::Stream, key: BindKey) {
+/// Serves a connection to the end of its session, if that is a new one.
+fn serve(
+    state: Arc<State>,
+    connection: transport::Stream,
+    key: BindKey,
+) -> impl Future<Output = ()> {
+    // An idle session holds nothing of how it came about: that is in a box, which is gone by then.
+    let opening = Box::pin(open(state, connection, key));
+    async {
+        if let Some(session) = opening.await {
+            session.run().await;
+        }
+    }
+}
+
+async fn open(
+    state: Arc<State>,
+    mut connection: transport::Stream,
+    key: BindKey,
+) -> Option<Box<Opened>> {
     let generation = state.generation.load_full();
     // A bind that a reload has just removed may have accepted one more.
-    let Some((listener, chain)) = generation.listener(&key) else {
-        return;
-    };
-    if connection.configure(&listener.tcp).is_err() {
-        return;
-    }
+    let (listener, chain) = generation.listener(&key)?;
+    connection.configure(&listener.tcp).ok()?;
     let mut info = SessionInfo {
         id: 0,
         listener: listener.name.as_str().into(),
@@ -78,8 +93,8 @@ async fn serve(state: Arc<State>, mut connection: transport::Stream, key: BindKe
         extra: Vec::new(),
         first_data: None,
     };
-    let (client, _listing) = match listener.session {
-        config::Session::Plain if state.draining.is_cancelled() => return,
+    let (client, listing) = match listener.session {
+        config::Session::Plain if state.draining.is_cancelled() => return None,
         config::Session::Plain => (Client::Plain(connection), None),
         config::Session::Scp => {
             let client_addr = info.client_addr;
@@ -88,10 +103,9 @@ async fn serve(state: Arc<State>, mut connection: transport::Stream, key: BindKe
                 node: generation.config.node,
                 settings: &listener.scp,
             };
-            // In a box of its own, which is gone when the session idles.
             match Box::pin(handshake.accept(connection, &mut info)).await {
                 Ok(Some((stream, listing))) => (Client::Resumable(Box::new(stream)), Some(listing)),
-                Ok(None) => return,
+                Ok(None) => return None,
                 Err(error) => {
                     tracing::info!(
                         client = %client_addr,
@@ -100,20 +114,21 @@ async fn serve(state: Arc<State>, mut connection: transport::Stream, key: BindKe
                         %error,
                         "handshake failed"
                     );
-                    return;
+                    return None;
                 }
             }
         }
     };
     let session = Session {
+        state: &state,
         generation: &generation,
         listener,
         chain,
         client,
         info,
-        shutdown: &state.shutdown,
+        listing,
     };
-    session.run().await;
+    session.open().await
 }
 
 /// Why a handshake gave no session.

@@ -45,7 +45,7 @@ pub struct Generation {
     pub config: Config,
     pub(super) hosts: Hosts,
     /// By listener, in the order of the configuration.
-    chains: Vec<Chain>,
+    chains: Vec<Arc<Chain>>,
     listeners: HashMap<BindKey, usize>,
     scripts: Vec<LuaHook>,
     path: PathBuf,
@@ -93,7 +93,7 @@ impl Generation {
         let chains = config
             .listeners
             .iter()
-            .map(|listener| chain(listener, &config, &scripts));
+            .map(|listener| Arc::new(chain(listener, &config, &scripts)));
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners
             .flat_map(|(at, listener)| BindKey::of(listener).into_iter().map(move |key| (key, at)))
@@ -110,7 +110,7 @@ impl Generation {
     }
 
     /// The listener that has this bind, and its hooks.
-    pub(super) fn listener(&self, key: &BindKey) -> Option<(&config::Listener, &Chain)> {
+    pub(super) fn listener(&self, key: &BindKey) -> Option<(&config::Listener, &Arc<Chain>)> {
         let at = *self.listeners.get(key)?;
         Some((&self.config.listeners[at], &self.chains[at]))
     }

@@ -6,13 +6,13 @@
 
 mod accept;
 mod client;
-mod echo;
 mod generation;
 mod hosts;
 mod peek;
 mod relay;
 mod scp;
 mod session;
+mod shutdown;
 mod upstream;
 
 use std::collections::HashMap;
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use generation::{BuildError, Environment, Generation};
+use shutdown::Shutdown;
 
 use crate::config::diff::{BindKey, diff};
 use crate::config::watch::Watcher;
@@ -55,7 +56,7 @@ struct State {
     /// No new sessions.
     draining: CancellationToken,
     /// No sessions at all.
-    shutdown: CancellationToken,
+    shutdown: Shutdown,
 }
 
 /// A session that may be resumed.
@@ -106,7 +107,7 @@ impl Gateway {
             table: Mutex::default(),
             sessions: TaskTracker::new(),
             draining: CancellationToken::new(),
-            shutdown: CancellationToken::new(),
+            shutdown: Shutdown::default(),
         });
         let gateway = Arc::new(Self {
             state,
@@ -236,7 +237,7 @@ impl Gateway {
 
     /// Ends all sessions and waits until their ends are logged.
     pub async fn shutdown(&self) {
-        self.state.shutdown.cancel();
+        self.state.shutdown.begin();
         self.drain().await;
     }
 }
@@ -244,7 +245,7 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.state.draining.cancel();
-        self.state.shutdown.cancel();
+        self.state.shutdown.begin();
     }
 }
 

@@ -92,41 +92,25 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
-            // Each step goes as far as it can, and what one step does may be what the other waits
-            // for: the echo of this process wakes nobody.
-            let before = (
-                self.received,
-                self.sent,
-                self.to_upstream.len(),
-                self.to_client.len(),
-            );
-            if self.client.poll_attend(cx).is_ready() {
-                return Poll::Ready(End::ClientGone(io::ErrorKind::TimedOut));
-            }
-            if let Poll::Ready(Err(end)) = self.poll_upload(cx) {
-                return Poll::Ready(end);
-            }
-            if let Poll::Ready(Err(end)) = self.poll_download(cx) {
-                return Poll::Ready(end);
-            }
-            let ended = match self.client {
-                Client::Plain(_) => self.upload == Direction::Done,
-                Client::Resumable(_) => true,
-            };
-            if ended && self.download == Direction::Done {
-                return Poll::Ready(End::Closed);
-            }
-            let after = (
-                self.received,
-                self.sent,
-                self.to_upstream.len(),
-                self.to_client.len(),
-            );
-            if before == after {
-                return Poll::Pending;
-            }
+        if let Poll::Ready(Err(end)) = self.poll_upload(cx) {
+            return Poll::Ready(end);
         }
+        if let Poll::Ready(Err(end)) = self.poll_download(cx) {
+            return Poll::Ready(end);
+        }
+        let ended = match self.client {
+            Client::Plain(_) => self.upload == Direction::Done,
+            Client::Resumable(_) => true,
+        };
+        if ended && self.download == Direction::Done {
+            return Poll::Ready(End::Closed);
+        }
+        // A client that is read is attended to by that.
+        let read = self.upload == Direction::Open && self.to_upstream.is_empty();
+        if !read && self.client.poll_attend(cx).is_ready() {
+            return Poll::Ready(End::ClientGone(io::ErrorKind::TimedOut));
+        }
+        Poll::Pending
     }
 
     /// Client to upstream. Ready with `Ok` when nothing is left to do.

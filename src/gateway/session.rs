@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::generation::Generation;
@@ -17,6 +16,7 @@ use super::hosts::Occupied;
 use super::peek::peek;
 use super::relay::{self, Relay};
 use super::upstream::{ConnectError, Connected, Connector};
+use super::{Listing, State};
 use crate::config;
 use crate::hooks::chain::{Chain, Denied, Subject};
 use crate::hooks::{Attrs, Ended, SessionInfo};
@@ -24,22 +24,27 @@ use crate::hooks::{Attrs, Ended, SessionInfo};
 /// How long an upstream may take to accept the last bytes of a session whose client is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A session that has been opened, and what decides about it.
+/// A session after its handshake, and what decides about it.
 pub(super) struct Session<'a> {
+    pub state: &'a Arc<State>,
     pub generation: &'a Generation,
     pub listener: &'a config::Listener,
-    pub chain: &'a Chain,
+    pub chain: &'a Arc<Chain>,
     pub client: Client,
     pub info: SessionInfo,
-    /// Cancelled when all sessions must end.
-    pub shutdown: &'a CancellationToken,
+    pub listing: Option<Listing>,
 }
 
 /// A session with its upstream.
-struct Opened {
+pub(super) struct Opened {
+    state: Arc<State>,
+    chain: Arc<Chain>,
+    subject: Subject,
+    started: Instant,
     relay: Relay,
     target: String,
     _occupied: Option<Occupied>,
+    _listing: Option<Listing>,
 }
 
 /// Why a session ended.
@@ -64,60 +69,60 @@ struct Account {
 }
 
 impl Session<'_> {
-    /// Runs the session to its end, which is logged and told to its hooks.
-    pub async fn run(self) {
+    /// Connects the session to its upstream. If it gets none, its end is logged and told to its
+    /// hooks.
+    pub async fn open(self) -> Option<Box<Opened>> {
         let Self {
+            state,
             generation,
             listener,
             chain,
             mut client,
             info,
-            shutdown,
+            listing,
         } = self;
         let started = Instant::now();
         let mut subject = Subject {
             info: Arc::new(info),
             attrs: Attrs::new(),
         };
-        // In a box of its own, which is gone when the session idles.
         let opening = Box::pin(open(generation, listener, chain, &mut client, &mut subject));
-        let opened = tokio::select! {
-            opened = opening => opened,
-            () = shutdown.cancelled() => Err(Reason::Shutdown),
-        };
-        let account = match opened {
-            Ok((connected, first, peeked)) => {
-                let opened = Opened {
-                    relay: Relay::new(client, connected.upstream, first, peeked),
-                    target: connected.addr,
-                    _occupied: connected.occupied,
-                };
+        let reason = match state.shutdown.interrupts(opening).await {
+            Some(Ok((connected, first, peeked))) => {
                 tracing::info!(
                     id = subject.info.id,
                     listener = %subject.info.listener,
                     client = %subject.info.client_addr,
-                    target = opened.target,
+                    target = connected.addr,
                     "session opened"
                 );
-                opened.relay(shutdown).await
+                return Some(Box::new(Opened {
+                    state: state.clone(),
+                    chain: chain.clone(),
+                    subject,
+                    started,
+                    relay: Relay::new(client, connected.upstream, first, peeked),
+                    target: connected.addr,
+                    _occupied: connected.occupied,
+                    _listing: listing,
+                }));
             }
-            Err(reason) => {
-                let account = Account {
-                    target: None,
-                    received: subject.info.first_data.as_ref().map_or(0, Bytes::len) as u64,
-                    sent: 0,
-                    resumes: client.resumes(),
-                    unforwarded: 0,
-                    reason,
-                };
-                // All the client gets is the end.
-                let leaving = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx)));
-                let closing = account.close(chain, &mut subject, started.elapsed());
-                let _ = Box::pin(async { tokio::join!(leaving, closing) }).await;
-                return;
-            }
+            Some(Err(reason)) => reason,
+            None => Reason::Shutdown,
         };
-        Box::pin(account.close(chain, &mut subject, started.elapsed())).await;
+        let account = Account {
+            target: None,
+            received: subject.info.first_data.as_ref().map_or(0, Bytes::len) as u64,
+            sent: 0,
+            resumes: client.resumes(),
+            unforwarded: 0,
+            reason,
+        };
+        // All the client gets is the end.
+        let leaving = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx)));
+        let closing = account.close(chain, &mut subject, started.elapsed());
+        let _ = tokio::join!(leaving, closing);
+        None
     }
 }
 
@@ -162,22 +167,29 @@ async fn open(
 }
 
 impl Opened {
-    async fn relay(mut self, shutdown: &CancellationToken) -> Account {
+    /// Runs the session to its end, which is logged and told to its hooks.
+    pub async fn run(mut self: Box<Self>) {
+        let end = self.state.shutdown.interrupts(self.relay.run()).await;
+        let reason = end.map_or(Reason::Shutdown, Reason::Relayed);
+        Box::pin(self.close(reason)).await;
+    }
+
+    async fn close(mut self: Box<Self>, reason: Reason) {
         let relay = &mut self.relay;
-        let reason = tokio::select! {
-            end = relay.run() => Reason::Relayed(end),
-            () = shutdown.cancelled() => Reason::Shutdown,
-        };
         // Pushes out what a resuming upstream holds; a broken one says so at once.
         let _ = timeout(LAST_WORDS, relay.upstream.shutdown()).await;
-        Account {
-            target: Some(self.target),
+        let account = Account {
+            target: Some(std::mem::take(&mut self.target)),
             received: relay.received,
             sent: relay.sent,
             resumes: relay.client.resumes(),
             unforwarded: relay.unforwarded,
             reason,
-        }
+        };
+        let duration = self.started.elapsed();
+        account
+            .close(&self.chain, &mut self.subject, duration)
+            .await;
     }
 }
 

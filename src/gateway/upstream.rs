@@ -8,11 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, SimplexStream};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::echo::Echo;
 use super::hosts::{Backend, Hosts, Occupied};
 use crate::client;
 use crate::config::{self, HostAddr, Resolve, UpstreamSession};
@@ -20,9 +19,13 @@ use crate::hooks::Target;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
 use crate::transport::{Address, tcp};
 
+/// What `builtin:echo` takes before it is read, bytes.
+const ECHO_BUFFER: usize = 64 * 1024;
+
 /// A connection to a server.
 pub(super) enum Upstream {
-    Echo(Echo),
+    /// `builtin:echo`: what was written is there to be read.
+    Echo(SimplexStream),
     Tcp(tcp::Stream),
     Scp(Box<client::scp::Stream>),
 }
@@ -98,7 +101,7 @@ impl Connector<'_> {
     async fn dial_host(&self, backend: &Backend) -> Result<Connected, ConnectError> {
         let mut connected = match &backend.addr {
             HostAddr::BuiltinEcho => Connected {
-                upstream: Upstream::Echo(Echo::default()),
+                upstream: Upstream::Echo(SimplexStream::new_unsplit(ECHO_BUFFER)),
                 addr: backend.host.addr.clone(),
                 occupied: None,
             },

@@ -1,0 +1,49 @@
+//! The end of all sessions.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
+
+use tokio_util::sync::CancellationToken;
+
+/// A token that running sessions look at without a lock: they do so each time they move bytes.
+#[derive(Default)]
+pub(super) struct Shutdown {
+    token: CancellationToken,
+    begun: AtomicBool,
+}
+
+impl Shutdown {
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    /// A token that is cancelled by the shutdown, or before.
+    pub fn child_token(&self) -> CancellationToken {
+        self.token.child_token()
+    }
+
+    /// Runs `future` until it is done. `None` if the shutdown begins before that.
+    pub async fn interrupts<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut cancelled = pin!(self.token.cancelled());
+        // The waker that the token has.
+        let mut left: Option<Waker> = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            if self.begun.load(Ordering::Acquire) {
+                return Poll::Ready(None);
+            }
+            if !left.as_ref().is_some_and(|left| left.will_wake(cx.waker())) {
+                left = Some(cx.waker().clone());
+                return cancelled.as_mut().poll(cx).map(|()| None);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
