@@ -34,9 +34,10 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
         }
     }
     let grace = arguments.grace;
+    gateway.drain().await;
     tracing::info!(sessions = gateway.sessions(), ?grace, "draining");
     let outcome = tokio::select! {
-        drained = timeout(grace, gateway.drain()) => match drained {
+        drained = timeout(grace, gateway.drained()) => match drained {
             Ok(()) => "drained",
             Err(_) => "grace period over",
         },

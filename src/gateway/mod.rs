@@ -216,8 +216,8 @@ impl Gateway {
         self.state.sessions.len()
     }
 
-    /// Stops letting sessions in, and waits until those that are there have ended. Clients can
-    /// still come back to theirs, so listeners with sessions that resume stay open for that.
+    /// Stops letting sessions in. Clients can still come back to theirs, so listeners with
+    /// sessions that resume stay open for that.
     pub async fn drain(&self) {
         self.state.draining.cancel();
         let generation = self.generation();
@@ -232,6 +232,10 @@ impl Gateway {
             stays
         });
         self.state.sessions.close();
+    }
+
+    /// Waits until all sessions of a gateway that [drains](Self::drain) have ended.
+    pub async fn drained(&self) {
         self.state.sessions.wait().await;
     }
 
@@ -239,6 +243,7 @@ impl Gateway {
     pub async fn shutdown(&self) {
         self.state.shutdown.begin();
         self.drain().await;
+        self.drained().await;
     }
 }
 
