@@ -6,11 +6,12 @@ mod echo;
 mod hook;
 mod run;
 
-use std::io::IsTerminal;
+use std::io::{BufWriter, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 /// A gateway that keeps game connections alive.
@@ -47,6 +48,9 @@ enum LogFormat {
     Json,
 }
 
+/// The most that the log writes at once, bytes.
+const LOG_BUFFER: usize = 64 * 1024;
+
 const EXAMPLES: &str = "Examples:
   stablegate                                    run on ./config.yaml
   stablegate run -c staging.yaml --grace 60s    run, drain for a minute when told to stop
@@ -59,7 +63,7 @@ const EXAMPLES: &str = "Examples:
 /// Parses the command line and runs the command. Exit code 1: it failed; 2: it was misused.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_log(arguments.log_format);
+    let log = start_log(arguments.log_format);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -78,6 +82,8 @@ pub fn main() -> ExitCode {
     });
     // Reading from a terminal cannot be stopped otherwise.
     runtime.shutdown_background();
+    // The last lines stand before what is said here.
+    drop(log);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -87,18 +93,23 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_log(format: LogFormat) {
+/// Lines are written by a thread of their own, as many at once as there are: neither sessions nor
+/// their threads wait for whoever reads them. Dropping the guard writes the last ones.
+fn start_log(format: LogFormat) -> WorkerGuard {
+    let stderr = BufWriter::with_capacity(LOG_BUFFER, std::io::stderr());
+    let (writer, guard) = tracing_appender::non_blocking(stderr);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         // The module of a line; `target` in a line is the server of a session.
         .with_target(false)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     match format {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+    guard
 }
 
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
