@@ -134,7 +134,7 @@ impl Scp<'_> {
     }
 
     /// Whether a session goes on over a new connection: the checks in the order of their codes.
-    /// Gives the session stopped where it is, and the bytes its client has.
+    /// Gives how far the session got, and the bytes its client has.
     async fn admit(
         &self,
         request: &ResumeRequest,
@@ -147,12 +147,13 @@ impl Scp<'_> {
             .ok_or(Code::NotFound)?;
         entry.owner().check(request)?;
         let offer = entry.handle.offer().await.map_err(|_| Code::NotFound)?;
-        // Of two resumes at once the other may have had its turn first.
-        entry.owner().check(request)?;
+        // Of two resumes at once the other may have been faster.
+        let mut owner = entry.owner();
+        owner.check(request)?;
         let received = widen(request.received, offer.sent())
             .filter(|received| offer.can_resume(*received).is_ok())
             .ok_or(Code::NotAcceptable)?;
-        entry.owner().accepted(request);
+        owner.accepted(request);
         Ok((offer, received))
     }
 }
