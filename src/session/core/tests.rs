@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proto::scp::widen;
+use crate::proto::snet::Version;
+use crate::proto::snet::message::{Counts, ResumeResponse};
 
 const LIMIT: usize = 512;
 
@@ -28,6 +30,17 @@ type Wire = fn(u64, u64) -> Option<u64>;
 
 /// The low 32 bits.
 const SCP: Wire = |received, sent| widen(received as u32, sent);
+
+/// All 64 bits, beside the count of what the receiver has sent itself.
+const SNET: Wire = |received, _| {
+    let counts = Counts { sent: 0, received };
+    let response = ResumeResponse {
+        counts,
+        challenge: None,
+    };
+    let parsed = ResumeResponse::parse(&response.to_bytes(), Version::V1);
+    Some(parsed.unwrap()?.counts.received)
+};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -133,7 +146,7 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 fn wire() -> impl Strategy<Value = Wire> {
-    prop_oneof![Just(SCP)]
+    prop_oneof![Just(SCP), Just(SNET)]
 }
 
 proptest! {
