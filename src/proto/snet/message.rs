@@ -171,6 +171,12 @@ impl ResumeRequest {
 }
 
 impl Counts {
+    /// Whether the two ends of one session can be there: neither has received more than the other
+    /// has sent.
+    pub fn fit(self, other: Self) -> bool {
+        self.received <= other.sent && other.received <= self.sent
+    }
+
     fn parse(bytes: &[u8]) -> Self {
         Self {
             sent: u64_at(bytes, 0),

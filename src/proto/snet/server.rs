@@ -4,12 +4,12 @@ use std::num::NonZeroU64;
 
 use subtle::ConstantTimeEq;
 
-use super::message::{Counts, NewRequest, NewResponse, Proof, ResumeRequest};
+use super::message::{NewRequest, NewResponse, Proof, ResumeRequest};
 use super::{Error, Secret, Version};
 use crate::crypto::{Rc4, public_key, shared_secret};
 
 /// Decides whose a session is when somebody comes to resume it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Owner {
     version: Version,
     secret: Secret,
@@ -104,10 +104,4 @@ impl Refusal {
             Self::Unproven => "unproven",
         }
     }
-}
-
-/// Whether a client at `theirs` can have had a session that is at `ours`: none has more than the
-/// other has sent.
-pub fn counts_fit(theirs: Counts, ours: Counts) -> bool {
-    ours.received <= theirs.sent && theirs.received <= ours.sent
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::client::{Hello, Ticket};
 use super::message::*;
-use super::server::{Owner, Refusal, counts_fit};
+use super::server::{Owner, Refusal};
 use super::*;
 use crate::session::Core;
 
@@ -157,7 +157,7 @@ fn recorded_sessions() {
         let sent = take(&mut from_server_2, response_len(version));
         let response = ResumeResponse::parse(&sent, version).unwrap().unwrap();
         assert_eq!(response.to_bytes(), sent);
-        assert!(counts_fit(resume.counts, response.counts));
+        assert!(resume.counts.fit(response.counts));
         if let Some(proof) = ticket.prove(&response) {
             assert_eq!(take(&mut from_client_2, proof.len()), proof);
             assert_eq!(
@@ -427,16 +427,10 @@ fn a_challenge_is_answered_once() {
 #[test]
 fn counts_that_cannot_be() {
     let at = |sent, received| Counts { sent, received };
-    assert!(counts_fit(at(5, 7), at(7, 5)));
-    assert!(counts_fit(at(9, 2), at(7, 5)));
-    assert!(
-        !counts_fit(at(4, 7), at(7, 5)),
-        "we have more than they sent"
-    );
-    assert!(
-        !counts_fit(at(5, 8), at(7, 5)),
-        "they have more than we sent"
-    );
+    assert!(at(5, 7).fit(at(7, 5)));
+    assert!(at(9, 2).fit(at(7, 5)));
+    assert!(!at(4, 7).fit(at(7, 5)), "we have more than they sent");
+    assert!(!at(5, 8).fit(at(7, 5)), "they have more than we sent");
 }
 
 #[test]
