@@ -1,18 +1,20 @@
 //! `stablegate connect`
 
 use std::future::pending;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, interval_at, timeout};
 
-use crate::client::scp::{Cutter, Options, Stream};
+use crate::client::{Cutter, Stream, scp, snet};
 use crate::crypto::Dialect;
+use crate::proto::snet::Version;
 use crate::transport::Address;
 
-/// How long to go on reading when the input has ended: scp has no half-close, so nothing tells
-/// that an answer was the last one.
+/// How long to go on reading when the input has ended: no session protocol has a half-close, so
+/// nothing tells that an answer was the last one.
 const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
@@ -21,13 +23,17 @@ pub(super) struct Connect {
     /// the next.
     #[arg(required = true)]
     addresses: Vec<Address>,
-    /// The host to be connected with.
+    /// The session protocol: `scp`, or `snet`, which may be followed by `,v1` for its first
+    /// version and `,plain` for no encryption.
+    #[arg(long, default_value = "scp")]
+    session: Session,
+    /// The host to be connected with. Only scp can ask for one.
     #[arg(long)]
     target: Option<String>,
-    /// Handshake flags; 1 keeps the client's address from the server.
-    #[arg(long, default_value_t = 0)]
-    flags: u32,
-    /// A further line of the handshake, for hooks; may be repeated.
+    /// Handshake flags of scp; 1 keeps the client's address from the server.
+    #[arg(long)]
+    flags: Option<u32>,
+    /// A further line of the handshake of scp, for hooks; may be repeated.
     #[arg(long)]
     extra: Vec<String>,
     /// Use the handshake of goscon before June 2017.
@@ -38,27 +44,84 @@ pub(super) struct Connect {
     cut_every: Option<Duration>,
 }
 
+/// What is spoken to the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Session {
+    Scp,
+    Snet { version: Version, encrypt: bool },
+}
+
+impl FromStr for Session {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (protocol, rest) = text.split_once(',').unwrap_or((text, ""));
+        let options = rest.split(',').filter(|option| !option.is_empty());
+        match protocol {
+            "scp" if rest.is_empty() => Ok(Self::Scp),
+            "snet" => {
+                let (mut version, mut encrypt) = (Version::V2, true);
+                for option in options {
+                    match option {
+                        "v1" => version = Version::V1,
+                        "plain" => encrypt = false,
+                        _ => return Err(format!("snet has no option `{option}`")),
+                    }
+                }
+                Ok(Self::Snet { version, encrypt })
+            }
+            _ => Err("write scp, snet or snet,v1,plain".to_owned()),
+        }
+    }
+}
+
 pub(super) async fn run(arguments: Connect) -> anyhow::Result<()> {
-    let first = arguments.addresses[0].clone();
-    let stream = Stream::connect(Options {
-        addresses: arguments.addresses,
-        target: arguments.target,
-        flags: arguments.flags,
-        extra: arguments.extra,
-        dialect: if arguments.legacy_hmac {
-            Dialect::Legacy
-        } else {
-            Dialect::Current
-        },
-        ..Options::new(first)
-    })
-    .await?;
+    let stream = connect(arguments.session, &arguments).await?;
     eprintln!("connected, session {}", stream.id());
     let cutting = cut(stream.cutter(), arguments.cut_every);
     tokio::select! {
         result = talk(stream) => result,
         () = cutting => Ok(()),
     }
+}
+
+async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream> {
+    let addresses = arguments.addresses.clone();
+    let first = addresses[0].clone();
+    let stream = match session {
+        Session::Scp => {
+            Stream::connect(scp::Options {
+                addresses,
+                target: arguments.target.clone(),
+                flags: arguments.flags.unwrap_or_default(),
+                extra: arguments.extra.clone(),
+                dialect: if arguments.legacy_hmac {
+                    Dialect::Legacy
+                } else {
+                    Dialect::Current
+                },
+                ..scp::Options::new(first)
+            })
+            .await?
+        }
+        Session::Snet { version, encrypt } => {
+            anyhow::ensure!(
+                arguments.target.is_none()
+                    && arguments.flags.is_none()
+                    && arguments.extra.is_empty()
+                    && !arguments.legacy_hmac,
+                "--target, --flags, --extra and --legacy-hmac go with --session scp"
+            );
+            Stream::connect(snet::Options {
+                addresses,
+                version,
+                encrypt,
+                ..snet::Options::new(first)
+            })
+            .await?
+        }
+    };
+    Ok(stream)
 }
 
 async fn cut(cutter: Cutter, every: Option<Duration>) {
@@ -116,4 +179,26 @@ async fn talk(stream: Stream) -> anyhow::Result<()> {
         }
     }
     sending.await?.context("the session was lost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_as_they_are_written() {
+        let snet = |version, encrypt| Ok(Session::Snet { version, encrypt });
+        for (text, session) in [
+            ("scp", Ok(Session::Scp)),
+            ("snet", snet(Version::V2, true)),
+            ("snet,v1", snet(Version::V1, true)),
+            ("snet,plain", snet(Version::V2, false)),
+            ("snet,plain,v1", snet(Version::V1, false)),
+        ] {
+            assert_eq!(text.parse::<Session>(), session);
+        }
+        for text in ["", "scp,v1", "snet,v3", "tcp"] {
+            assert!(text.parse::<Session>().is_err(), "{text:?}");
+        }
+    }
 }

@@ -57,6 +57,7 @@ const EXAMPLES: &str = "Examples:
   stablegate check --dump                       show the configuration in effect
   stablegate connect 127.0.0.1:1248             type a line, get it back
   stablegate connect 127.0.0.1:1248 --cut-every 2s
+  stablegate connect 127.0.0.1:1248 --session snet,v1
   stablegate echo 127.0.0.1:9000                a server to point `hosts` at
   stablegate hook call scripts/route.lua access --client 1.2.3.4:5 --target lobby";
 

@@ -1,6 +1,8 @@
 //! Dialling a gateway: streams that survive the loss of their connections.
 
 pub mod scp;
+pub mod snet;
+mod stream;
 
 use std::io;
 
@@ -8,6 +10,8 @@ use rand::seq::SliceRandom;
 
 use crate::config::Transport;
 use crate::transport::{self, Address, tcp};
+
+pub use stream::{Cutter, Error, Stream};
 
 /// Bytes that the system may hold of what arrived and was not read. They are lost with the
 /// connection although acknowledged, so with what is in flight they must fit in the peer's replay

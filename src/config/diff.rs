@@ -60,7 +60,7 @@ pub fn diff(old: &[Listener], new: &[Listener]) -> Diff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Scp, Service, Session, Tcp};
+    use crate::config::{Scp, Service, Session, Snet, Tcp};
 
     fn listener(name: &str, binds: &[&str]) -> Listener {
         Listener {
@@ -71,6 +71,7 @@ mod tests {
             hooks: Vec::new(),
             peek: None,
             scp: Scp::default(),
+            snet: Snet::default(),
             tcp: Tcp::default(),
         }
     }

@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde_yaml as yaml;
 
 use super::settings::{Int, Name, read};
-use super::types::{ScpPatch, TcpPatch};
+use super::types::{ScpPatch, SnetPatch, TcpPatch};
 use super::{
-    Announce, Bind, Config, Error, Hook, Host, Listener, Peek, Scp, Service, Session, Tcp, Upstream,
+    Announce, Bind, Config, Error, Hook, Host, Listener, Peek, Scp, Service, Session, Snet, Tcp,
+    Upstream,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -20,6 +21,7 @@ pub(super) struct File {
     node: u8,
     listeners: Vec<ListenerFile>,
     scp: Option<ScpPatch>,
+    snet: Option<SnetPatch>,
     tcp: Option<TcpPatch>,
     upstream: Option<Upstream>,
     hosts: Option<Vec<Host>>,
@@ -39,6 +41,7 @@ struct ListenerFile {
     hooks: Option<Vec<String>>,
     peek: Option<Peek>,
     scp: Option<ScpPatch>,
+    snet: Option<SnetPatch>,
     tcp: Option<TcpPatch>,
 }
 
@@ -102,6 +105,7 @@ impl File {
     /// Lays the listeners' settings over the common ones and the paths over `directory`.
     pub(super) fn resolve(self, directory: &Path) -> Config {
         let scp = self.scp.unwrap_or_default().over(Scp::default());
+        let snet = self.snet.unwrap_or_default().over(Snet::default());
         let tcp = self.tcp.unwrap_or_default().over(Tcp::default());
         let listener = |listener: ListenerFile| Listener {
             name: listener.name,
@@ -111,6 +115,7 @@ impl File {
             hooks: listener.hooks.unwrap_or_default(),
             peek: listener.peek,
             scp: listener.scp.unwrap_or_default().over(scp.clone()),
+            snet: listener.snet.unwrap_or_default().over(snet.clone()),
             tcp: listener.tcp.unwrap_or_default().over(tcp.clone()),
         };
         let hook = |hook: Hook| Hook {

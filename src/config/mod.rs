@@ -4,7 +4,7 @@
 //! are checked while it is read, and an [`Error`] names the file, the line and the key. Unknown
 //! and duplicate keys are errors.
 //!
-//! The top-level blocks `scp` and `tcp` give the settings of all listeners; the same block inside
+//! The top-level blocks `scp`, `snet` and `tcp` give the settings of all listeners; the same block inside
 //! a listener overrides them key by key. Durations and sizes are written with their units (`30s`,
 //! `100ms`, `64KiB`), relative paths are relative to the directory of the file.
 //!
@@ -83,14 +83,17 @@ listeners:
     hooks: [route, log]
     peek: {bytes: 100, frame: u16be, timeout: 1s}
     scp: {resume_wait: 1m, hmac: legacy}
+    snet: {encrypt: false, handshake_timeout: 1s}
     tcp: {nodelay: false}
   - name: raw
     bind:
       - tcp://127.0.0.1:0
-    session: plain
+    session: snet
     peek: {}
+    snet: {version: auto, replay_buffer: 1KiB}
     tcp: {keepalive: 0s}
 scp: {handshake_timeout: 10s, resume_wait: 20s, replay_buffer: 100KiB}
+snet: {version: 2, resume_wait: 20s}
 tcp: {read_timeout: 90s, keepalive: 30s}
 upstream:
   session: scp
@@ -133,6 +136,7 @@ announce: {sproto: 32766, proxy_header: v2}
             hooks: Vec::new(),
             peek: None,
             scp: Scp::default(),
+            snet: Snet::default(),
             tcp: Tcp::default(),
         }
     }
@@ -156,6 +160,13 @@ announce: {sproto: 32766, proxy_header: v2}
                     resume_wait: Duration::from_secs(30),
                     replay_buffer: 65_536,
                     hmac: Hmac::Current,
+                },
+                snet: Snet {
+                    version: SnetVersion::Auto,
+                    encrypt: true,
+                    handshake_timeout: Duration::from_secs(10),
+                    resume_wait: Duration::from_secs(60),
+                    replay_buffer: 65_536,
                 },
                 tcp: Tcp {
                     read_timeout: None,
@@ -188,7 +199,7 @@ announce: {sproto: 32766, proxy_header: v2}
         };
         assert_eq!(parse(text), Ok(expected.clone()));
         // A block whose keys are all commented out is no block.
-        let empty = "scp:\ntcp:\nupstream:\nannounce:\n";
+        let empty = "scp:\nsnet:\ntcp:\nupstream:\nannounce:\n";
         assert_eq!(parse(&format!("{text}{empty}")), Ok(expected));
 
         let peek = Peek {
@@ -235,6 +246,13 @@ announce: {sproto: 32766, proxy_header: v2}
                         replay_buffer: 102_400,
                         hmac: Hmac::Legacy,
                     },
+                    snet: Snet {
+                        version: SnetVersion::V2,
+                        encrypt: false,
+                        handshake_timeout: seconds(1),
+                        resume_wait: seconds(20),
+                        replay_buffer: 65_536,
+                    },
                     tcp: Tcp {
                         read_timeout: Some(seconds(90)),
                         keepalive: Some(seconds(30)),
@@ -243,12 +261,20 @@ announce: {sproto: 32766, proxy_header: v2}
                     ..listener("game")
                 },
                 Listener {
+                    session: Session::Snet,
                     peek: Some(Peek::default()),
                     scp: Scp {
                         handshake_timeout: seconds(10),
                         resume_wait: seconds(20),
                         replay_buffer: 102_400,
                         hmac: Hmac::Current,
+                    },
+                    snet: Snet {
+                        version: SnetVersion::Auto,
+                        encrypt: true,
+                        handshake_timeout: seconds(10),
+                        resume_wait: seconds(20),
+                        replay_buffer: 1024,
                     },
                     tcp: Tcp {
                         read_timeout: Some(seconds(90)),
@@ -368,12 +394,12 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 "admin: 127.0.0.1:6620\nlisteners: []\n",
                 "1: admin: unknown key, expected one of \
-                 node, listeners, scp, tcp, upstream, hosts, hooks, announce",
+                 node, listeners, scp, snet, tcp, upstream, hosts, hooks, announce",
             ),
             (
                 "listeners:\n- name: a\n  limits: {}\n",
                 "3: listeners[0].limits: unknown key, expected one of \
-                 name, bind, session, service, hooks, peek, scp, tcp",
+                 name, bind, session, service, hooks, peek, scp, snet, tcp",
             ),
             (
                 "listeners: []\nannounce:\n  \"a\\nb\": 1\n",
@@ -402,8 +428,12 @@ announce: {sproto: 32766, proxy_header: v2}
                 "2: listeners[0].name: must not be empty",
             ),
             (
-                "listeners:\n- name: a\n  session: snet\n",
-                "3: listeners[0].session: unknown value `snet`, expected plain or scp",
+                "listeners:\n- name: a\n  session: snat\n",
+                "3: listeners[0].session: unknown value `snat`, expected plain or scp or snet",
+            ),
+            (
+                "listeners: []\nsnet:\n  version: 3\n",
+                "3: snet.version: unknown value `3`, expected auto or 1 or 2",
             ),
             (
                 "listeners:\n- name: a\n  peek:\n    frame: none\n    bytes: 65537\n",

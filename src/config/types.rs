@@ -50,6 +50,8 @@ pub struct Listener {
     pub peek: Option<Peek>,
     /// Settings of the scp protocol: this listener's keys over the top-level block.
     pub scp: Scp,
+    /// Settings of the snet protocol: this listener's keys over the top-level block.
+    pub snet: Snet,
     /// Settings of TCP connections: this listener's keys over the top-level block.
     pub tcp: Tcp,
 }
@@ -79,6 +81,8 @@ pub enum Session {
     Plain,
     /// goscon's protocol: encrypted, and resumed after a broken connection.
     Scp,
+    /// funny/snet's protocol: resumed after a broken connection, and encrypted if it shall be.
+    Snet,
 }
 
 /// What a listener does with its sessions.
@@ -115,6 +119,25 @@ settings! {
         replay_buffer: usize as Size<KIB, { 64 * MIB }> = 64 * KIB,
         /// The dialect of the handshake's authentication. Default `current`.
         hmac: Hmac as Hmac = Hmac::Current,
+    }
+
+    /// Settings of the snet session protocol.
+    #[derive(PartialEq, Eq)]
+    pub struct Snet / SnetPatch {
+        /// The version that clients speak, written `auto`, `1` or `2`; `auto` tells them apart.
+        /// Default `auto`.
+        version: SnetVersion as SnetVersion = SnetVersion::Auto,
+        /// Whether payload is encrypted. Nothing on the wire says so: clients must be set alike.
+        /// Default true.
+        encrypt: bool as bool = true,
+        /// How long a client may take for its handshake; more than 0s. Default 10s.
+        handshake_timeout: Duration as Timeout = Duration::from_secs(10),
+        /// How long a session whose connection broke waits for its client to come back; more
+        /// than 0s. Default 60s.
+        resume_wait: Duration as Timeout = Duration::from_secs(60),
+        /// Sent bytes kept for replay, and so the most in flight, per session and direction;
+        /// 1KiB to 64MiB. Default 64KiB.
+        replay_buffer: usize as Size<KIB, { 64 * MIB }> = 64 * KIB,
     }
 
     /// Settings of TCP connections from clients.
@@ -191,6 +214,20 @@ pub enum Hmac {
     Legacy,
 }
 
+/// The versions of snet that a listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnetVersion {
+    /// Both.
+    Auto,
+    /// Only the first.
+    #[serde(rename = "1")]
+    V1,
+    /// Only the one with a challenge, of 2018.
+    #[serde(rename = "2")]
+    V2,
+}
+
 /// The session protocol spoken to servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -211,7 +248,14 @@ pub enum ProxyVersion {
     V2,
 }
 
-spelled_as_is!(Frame, Hmac, UpstreamSession, Resolve, ProxyVersion);
+spelled_as_is!(
+    Frame,
+    Hmac,
+    SnetVersion,
+    UpstreamSession,
+    Resolve,
+    ProxyVersion
+);
 
 impl PartialEq for Resolve {
     fn eq(&self, other: &Self) -> bool {

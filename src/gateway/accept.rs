@@ -4,21 +4,27 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::State;
 use super::client::Client;
 use super::scp::Scp;
 use super::session::{Opened, Session};
+use super::snet::Snet;
+use super::{Listing, State};
 use crate::config;
 use crate::config::diff::BindKey;
 use crate::hooks::SessionInfo;
-use crate::proto::scp::{self, message::Code};
-use crate::transport;
+use crate::proto::{scp, snet};
+use crate::{session, transport};
 
 /// Pause when the process has no descriptor left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// The most read of a client that was refused, bytes.
+const LAST_READ: u64 = 64 * 1024;
+
+type Stream = session::Stream<transport::Stream>;
 
 /// Accepts connections until `stop` is cancelled.
 pub(super) async fn accept(
@@ -93,30 +99,44 @@ async fn open(
         extra: Vec::new(),
         first_data: None,
     };
-    let (client, listing) = match listener.session {
+    let client_addr = info.client_addr;
+    let node = generation.config.node;
+    let accepted = match listener.session {
         config::Session::Plain if state.draining.is_cancelled() => return None,
-        config::Session::Plain => (Client::Plain(connection), None),
+        config::Session::Plain => Ok(Some((Client::Plain(connection), None))),
         config::Session::Scp => {
-            let client_addr = info.client_addr;
             let handshake = Scp {
                 state: &state,
-                node: generation.config.node,
+                node,
                 settings: &listener.scp,
             };
-            match Box::pin(handshake.accept(connection, &mut info)).await {
-                Ok(Some((stream, listing))) => (Client::Resumable(Box::new(stream)), Some(listing)),
-                Ok(None) => return None,
-                Err(error) => {
-                    tracing::info!(
-                        client = %client_addr,
-                        listener = listener.name,
-                        reason = error.label(),
-                        %error,
-                        "handshake failed"
-                    );
-                    return None;
-                }
-            }
+            Box::pin(handshake.accept(connection, &mut info))
+                .await
+                .map(resumable)
+        }
+        config::Session::Snet => {
+            let handshake = Snet {
+                state: &state,
+                node,
+                settings: &listener.snet,
+            };
+            Box::pin(handshake.accept(connection, &mut info))
+                .await
+                .map(resumable)
+        }
+    };
+    let (client, listing) = match accepted {
+        Ok(Some(accepted)) => accepted,
+        Ok(None) => return None,
+        Err(error) => {
+            tracing::info!(
+                client = %client_addr,
+                listener = listener.name,
+                reason = error.label(),
+                %error,
+                "handshake failed"
+            );
+            return None;
         }
     };
     let session = Session {
@@ -131,17 +151,34 @@ async fn open(
     session.open().await
 }
 
+/// A session that a handshake opened, for the gateway to run.
+fn resumable(opened: Option<(Stream, Listing)>) -> Option<(Client, Option<Listing>)> {
+    opened.map(|(stream, listing)| (Client::Resumable(Box::new(stream)), Some(listing)))
+}
+
+/// Closes a connection after its last answer. What the client still sends is read and dropped,
+/// within the time of the handshake: closing before would take the answer back.
+pub(super) async fn linger(connection: &mut transport::Stream) -> io::Result<()> {
+    connection.shutdown().await?;
+    tokio::io::copy(&mut connection.take(LAST_READ), &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
 /// Why a handshake gave no session.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Protocol(#[from] scp::Error),
+    Scp(#[from] scp::Error),
+    #[error(transparent)]
+    Snet(#[from] snet::Error),
     #[error("not finished in time")]
     TimedOut,
     #[error("resume of session {0} refused: {1}")]
-    Refused(u32, Code),
+    ScpRefused(u32, scp::message::Code),
+    #[error("resume of session {0} refused: {1}")]
+    SnetRefused(u64, snet::server::Refusal),
     #[error("no session id is free")]
     Full,
     #[error("draining: no new sessions")]
@@ -153,9 +190,10 @@ impl Error {
     fn label(&self) -> &'static str {
         match self {
             Self::Io(_) => "connection",
-            Self::Protocol(error) => error.label(),
+            Self::Scp(error) => error.label(),
+            Self::Snet(error) => error.label(),
             Self::TimedOut => "timeout",
-            Self::Refused(..) => "resume_refused",
+            Self::ScpRefused(..) | Self::SnetRefused(..) => "resume_refused",
             Self::Full => "full",
             Self::Draining => "draining",
         }

@@ -13,6 +13,7 @@ mod relay;
 mod scp;
 mod session;
 mod shutdown;
+mod snet;
 mod upstream;
 
 use std::collections::HashMap;
@@ -33,8 +34,8 @@ use shutdown::Shutdown;
 use crate::config::diff::{BindKey, diff};
 use crate::config::watch::Watcher;
 use crate::config::{self, Bind};
-use crate::proto::scp::server::Owner;
-use crate::session::{Handle, Table};
+use crate::proto;
+use crate::session::{Core, Handle, Stream, Table};
 use crate::transport::{self, Listener};
 
 /// A running gateway. Dropping it stops accepting and ends all sessions.
@@ -61,8 +62,14 @@ struct State {
 
 /// A session that may be resumed.
 struct Entry {
-    owner: Mutex<Owner>,
+    owner: Owner,
     handle: Handle<transport::Stream>,
+}
+
+/// Whose a session is, in the protocol that it speaks. Another cannot resume it.
+enum Owner {
+    Scp(Mutex<proto::scp::server::Owner>),
+    Snet(proto::snet::server::Owner),
 }
 
 /// A session's place in the table; dropping it ends the session for those who would resume it.
@@ -255,21 +262,29 @@ impl Drop for Gateway {
 }
 
 impl State {
-    /// Enters a session into the table. `None` when no id is free.
-    fn list(
+    /// Starts a session on its first connection and enters it into the table, under one of the
+    /// ids that its protocol can use: its client may be back at once. `None` when none is free.
+    fn start(
         self: &Arc<Self>,
         node: u8,
-        entry: Arc<Entry>,
-        remembered: Duration,
-    ) -> Option<Listing> {
+        id_may_be: fn(u32) -> bool,
+        owner: Owner,
+        core: Core,
+        connection: transport::Stream,
+        resume_wait: Duration,
+    ) -> Option<(Stream<transport::Stream>, Listing)> {
+        let (stream, handle) = Stream::new(core, connection, resume_wait);
+        let entry = Arc::new(Entry { owner, handle });
+        let now = Instant::now();
         let id = self
             .table()
-            .insert(node, Instant::now(), &mut rand::rng(), entry)?;
-        Some(Listing {
+            .insert(node, now, &mut rand::rng(), id_may_be, entry)?;
+        let listing = Listing {
             state: self.clone(),
             id,
-            remembered,
-        })
+            remembered: resume_wait,
+        };
+        Some((stream, listing))
     }
 
     fn table(&self) -> MutexGuard<'_, Table<Arc<Entry>>> {
@@ -289,12 +304,6 @@ impl Drop for Listing {
         self.state
             .table()
             .remove(self.id, Instant::now() + self.remembered);
-    }
-}
-
-impl Entry {
-    fn owner(&self) -> MutexGuard<'_, Owner> {
-        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,14 +1,13 @@
 //! The server's side of scp handshakes.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::Rng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::accept::Error;
-use super::{Entry, Listing, State};
+use super::accept::{Error, linger};
+use super::{Listing, State};
 use crate::config::{self, Hmac};
 use crate::crypto::Dialect;
 use crate::handshake::{self, read_record, write_record};
@@ -20,9 +19,6 @@ use crate::proto::scp::server::Owner;
 use crate::proto::scp::widen;
 use crate::session::{self, Core, Offer};
 use crate::transport;
-
-/// The most read of a client that was refused, bytes.
-const LAST_READ: u64 = 64 * 1024;
 
 type Stream = session::Stream<transport::Stream>;
 
@@ -82,15 +78,16 @@ impl Scp<'_> {
             Some(cipher),
             self.settings.replay_buffer,
         );
-        let (mut stream, handle) =
-            session::Stream::new(core, connection, self.settings.resume_wait);
-        let entry = Arc::new(Entry {
-            owner: Mutex::new(owner),
-            handle,
-        });
-        let listing = self
+        let (mut stream, listing) = self
             .state
-            .list(self.node, entry, self.settings.resume_wait)
+            .start(
+                self.node,
+                |_| true,
+                super::Owner::Scp(Mutex::new(owner)),
+                core,
+                connection,
+                self.settings.resume_wait,
+            )
             .ok_or(Error::Full)?;
         let id = listing.id();
         *info = SessionInfo {
@@ -101,7 +98,6 @@ impl Scp<'_> {
             extra: request.extra,
             ..info.clone()
         };
-        // The session is in the table first: its client may be back at once.
         // invariant: nobody has polled the stream, so it has its first connection.
         let connection = stream.connection_mut().expect("a connection");
         write_record(connection, NewResponse { id, public }).await?;
@@ -117,7 +113,7 @@ impl Scp<'_> {
             Ok(admitted) => admitted,
             Err(code) => {
                 refuse(&mut connection, code).await?;
-                return Err(Error::Refused(request.id, code));
+                return Err(Error::ScpRefused(request.id, code));
             }
         };
         let response = ResumeResponse {
@@ -128,13 +124,13 @@ impl Scp<'_> {
         let (client, transport) = (connection.peer_addr(), connection.transport());
         let resent = offer
             .attach(connection, received)
-            .map_err(|_| Error::Refused(request.id, Code::NotAcceptable))?;
+            .map_err(|_| Error::ScpRefused(request.id, Code::NotAcceptable))?;
         tracing::info!(id = request.id, %client, transport, resent, "session resumed");
         Ok(())
     }
 
     /// Whether a session goes on over a new connection: the checks in the order of their codes.
-    /// Gives the session stopped where it is, and the bytes its client has.
+    /// Gives how far the session got, and the bytes its client has.
     async fn admit(
         &self,
         request: &ResumeRequest,
@@ -145,23 +141,26 @@ impl Scp<'_> {
             .get(request.id)
             .cloned()
             .ok_or(Code::NotFound)?;
-        entry.owner().check(request)?;
+        let super::Owner::Scp(owner) = &entry.owner else {
+            return Err(Code::NotFound);
+        };
+        // Nothing panics while it is held.
+        let owner = || owner.lock().unwrap_or_else(PoisonError::into_inner);
+        owner().check(request)?;
         let offer = entry.handle.offer().await.map_err(|_| Code::NotFound)?;
-        // Of two resumes at once the other may have had its turn first.
-        entry.owner().check(request)?;
+        // Of two resumes at once the other may have been faster.
+        let mut owner = owner();
+        owner.check(request)?;
         let received = widen(request.received, offer.sent())
             .filter(|received| offer.can_resume(*received).is_ok())
             .ok_or(Code::NotAcceptable)?;
-        entry.owner().accepted(request);
+        owner.accepted(request);
         Ok((offer, received))
     }
 }
 
-/// Answers with a code and closes. What the client still sends is read and dropped, within the
-/// time of the handshake: closing before would take the answer back.
+/// Answers with a code and closes.
 async fn refuse(connection: &mut transport::Stream, code: Code) -> io::Result<()> {
     write_record(connection, ResumeResponse { received: 0, code }).await?;
-    connection.shutdown().await?;
-    tokio::io::copy(&mut connection.take(LAST_READ), &mut tokio::io::sink()).await?;
-    Ok(())
+    linger(connection).await
 }

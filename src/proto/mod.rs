@@ -2,4 +2,5 @@
 
 pub mod proxy_header;
 pub mod scp;
+pub mod snet;
 pub mod sproto;

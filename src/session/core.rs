@@ -12,6 +12,10 @@ use super::replay::Replay;
 /// connection has yet to take, [`handed`](Self::handed) notes that it did, and
 /// [`confirm`](Self::confirm) how much of that has left its queue.
 ///
+/// Between telling the peer what was received and going on over its new connection, the old one
+/// may deliver more. The peer, which knows nothing of that, sends it again; such repeats are
+/// skipped.
+///
 /// A confirmed byte is one that the peer's system has acknowledged, not one that the peer has
 /// read. So only half of the replay buffer may be unconfirmed; the other half keeps what
 /// may be lost on the far side of an acknowledgement.
@@ -22,6 +26,8 @@ pub struct Core {
     incoming: Option<Rc4>,
     outgoing: Option<Rc4>,
     received: u64,
+    /// Bytes that the connection will deliver although they are counted already.
+    repeated: u64,
     replay: Replay,
     handed: u64,
     confirmed: u64,
@@ -41,6 +47,7 @@ impl Core {
             incoming,
             outgoing,
             received: 0,
+            repeated: 0,
             replay: Replay::new(replay_limit),
             handed: 0,
             confirmed: 0,
@@ -73,12 +80,19 @@ impl Core {
         self.replay.capacity()
     }
 
-    /// Counts and decrypts bytes that the connection delivered.
-    pub fn receive(&mut self, bytes: &mut [u8]) {
-        self.received += bytes.len() as u64;
+    /// Counts and decrypts bytes that the connection delivered. Returns those that are new: all
+    /// but the repeats at their start.
+    pub fn receive<'a>(&mut self, bytes: &'a mut [u8]) -> &'a mut [u8] {
+        let repeated = bytes
+            .len()
+            .min(usize::try_from(self.repeated).unwrap_or(usize::MAX));
+        self.repeated -= repeated as u64;
+        let new = &mut bytes[repeated..];
+        self.received += new.len() as u64;
         if let Some(cipher) = &mut self.incoming {
-            cipher.apply(bytes);
+            cipher.apply(new);
         }
+        new
     }
 
     /// How many bytes may be pushed now.
@@ -131,10 +145,14 @@ impl Core {
         }
     }
 
-    /// Goes on over a new connection with a peer that has `received` bytes: all later ones are
-    /// [`unsent`](Self::unsent) again. Returns how many those are. Nothing changes on error.
-    pub fn resume(&mut self, received: u64) -> Result<u64, NotReplayable> {
+    /// Goes on over a new connection with a peer that has `received` bytes, and was told that
+    /// `told` bytes had been [`received`](Self::received) here: all that it lacks is
+    /// [`unsent`](Self::unsent) again, and what came since it was told will be repeated. Returns
+    /// how many bytes are sent again. Nothing changes on error.
+    pub fn resume(&mut self, received: u64, told: u64) -> Result<u64, NotReplayable> {
         self.can_resume(received)?;
+        debug_assert!(told <= self.received);
+        self.repeated = self.received - told;
         self.handed = received;
         self.confirmed = received;
         Ok(self.sent() - received)

@@ -5,30 +5,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Wake;
 
 use atomic_waker::AtomicWaker;
-use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::core::{Core, NotReplayable};
 
 /// Brings new connections to a [`Stream`](super::Stream) whose old one broke, or is about to be
 /// replaced. Both ends of a session use it alike:
 ///
-/// 1. [`offer`](Self::offer) stops the stream and tells how far it got, which the handshake of a
-///    resume reports to the peer;
-/// 2. [`Offer::attach`] puts the new connection in, the old one is closed;
-/// 3. dropping the offer instead lets the stream go on as it was.
+/// 1. [`offer`](Self::offer) tells how far the stream got, which the handshake of a resume reports
+///    to the peer;
+/// 2. [`Offer::attach`] puts the new connection in, the old one is closed.
 ///
-/// Offers of one session take turns.
+/// Until then the session goes on over its old connection, if that still works: a peer that has
+/// yet to prove who it is cannot hold up the one that has. Of several offers the last one made
+/// wins, whichever is attached first.
 pub struct Handle<C> {
     mailbox: Arc<Mailbox<C>>,
-    turn: Arc<AsyncMutex<()>>,
 }
 
-/// A session that waits for its new connection.
+/// How far a session got when it was asked, and the way to go on from there over a new
+/// connection. Dropping it changes nothing.
 pub struct Offer<C> {
     mailbox: Arc<Mailbox<C>>,
     counts: Counts,
-    withdraw: bool,
-    _turn: OwnedMutexGuard<()>,
 }
 
 /// The session has ended.
@@ -47,18 +46,29 @@ pub enum Refusal {
 }
 
 /// How far a session got.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Counts {
     received: u64,
     sent: u64,
     replay_start: u64,
+    /// Grows with each offer of a session.
+    pub offer: u64,
+}
+
+/// What a new connection and its peer go by.
+pub(super) struct Resume<C> {
+    pub connection: C,
+    /// The offer that was taken.
+    pub offer: u64,
+    /// Bytes the peer has received.
+    pub received: u64,
+    /// Bytes the peer was told to have been received here.
+    pub told: u64,
 }
 
 pub(super) enum Mail<C> {
     Offer(oneshot::Sender<Counts>),
-    /// A connection, and the bytes its peer has received.
-    Attach(C, u64),
-    Withdraw,
+    Attach(Resume<C>),
     /// Lose the connection.
     Cut,
     Refused(Refusal),
@@ -78,25 +88,17 @@ pub(super) struct Mailbox<C> {
 
 impl<C> Handle<C> {
     pub(super) fn new(mailbox: Arc<Mailbox<C>>) -> Self {
-        Self {
-            mailbox,
-            turn: Arc::default(),
-        }
+        Self { mailbox }
     }
 
-    /// Stops the session where it is, after what its connection has delivered, and tells how far
-    /// it got. Dropping the future, like dropping the offer, lets it go on.
+    /// How far the session got, what its connection has delivered included. Cancel safe.
     pub async fn offer(&self) -> Result<Offer<C>, Ended> {
-        let turn = self.turn.clone().lock_owned().await;
         let (reply, counts) = oneshot::channel();
-        let mut offer = Offer {
+        self.mailbox.put(Mail::Offer(reply));
+        Ok(Offer {
+            counts: counts.await.map_err(|_| Ended)?,
             mailbox: self.mailbox.clone(),
-            counts: Counts::default(),
-            withdraw: self.mailbox.put(Mail::Offer(reply)),
-            _turn: turn,
-        };
-        offer.counts = counts.await.map_err(|_| Ended)?;
-        Ok(offer)
+        })
     }
 
     /// Waits until the session has no connection.
@@ -140,7 +142,6 @@ impl<C> Clone for Handle<C> {
     fn clone(&self) -> Self {
         Self {
             mailbox: self.mailbox.clone(),
-            turn: self.turn.clone(),
         }
     }
 }
@@ -165,28 +166,28 @@ impl<C> Offer<C> {
         }
     }
 
-    /// Goes on over `connection` with a peer that has `received` bytes. Returns how many are sent
-    /// again.
-    pub fn attach(mut self, connection: C, received: u64) -> Result<u64, NotReplayable> {
+    /// Goes on over `connection` with a peer that has `received` bytes and was told this offer's
+    /// counts. Returns how many bytes were to be sent again when the offer was made.
+    ///
+    /// Should the session have ended since, gone on over a later offer, or sent so much that the
+    /// peer's bytes are no longer kept, the connection is closed and nothing changes.
+    pub fn attach(self, connection: C, received: u64) -> Result<u64, NotReplayable> {
         self.can_resume(received)?;
-        self.withdraw = false;
         self.mailbox.attached();
-        self.mailbox.put(Mail::Attach(connection, received));
+        self.mailbox.put(Mail::Attach(Resume {
+            connection,
+            offer: self.counts.offer,
+            received,
+            told: self.counts.received,
+        }));
         Ok(self.counts.sent - received)
     }
 }
 
-impl<C> Drop for Offer<C> {
-    fn drop(&mut self) {
-        if self.withdraw {
-            self.mailbox.put(Mail::Withdraw);
-        }
-    }
-}
-
 impl Counts {
-    pub(super) fn of(core: &Core) -> Self {
+    pub(super) fn of(core: &Core, offer: u64) -> Self {
         Self {
+            offer,
             received: core.received(),
             sent: core.sent(),
             replay_start: core.replay_start(),
@@ -221,6 +222,12 @@ impl<C> Mailbox<C> {
         self.detached.store(false, Ordering::Release);
     }
 
+    /// Notes that the stream has lost its connection and could not use the one it got.
+    pub fn still_detached(&self) {
+        self.detached.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
     pub fn ended_cleanly(&self) -> bool {
         self.ended_cleanly.load(Ordering::Relaxed)
     }
@@ -237,16 +244,16 @@ impl<C> Mailbox<C> {
         self.writer.wake();
     }
 
-    fn put(&self, mail: Mail<C>) -> bool {
+    /// Leaves mail; it is dropped if the stream has ended.
+    fn put(&self, mail: Mail<C>) {
         let mut lock = self.lock();
         let Some(box_) = lock.as_mut() else {
-            return false;
+            return;
         };
         box_.push(mail);
         self.waiting.store(true, Ordering::Release);
         drop(lock);
         self.wake_both();
-        true
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Mail<C>>>> {

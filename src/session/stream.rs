@@ -12,11 +12,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::Core;
-use super::mailbox::{Counts, Handle, Mail, Mailbox, Refusal};
+use super::mailbox::{Counts, Handle, Mail, Mailbox, Refusal, Resume};
 
 /// How long to wait before looking again whether the peer has acknowledged more: nothing tells.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
+/// How much of what connections have delivered is read ahead of the reader, bytes. One step of
+/// [`Stream::drain`] may go beyond.
+const DRAINED: usize = 1 << 20;
 
 /// What a session runs over, one at a time.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
@@ -36,20 +39,20 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 /// Reading and writing are cancel safe. The halves of a split stream may be used by two tasks.
 ///
 /// ```text
-///             connection breaks              resume_wait passes
-///  Attached ───────────────────► Detached ─────────────────────► Ended
-///    │  ▲                           │                              ▲
-///    │  └─────── Offer, Attach ─────┘                              │
-///    ├──── Offer ──► parked ──── Attach, Withdraw ──► Attached     │
-///    └──── finish: peer has everything ────────────────────────────┘
+///                connection breaks              resume_wait passes
+///  ┌─► Attached ───────────────────► Detached ─────────────────────► Ended
+///  │     │  │ ▲                         │                              ▲
+///  └─────┘  │ └──────── Attach ─────────┘                              │
+///  Attach   └──── finish: peer has everything ─────────────────────────┘
 /// ```
 pub struct Stream<C> {
     core: Core,
     connection: Option<C>,
-    /// Somebody is about to bring a new connection: its counts have been told and must stay.
-    parked: bool,
-    /// What an old connection had delivered when its successor came, decrypted.
+    /// What a connection had delivered when the peer was told how much that is, decrypted.
     drained: BytesMut,
+    /// Offers made so far, and the number of the last one that was taken.
+    offers: u64,
+    taken: u64,
     mailbox: Arc<Mailbox<C>>,
     /// Wakes the tasks of both halves.
     both: Waker,
@@ -86,8 +89,9 @@ impl<C: Connection> Stream<C> {
         let stream = Self {
             core,
             connection: Some(connection),
-            parked: false,
             drained: BytesMut::new(),
+            offers: 0,
+            taken: 0,
             both: Waker::from(mailbox.clone()),
             mailbox,
             resume_wait,
@@ -128,9 +132,6 @@ impl<C: Connection> Stream<C> {
             if self.end.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            if self.parked {
-                return Poll::Pending;
-            }
             if let Some(connection) = &self.connection
                 && self.core.room() < self.core.window() / 2
             {
@@ -153,9 +154,6 @@ impl<C: Connection> Stream<C> {
         loop {
             if self.end.is_some() {
                 return Poll::Ready(());
-            }
-            if self.parked {
-                return Poll::Pending;
             }
             if self.connection.is_some() {
                 ready!(self.poll_hand_over());
@@ -192,9 +190,6 @@ impl<C: Connection> Stream<C> {
             if let Some(end) = self.end {
                 return Poll::Ready(end == End::Eof);
             }
-            if self.parked {
-                return Poll::Pending;
-            }
             ready!(self.poll_hand_over());
             let Some(connection) = &mut self.connection else {
                 ready!(self.poll_timer());
@@ -225,18 +220,11 @@ impl<C: Connection> Stream<C> {
                 Mail::Offer(reply) => {
                     self.drain(cx);
                     if self.end.is_none() {
-                        self.parked = true;
-                        let _ = reply.send(Counts::of(&self.core));
+                        self.offers += 1;
+                        let _ = reply.send(Counts::of(&self.core, self.offers));
                     }
                 }
-                Mail::Attach(connection, received) => {
-                    // invariant: the offer was checked against the same core, which has not
-                    // moved since, being parked.
-                    let resent = self.core.resume(received);
-                    debug_assert!(resent.is_ok());
-                    self.attach(connection);
-                }
-                Mail::Withdraw => self.parked = false,
+                Mail::Attach(resume) => self.attach(resume),
                 Mail::Cut if self.connection.is_some() => self.detach(false),
                 Mail::Cut => {}
                 Mail::Refused(refusal) => self.give_up(refusal),
@@ -245,16 +233,18 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Reads what the old connection has delivered: it counts, whatever comes after it.
+    /// Reads what the connection has delivered: a peer that comes back need not keep that.
     fn drain(&mut self, cx: &mut Context<'_>) {
         let mut space = [0; 16 * 1024];
-        while let Some(connection) = &mut self.connection {
+        while let Some(connection) = &mut self.connection
+            && self.drained.len() < DRAINED
+        {
             let mut buf = ReadBuf::new(&mut space);
             match Pin::new(connection).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    self.core.receive(buf.filled_mut());
+                    let new = self.core.receive(buf.filled_mut());
                     if self.closing == Closing::No {
-                        self.drained.extend_from_slice(buf.filled());
+                        self.drained.extend_from_slice(new);
                     }
                 }
                 Poll::Ready(result) => self.closed_by_peer(result.is_ok()),
@@ -274,9 +264,16 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    fn attach(&mut self, connection: C) {
-        self.connection = Some(connection);
-        self.parked = false;
+    fn attach(&mut self, resume: Resume<C>) {
+        let overtaken = resume.offer < self.taken;
+        if overtaken || self.core.resume(resume.received, resume.told).is_err() {
+            if self.connection.is_none() {
+                self.mailbox.still_detached();
+            }
+            return;
+        }
+        self.taken = resume.offer;
+        self.connection = Some(resume.connection);
         self.timer = None;
         self.look = FIRST_LOOK;
         self.resumes += 1;
@@ -377,7 +374,6 @@ impl<C: Connection> AsyncRead for Stream<C> {
             match this.end {
                 Some(End::Eof) => return Poll::Ready(Ok(())),
                 Some(End::Error(kind)) => return Poll::Ready(Err(kind.into())),
-                None if this.parked => return Poll::Pending,
                 None => {}
             }
             let Some(connection) = &mut this.connection else {
@@ -387,8 +383,14 @@ impl<C: Connection> AsyncRead for Stream<C> {
             let before = buf.filled().len();
             match ready!(Pin::new(connection).poll_read(cx, buf)) {
                 Ok(()) if buf.filled().len() > before => {
-                    this.core.receive(&mut buf.filled_mut()[before..]);
-                    return Poll::Ready(Ok(()));
+                    let delivered = &mut buf.filled_mut()[before..];
+                    let len = delivered.len();
+                    let new = this.core.receive(delivered).len();
+                    delivered.copy_within(len - new.., 0);
+                    buf.set_filled(before + new);
+                    if new > 0 {
+                        return Poll::Ready(Ok(()));
+                    }
                 }
                 result => this.closed_by_peer(result.is_ok()),
             }
@@ -415,9 +417,6 @@ impl<C: Connection> AsyncWrite for Stream<C> {
         loop {
             if self.end.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-            }
-            if self.parked {
-                return Poll::Pending;
             }
             ready!(self.poll_hand_over());
             if self.connection.is_some() {
@@ -449,3 +448,6 @@ impl<C> Drop for Stream<C> {
         self.mailbox.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

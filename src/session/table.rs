@@ -9,7 +9,7 @@ use rand::Rng;
 /// Bits of an id below the node number.
 const LOCAL_BITS: u32 = 24;
 /// Tries to find a free id at random: at 8 million sessions, half of all ids, they fail once in
-/// 2^64.
+/// 2^64. What ids may be must leave most of them.
 const TRIES: usize = 64;
 
 /// The sessions of a gateway by id.
@@ -45,18 +45,22 @@ impl<T> Table<T> {
         self.sessions.get(&id)?.as_ref()
     }
 
-    /// Adds a session under a new id. `None` when no id is free.
+    /// Adds a session under a new id, one of those that `may_be` takes. `None` when none of these
+    /// is free.
     pub fn insert(
         &mut self,
         node: u8,
         now: Instant,
         rng: &mut impl Rng,
+        may_be: impl Fn(u32) -> bool,
         session: T,
     ) -> Option<u32> {
         self.forget_ended(now);
         for _ in 0..TRIES {
             let id = u32::from(node) << LOCAL_BITS | rng.random_range(1..1 << LOCAL_BITS);
-            if let Entry::Vacant(vacant) = self.sessions.entry(id) {
+            if may_be(id)
+                && let Entry::Vacant(vacant) = self.sessions.entry(id)
+            {
                 vacant.insert(Some(session));
                 return Some(id);
             }
@@ -98,13 +102,14 @@ mod tests {
     use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const ANY: fn(u32) -> bool = |_| true;
 
     #[test]
     fn ids_carry_the_node_and_cannot_be_counted() {
         let (mut table, mut rng, now) =
             (Table::default(), StdRng::seed_from_u64(1), Instant::now());
         let mut ids: Vec<u32> = (0..1000)
-            .map(|n| table.insert(7, now, &mut rng, n).unwrap())
+            .map(|n| table.insert(7, now, &mut rng, ANY, n).unwrap())
             .collect();
         assert!(ids.iter().all(|id| id >> 24 == 7 && id & 0xff_ffff != 0));
         assert!(ids.windows(2).all(|pair| pair[0].abs_diff(pair[1]) != 1));
@@ -123,9 +128,9 @@ mod tests {
             StdRng::seed_from_u64(5)
         }
         let (mut table, now) = (Table::default(), Instant::now());
-        let id = table.insert(0, now, &mut rng(), 'a').unwrap();
+        let id = table.insert(0, now, &mut rng(), ANY, 'a').unwrap();
         assert_ne!(
-            table.insert(0, now, &mut rng(), 'b'),
+            table.insert(0, now, &mut rng(), ANY, 'b'),
             Some(id),
             "while live"
         );
@@ -133,11 +138,26 @@ mod tests {
         assert_eq!(table.remove(id, now + SECOND), None);
         assert_eq!(table.get(id), None);
         assert_ne!(
-            table.insert(0, now, &mut rng(), 'b'),
+            table.insert(0, now, &mut rng(), ANY, 'b'),
             Some(id),
             "while remembered"
         );
-        assert_eq!(table.insert(0, now + SECOND, &mut rng(), 'b'), Some(id));
+        assert_eq!(
+            table.insert(0, now + SECOND, &mut rng(), ANY, 'b'),
+            Some(id)
+        );
+    }
+
+    #[test]
+    fn ids_are_as_asked_for() {
+        let (mut table, mut rng, now) =
+            (Table::default(), StdRng::seed_from_u64(1), Instant::now());
+        for n in 0..10_000 {
+            let id = table.insert(0, now, &mut rng, |id| id % 256 != 7, n);
+            assert_ne!(id.unwrap() % 256, 7);
+        }
+        assert_eq!(table.insert(0, now, &mut rng, |_| false, 0), None);
+        assert_eq!(table.len(), 10_000);
     }
 
     #[test]
@@ -155,8 +175,8 @@ mod tests {
             }
         }
         let (mut table, now) = (Table::default(), Instant::now());
-        assert!(table.insert(0, now, &mut Stuck, ()).is_some());
-        assert_eq!(table.insert(0, now, &mut Stuck, ()), None);
+        assert!(table.insert(0, now, &mut Stuck, ANY, ()).is_some());
+        assert_eq!(table.insert(0, now, &mut Stuck, ANY, ()), None);
         assert_eq!(table.iter().count(), 1);
     }
 }

@@ -212,7 +212,8 @@ impl Log {
     }
 
     /// The line of a session with this message.
-    pub async fn of(&self, id: u32, message: &str) -> Value {
+    pub async fn of(&self, id: impl Into<u64>, message: &str) -> Value {
+        let id = id.into();
         let fits = |line: &Value| line["message"] == message && line["id"] == id;
         self.wait(&format!("{message} {id}"), fits).await
     }

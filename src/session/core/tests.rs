@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proto::scp::widen;
+use crate::proto::snet::Version;
+use crate::proto::snet::message::{Counts, ResumeResponse};
 
 const LIMIT: usize = 512;
 
@@ -17,10 +19,28 @@ struct Link {
     receiver: Core,
     unacknowledged: VecDeque<u8>,
     unread: VecDeque<u8>,
+    /// How the receiver's count reaches the sender, which has sent as much as the second number.
+    wire: Wire,
     /// All that was ever pushed, and all that ever arrived.
     model: Vec<u8>,
     arrived: Vec<u8>,
 }
+
+type Wire = fn(u64, u64) -> Option<u64>;
+
+/// The low 32 bits.
+const SCP: Wire = |received, sent| widen(received as u32, sent);
+
+/// All 64 bits, beside the count of what the receiver has sent itself.
+const SNET: Wire = |received, _| {
+    let counts = Counts { sent: 0, received };
+    let response = ResumeResponse {
+        counts,
+        challenge: None,
+    };
+    let parsed = ResumeResponse::parse(&response.to_bytes(), Version::V1);
+    Some(parsed.unwrap()?.counts.received)
+};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -30,7 +50,9 @@ enum Step {
     Acknowledge(usize),
     Read(usize),
     Confirm,
-    Cut,
+    /// The receiver tells what it has and reads up to this many bytes more, then the connection
+    /// is lost.
+    Cut(usize),
 }
 
 fn cipher() -> Option<Rc4> {
@@ -38,7 +60,7 @@ fn cipher() -> Option<Rc4> {
 }
 
 impl Link {
-    fn new(start: u64) -> Self {
+    fn new(start: u64, wire: Wire) -> Self {
         let mut sender = Core::new(None, cipher(), LIMIT);
         let mut receiver = Core::new(cipher(), None, LIMIT);
         sender.replay = Replay::starting_at(LIMIT, start);
@@ -50,6 +72,7 @@ impl Link {
             receiver,
             unacknowledged: VecDeque::new(),
             unread: VecDeque::new(),
+            wire,
             model: Vec::new(),
             arrived: Vec::new(),
         }
@@ -78,17 +101,18 @@ impl Link {
             Step::Read(len) => {
                 let len = len.min(self.unread.len());
                 let mut bytes: Vec<u8> = self.unread.drain(..len).collect();
-                self.receiver.receive(&mut bytes);
-                self.arrived.extend(bytes);
+                self.arrived.extend(&*self.receiver.receive(&mut bytes));
             }
             Step::Confirm => self.sender.confirm(self.unacknowledged.len()),
-            Step::Cut => {
+            Step::Cut(late) => {
+                let told = self.receiver.received();
+                let received = (self.wire)(told, self.sender.sent()).unwrap();
+                assert_eq!(received, told);
+                self.step(Step::Read(late));
                 self.unacknowledged.clear();
                 self.unread.clear();
-                let wire = self.receiver.received() as u32;
-                let received = widen(wire, self.sender.sent()).unwrap();
-                assert_eq!(received, self.receiver.received());
-                let resent = self.sender.resume(received).unwrap();
+                assert_eq!(self.receiver.resume(0, told), Ok(0));
+                let resent = self.sender.resume(received, 0).unwrap();
                 let (a, b) = self.sender.unsent();
                 assert_eq!((a.len() + b.len()) as u64, resent);
             }
@@ -98,12 +122,13 @@ impl Link {
     }
 
     fn drain(&mut self) {
-        while self.arrived.len() < self.model.len() {
-            for step in [Step::Hand(100), Step::Acknowledge(100), Step::Read(100)] {
-                self.step(step);
+        // Each round moves all that may be in flight, and repeats after a cut are no more.
+        for _ in 0..3 {
+            for step in [Step::Hand, Step::Acknowledge, Step::Read] {
+                self.step(step(LIMIT));
             }
+            self.step(Step::Confirm);
         }
-        self.step(Step::Confirm);
         assert_eq!(self.arrived, self.model);
         assert!(self.sender.is_confirmed());
     }
@@ -116,8 +141,12 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (0usize..300).prop_map(Step::Acknowledge),
         4 => (0usize..300).prop_map(Step::Read),
         2 => Just(Step::Confirm),
-        1 => Just(Step::Cut),
+        1 => (0usize..300).prop_map(Step::Cut),
     ]
+}
+
+fn wire() -> impl Strategy<Value = Wire> {
+    prop_oneof![Just(SCP), Just(SNET)]
 }
 
 proptest! {
@@ -128,9 +157,10 @@ proptest! {
     #[test]
     fn no_byte_is_lost(
         start in prop_oneof![Just(0), (1u64 << 32) - 2000..1 << 32],
+        wire in wire(),
         steps in proptest::collection::vec(steps(), 0..200),
     ) {
-        let mut link = Link::new(start);
+        let mut link = Link::new(start, wire);
         for step in steps {
             link.step(step);
         }
@@ -139,14 +169,18 @@ proptest! {
 
     /// A cut after each single byte of a transfer.
     #[test]
-    fn cut_at_every_byte(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
+    fn cut_at_every_byte(
+        wire in wire(),
+        bytes in proptest::collection::vec(any::<u8>(), 1..200),
+        late in 0usize..100,
+    ) {
         for at in 0..=bytes.len() {
-            let mut link = Link::new(0);
+            let mut link = Link::new(0, wire);
             link.step(Step::Push(bytes.clone()));
             link.step(Step::Hand(at));
             link.step(Step::Acknowledge(at));
             link.step(Step::Read(at / 2));
-            link.step(Step::Cut);
+            link.step(Step::Cut(late));
             link.drain();
         }
     }
@@ -160,15 +194,15 @@ fn a_peer_that_lacks_too_much_or_too_little() {
         core.handed(200);
         core.confirm(0);
     }
-    assert_eq!(core.resume(1600 - LIMIT as u64 - 1), Err(NotReplayable));
-    assert_eq!(core.resume(1601), Err(NotReplayable));
+    assert_eq!(core.resume(1600 - LIMIT as u64 - 1, 0), Err(NotReplayable));
+    assert_eq!(core.resume(1601, 0), Err(NotReplayable));
     assert_eq!(
         core.unsent(),
         (&[][..], &[][..]),
         "a refused resume changes nothing"
     );
     assert_eq!(core.room(), LIMIT / 2);
-    assert_eq!(core.resume(1600 - LIMIT as u64), Ok(LIMIT as u64));
+    assert_eq!(core.resume(1600 - LIMIT as u64, 0), Ok(LIMIT as u64));
     assert_eq!(core.room(), 0);
 }
 

@@ -1,0 +1,143 @@
+//! The client's end of snet.
+
+use std::io;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::stream::{Dialling, Opened, Protocol, ResumeError};
+use crate::proto::snet::client::{Hello, Ticket};
+use crate::proto::snet::message::{Counts, NewResponse, ResumeResponse, response_len};
+use crate::proto::snet::{self, Version, server};
+use crate::session::{Core, Offer, Refusal};
+use crate::transport::{self, Address};
+
+pub use super::{Cutter, Error, Stream};
+
+/// What to dial, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the gateway is. The first connection goes to the first address, each further one to
+    /// the next in turn. Not empty.
+    pub addresses: Vec<Address>,
+    pub version: Version,
+    /// Whether payload is encrypted. Nothing on the wire says so: the gateway must be set alike.
+    pub encrypt: bool,
+    /// Limit of one connect with its handshake.
+    pub handshake_timeout: Duration,
+    /// How long to try to come back before the session is given up. By default there is no limit
+    /// but the gateway's: when that has given the session up it refuses it.
+    ///
+    /// In version 1 a refusal is a closed connection, and three of those in a row are taken for
+    /// one.
+    pub resume_wait: Duration,
+    /// Bytes kept to be sent again; half of that may be in flight.
+    pub replay_buffer: usize,
+    /// The pause after a failed try to come back. The first try comes without one.
+    pub retry: Duration,
+}
+
+impl Options {
+    /// One address, version 2, encrypted, and the defaults of the original.
+    pub fn new(address: Address) -> Self {
+        Self {
+            addresses: vec![address],
+            version: Version::V2,
+            encrypt: true,
+            handshake_timeout: Duration::from_secs(10),
+            resume_wait: Duration::MAX,
+            replay_buffer: 64 * 1024,
+            retry: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Protocol for Options {
+    type Ticket = Ticket;
+
+    fn dialling(&self) -> Dialling {
+        Dialling {
+            addresses: self.addresses.clone(),
+            handshake_timeout: self.handshake_timeout,
+            resume_wait: self.resume_wait,
+        }
+    }
+
+    async fn open(&self, connection: &mut transport::Stream) -> Result<Opened<Ticket>, Error> {
+        let (request, hello) = Hello::new(rand::rng().random(), self.version);
+        send(connection, &request.to_bytes()).await?;
+        let response = read_response(connection, self.version).await?;
+        let response = NewResponse::parse(&response, self.version)?;
+        // invariant: that many bytes are a response.
+        let opened = hello.answered(&response.expect("a whole response"))?;
+        if let Some(proof) = opened.proof {
+            send(connection, &proof).await?;
+        }
+        Ok(Opened {
+            id: opened.ticket.id(),
+            ticket: opened.ticket,
+            core: Core::new(
+                self.encrypt.then_some(opened.incoming),
+                self.encrypt.then_some(opened.outgoing),
+                self.replay_buffer,
+            ),
+        })
+    }
+
+    async fn resume(
+        &self,
+        ticket: &mut Ticket,
+        connection: &mut transport::Stream,
+        offer: &Offer<transport::Stream>,
+    ) -> Result<u64, ResumeError> {
+        let ours = Counts {
+            sent: offer.sent(),
+            received: offer.received(),
+        };
+        send(connection, &ticket.resume(ours).to_bytes()).await?;
+        let response = match read_response(connection, self.version).await {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(match self.version {
+                    Version::V1 => ResumeError::Closed,
+                    Version::V2 => error.into(),
+                });
+            }
+            response => response?,
+        };
+        let response = match ResumeResponse::parse(&response, self.version) {
+            Err(error @ snet::Error::Refused) => {
+                let reason = error.to_string();
+                return Err(ResumeError::Refused(Refusal::UnknownSession, reason));
+            }
+            // invariant: that many bytes are a response.
+            response => response?.expect("a whole response"),
+        };
+        if !ours.fit(response.counts) {
+            let reason = server::Refusal::NotAcceptable.to_string();
+            return Err(ResumeError::Refused(Refusal::BytesLost, reason));
+        }
+        if let Some(proof) = ticket.prove(&response) {
+            send(connection, &proof).await?;
+        }
+        Ok(response.counts.received)
+    }
+
+    fn pause(&self, _failures: u32) -> Duration {
+        self.retry
+    }
+}
+
+async fn send(connection: &mut transport::Stream, message: &[u8]) -> io::Result<()> {
+    connection.write_all(message).await?;
+    connection.flush().await
+}
+
+async fn read_response(
+    connection: &mut transport::Stream,
+    version: Version,
+) -> io::Result<Vec<u8>> {
+    let mut response = vec![0; response_len(version)];
+    connection.read_exact(&mut response).await?;
+    Ok(response)
+}

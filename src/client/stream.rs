@@ -1,0 +1,259 @@
+//! The stream of every protocol that resumes, and the loop that brings it back.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{error::Elapsed, sleep, timeout};
+
+use super::dial;
+use crate::proto::{scp, snet};
+use crate::session::{self, Core, Handle, Offer, Refusal};
+use crate::transport::{self, Address};
+
+/// A session with a gateway: a stream of bytes that comes back by itself when its connection
+/// breaks. See [`session::Stream`] for what reading, writing and flushing mean then.
+///
+/// End of stream is the session's regular end: the gateway closed the connection and knows the
+/// session no more. An error of kind [`ConnectionReset`](io::ErrorKind::ConnectionReset) says that
+/// the session could not be resumed, [`TimedOut`](io::ErrorKind::TimedOut) that nobody was reached
+/// within `resume_wait`; bytes may be missing then. Dropping the stream ends it; the gateway is
+/// not told.
+pub struct Stream {
+    inner: session::Stream<transport::Stream>,
+    id: u64,
+    handle: Handle<transport::Stream>,
+}
+
+/// Cuts the connections of a [`Stream`] under it.
+#[derive(Clone)]
+pub struct Cutter(Handle<transport::Stream>);
+
+/// Why a session did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot connect to {0}: {1}")]
+    Connect(Address, io::Error),
+    #[error("no answer to the handshake: {0}")]
+    Handshake(#[from] io::Error),
+    #[error("the gateway's answer is no scp: {0}")]
+    Scp(#[from] scp::Error),
+    #[error("the gateway's answer is no snet: {0}")]
+    Snet(#[from] snet::Error),
+    #[error("no answer to the handshake in time")]
+    TimedOut(#[from] Elapsed),
+    /// The session is not resumed; the label says why.
+    #[error("resume refused: {0}")]
+    Refused(String),
+}
+
+/// What is dialled, and for how long.
+pub struct Dialling {
+    /// Not empty.
+    pub addresses: Vec<Address>,
+    /// Limit of one connect with its handshake.
+    pub handshake_timeout: Duration,
+    pub resume_wait: Duration,
+}
+
+/// What differs between the protocols: how a session is opened, and how it is resumed. Their
+/// options implement it.
+pub trait Protocol: Send + Sync + Sized + 'static {
+    /// Proves whose the session is.
+    type Ticket: Send;
+
+    fn dialling(&self) -> Dialling;
+
+    /// Opens a session. `connection` has nothing sent or received.
+    fn open(
+        &self,
+        connection: &mut transport::Stream,
+    ) -> impl Future<Output = Result<Opened<Self::Ticket>, Error>> + Send;
+
+    /// Asks the gateway to go on from `offer`; says how many bytes it has.
+    fn resume(
+        &self,
+        ticket: &mut Self::Ticket,
+        connection: &mut transport::Stream,
+        offer: &Offer<transport::Stream>,
+    ) -> impl Future<Output = Result<u64, ResumeError>> + Send;
+
+    /// The pause after so many failures in a row, at least one.
+    fn pause(&self, failures: u32) -> Duration;
+}
+
+/// A session that the gateway has opened.
+pub struct Opened<T> {
+    pub id: u64,
+    pub ticket: T,
+    pub core: Core,
+}
+
+/// Why a session did not come back.
+pub enum ResumeError {
+    /// Not this time.
+    Failed(Error),
+    /// The gateway says that it never will. The text is its reason.
+    Refused(Refusal, String),
+    /// The gateway closed the connection where it should have answered.
+    Closed,
+}
+
+/// So many connections closed in a row where an answer should have come are a refusal: some
+/// gateways have no other, and the network may close one, too.
+const CLOSED: u32 = 3;
+
+impl Stream {
+    /// Starts a session, as [`scp::Options`](super::scp::Options) or
+    /// [`snet::Options`](super::snet::Options) say. Cancel safe: a session that nobody waits for
+    /// is left to the gateway to end.
+    pub async fn connect(options: impl Protocol) -> Result<Self, Error> {
+        let dialling = options.dialling();
+        let opening = async {
+            let mut connection = connect(&dialling.addresses[0]).await?;
+            let opened = options.open(&mut connection).await?;
+            Ok::<_, Error>((connection, opened))
+        };
+        let (connection, opened) = timeout(dialling.handshake_timeout, opening).await??;
+        let (inner, handle) = session::Stream::new(opened.core, connection, dialling.resume_wait);
+        // Ends by itself once the session has ended.
+        tokio::spawn(redial(handle.clone(), options, dialling, opened.ticket));
+        Ok(Self {
+            inner,
+            id: opened.id,
+            handle,
+        })
+    }
+
+    /// The id that the gateway gave the session.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How often the session came back.
+    pub fn resumes(&self) -> u64 {
+        self.inner.resumes()
+    }
+
+    /// The current connection, if there is one.
+    pub fn connection(&self) -> Option<&transport::Stream> {
+        self.inner.connection()
+    }
+
+    /// What breaks the session's connections, for tests and the curious.
+    pub fn cutter(&self) -> Cutter {
+        Cutter(self.handle.clone())
+    }
+}
+
+impl Cutter {
+    /// Breaks the current connection as the network would: what it has not delivered is lost with
+    /// it, and has to be sent again.
+    pub fn cut(&self) {
+        self.0.cut();
+    }
+}
+
+/// Brings the session a new connection whenever it has lost its own.
+async fn redial<P: Protocol>(
+    handle: Handle<transport::Stream>,
+    protocol: P,
+    dialling: Dialling,
+    mut ticket: P::Ticket,
+) {
+    let mut addresses = dialling.addresses.iter().cycle();
+    addresses.next();
+    while handle.detached().await.is_ok() {
+        let (mut failures, mut closed) = (0, 0);
+        loop {
+            // invariant: a cycle over something not empty has no end.
+            let address = addresses.next().expect("an address");
+            let resumed = resume(&handle, &protocol, &mut ticket, address);
+            let error = match timeout(dialling.handshake_timeout, resumed).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => error,
+                Err(elapsed) => ResumeError::Failed(elapsed.into()),
+            };
+            let (refusal, error) = match error {
+                ResumeError::Failed(error) => (None, error),
+                ResumeError::Refused(refusal, reason) => (Some(refusal), Error::Refused(reason)),
+                ResumeError::Closed => {
+                    closed += 1;
+                    let refused = (closed == CLOSED).then_some(Refusal::UnknownSession);
+                    (
+                        refused,
+                        io::Error::from(io::ErrorKind::UnexpectedEof).into(),
+                    )
+                }
+            };
+            tracing::debug!(%address, %error, "resume failed");
+            if let Some(refusal) = refusal {
+                return handle.refused(refusal);
+            }
+            failures += 1;
+            tokio::select! {
+                () = sleep(protocol.pause(failures)) => {}
+                () = handle.ended() => return,
+            }
+        }
+    }
+}
+
+async fn resume<P: Protocol>(
+    handle: &Handle<transport::Stream>,
+    protocol: &P,
+    ticket: &mut P::Ticket,
+    address: &Address,
+) -> Result<(), ResumeError> {
+    let mut connection = connect(address).await?;
+    let Ok(offer) = handle.offer().await else {
+        return Ok(());
+    };
+    let received = protocol.resume(ticket, &mut connection, &offer).await?;
+    match offer.attach(connection, received) {
+        Ok(_) => Ok(()),
+        Err(gone) => Err(ResumeError::Refused(Refusal::BytesLost, gone.to_string())),
+    }
+}
+
+async fn connect(address: &Address) -> Result<transport::Stream, Error> {
+    dial(address)
+        .await
+        .map_err(|error| Error::Connect(address.clone(), error))
+}
+
+impl<E: Into<Error>> From<E> for ResumeError {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,113 @@
+//! snet, the resumable stream of funny/snet, in both versions of its wire format.
+//!
+//! A connection opens with one message of fixed size from each side: the client asks for a new
+//! session or to resume one, the server answers. In version 2 the server's answer carries a
+//! challenge, and the client proves that it has the session's key before anything else happens.
+//! After that the connection is a raw stream of payload bytes, in RC4 or plain. All integers are
+//! little-endian.
+//!
+//! | | version 1 | version 2 |
+//! |---|---|---|
+//! | new, client | id of zero, public key, 24 zero bytes | `00`, public key |
+//! | new, server | public key, RC4(id) | public key, RC4(id), challenge |
+//! | proof, client | | MD5(challenge, key) |
+//! | resume, client | id, bytes sent, bytes received, MD5(those three, key) | `FF`, then the same |
+//! | resume, server | bytes sent, bytes received | bytes sent, bytes received, challenge |
+//! | refused, server | closes | 24 zero bytes, then closes |
+//! | proof, client | | MD5(challenge, key) |
+//!
+//! A resume of version 1 proves itself by counts alone: whoever recorded one can send it again as
+//! long as the counts still fit. That is what the challenge of version 2 is for.
+//!
+//! [`message`] is what goes over the wire, [`client`] and [`server`] are what each side remembers
+//! of a session to prove, or to check, whose it is.
+//!
+//! Wire facts: the sources and the recorded sessions of funny/snet (Go, C#).
+
+pub mod client;
+pub mod message;
+pub mod server;
+
+use md5::{Digest, Md5};
+
+use crate::crypto::Rc4;
+
+/// Which of the two wire formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    V1,
+    /// With a challenge to the client, since 2018.
+    V2,
+}
+
+/// Why a message of the peer is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("public key of zero")]
+    ZeroKey,
+    #[error("session id of zero")]
+    ZeroId,
+    #[error("a connection that opens with {0:#04x}, which no version takes")]
+    FirstByte(u8),
+    #[error("padding that is not zero")]
+    Padding,
+    #[error("refused by the server")]
+    Refused,
+}
+
+impl Error {
+    /// A stable label for logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::ZeroKey | Self::ZeroId | Self::FirstByte(_) | Self::Padding => "malformed",
+        }
+    }
+}
+
+/// What both sides of a session know and nobody else: it keys the ciphers, signs resumes and
+/// answers challenges.
+#[derive(Clone, Copy)]
+pub struct Secret([u8; 8]);
+
+impl Secret {
+    pub fn new(shared: u64) -> Self {
+        Self(shared.to_le_bytes())
+    }
+
+    /// The cipher of one direction; both start from the same key.
+    pub fn cipher(&self) -> Rc4 {
+        Rc4::new(&self.0)
+    }
+
+    /// The cipher of the direction from server to client, in which the id of the session is
+    /// always sent first, and that id: encrypted if it was plain, plain if it was encrypted.
+    fn cipher_past_id(&self, mut id: [u8; 8]) -> (Rc4, [u8; 8]) {
+        let mut cipher = self.cipher();
+        cipher.apply(&mut id);
+        (cipher, id)
+    }
+
+    fn mac(&self, text: &[u8]) -> [u8; 16] {
+        Md5::new()
+            .chain_update(text)
+            .chain_update(self.0)
+            .finalize()
+            .into()
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Whether a server may give an id away. One whose lowest byte is `00` or `FF` would make a resume
+/// of version 1 look like version 2.
+pub fn is_unambiguous(id: u32) -> bool {
+    !matches!(id.to_le_bytes()[0], 0x00 | 0xff)
+}
+
+#[cfg(test)]
+mod tests;
