@@ -410,16 +410,21 @@ async fn an_upload_survives_ten_cuts() {
     let server = Server::start().await;
     let gateway = Gateway::start(&scp_to(server.addr, "")).await;
     let link = Relay::start_with(gateway.addr(), Some(RATE)).await;
-    let mut client = Stream::connect(options(link.addr)).await.unwrap();
+    let client = Stream::connect(options(link.addr)).await.unwrap();
     let mut connection = server.accept().await;
+    let (mut from_gateway, mut to_gateway) = tokio::io::split(client);
     let sending = tokio::spawn(async move {
         let mut sent = Pattern::new(1);
         while sent.position() < BULK {
             let bytes = sent.next((BULK - sent.position()).min(16 * 1024) as usize);
-            client.write_all(bytes).await.unwrap();
+            to_gateway.write_all(bytes).await.unwrap();
         }
-        client.shutdown().await.unwrap();
-        client
+        to_gateway.shutdown().await.unwrap();
+        to_gateway
+    });
+    let waiting = tokio::spawn(async move {
+        let end = from_gateway.read(&mut [0; 1]).await;
+        (from_gateway, end)
     });
     let mut got = Pattern::new(1);
     let mut cuts = 0;
@@ -434,11 +439,12 @@ async fn an_upload_survives_ten_cuts() {
             cuts += 1;
         }
     }
-    let mut client = sending.await.unwrap();
-    assert!(client.resumes() >= CUTS);
+    let to_gateway = sending.await.unwrap();
     drop(connection);
-    let end = soon("the end of the session", client.read(&mut buffer)).await;
+    let (from_gateway, end) = soon("the end of the session", waiting).await.unwrap();
     assert_eq!(end.unwrap(), 0);
+    let client = from_gateway.unsplit(to_gateway);
+    assert!(client.resumes() >= CUTS);
     let closed = gateway.log().of(client.id(), "session closed").await;
     assert_eq!(closed["reason"], "upstream_closed", "{closed}");
     assert_eq!(closed["received"], BULK);
@@ -716,4 +722,146 @@ async fn a_resume_that_is_refused_leaves_the_library_client_with_an_error() {
     link.stall(false);
     let error = soon("an error", client.read(&mut back)).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+}
+
+/// Writes until nothing is taken for a while. Returns how much was.
+async fn fill(client: &mut Raw) -> u64 {
+    let mut pattern = Pattern::new(1);
+    let mut written = 0;
+    loop {
+        let bytes = client.lose(pattern.next(64 * 1024)).to_vec();
+        let mut bytes = &bytes[..];
+        while !bytes.is_empty() {
+            let writing = client.socket().write(bytes);
+            match timeout(Duration::from_millis(300), writing).await {
+                Ok(len) => {
+                    let len = len.unwrap();
+                    written += len as u64;
+                    bytes = &bytes[len..];
+                }
+                Err(_) => return written,
+            }
+        }
+    }
+}
+
+/// What the system has acknowledged for the gateway is what the gateway has.
+#[tokio::test]
+async fn all_that_was_acknowledged_counts() {
+    let server = Server::start().await;
+    let gateway = Gateway::start(&scp_to(server.addr, "")).await;
+    let mut client = Raw::connect(gateway.addr()).await;
+    let mut connection = server.accept().await;
+    // Fast at first, so that the buffers of the gateway's system grow. Then the server stops.
+    let mut got = Pattern::new(1);
+    let reading = async {
+        let mut buffer = vec![0; 256 * 1024];
+        while got.position() < 40_000_000 {
+            let len = connection.read(&mut buffer).await.unwrap();
+            got.check(&buffer[..len]);
+        }
+    };
+    let sending = fill(&mut client);
+    let (written, ()) = soon("a full buffer", async { tokio::join!(sending, reading) }).await;
+    let acknowledged = written - client.unacknowledged();
+    let forwarded = got.position();
+    let request = client.request(1, client.received);
+    let (_socket, answer) = client.ask(gateway.addr(), &request).await;
+    let received = u64::from(answer.received);
+    assert!(
+        received >= acknowledged,
+        "acknowledged {acknowledged}, counted {received}, forwarded {forwarded}"
+    );
+}
+
+/// Echoes through the library, which only reads when its connection breaks.
+#[tokio::test]
+async fn what_was_lost_is_sent_again_although_nobody_writes() {
+    let gateway = echo_gateway().await;
+    let link = Relay::start(gateway.addr()).await;
+    let mut client = Stream::connect(options(link.addr)).await.unwrap();
+    link.live(1).await;
+    link.stall(true);
+    client.write_all(b"question").await.unwrap();
+    client.flush().await.unwrap();
+    link.cut(Cut::Reset);
+    link.stall(false);
+    let mut back = [0; 8];
+    let reading = client.read_exact(&mut back);
+    soon("the echo", reading).await.unwrap();
+    assert_eq!((&back, client.resumes()), (b"question", 1));
+}
+
+/// The same between two gateways, with a client that has said all it has to say.
+#[tokio::test]
+async fn what_was_lost_behind_a_half_close_is_sent_again() {
+    let server = Server::start().await;
+    let inner = Gateway::start(&scp_to(server.addr, "")).await;
+    let link = Relay::start(inner.addr()).await;
+    let outer = Gateway::start(&format!(
+        "listeners: [{{name: game, bind: ['tcp://127.0.0.1:0'], session: plain}}]\n\
+         hosts: [{{name: inner, addr: '{}'}}]\n\
+         upstream: {{session: scp}}",
+        link.addr
+    ))
+    .await;
+    let mut client = TcpStream::connect(outer.addr()).await.unwrap();
+    let mut connection = server.accept().await;
+    client.write_all(b"one").await.unwrap();
+    assert_eq!(read(&mut connection, 3).await, b"one");
+    link.stall(true);
+    let mut up = link.up();
+    let before = *up.borrow();
+    client.write_all(b"two").await.unwrap();
+    client.shutdown().await.unwrap();
+    let held = up.wait_for(|up| *up == before + 3);
+    soon("the last word on the link", held).await.unwrap();
+    link.cut(Cut::Reset);
+    link.stall(false);
+    assert_eq!(read(&mut connection, 3).await, b"two");
+}
+
+/// One task reads, another has given up writing: the reader is still told of the session's end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_learns_of_the_end_whatever_a_writer_does() {
+    let gateway = echo_gateway().await;
+    let mut client = Stream::connect(Options {
+        resume_wait: Duration::from_secs(2),
+        ..options(gateway.addr())
+    })
+    .await
+    .unwrap();
+    let mut back = [0; 5];
+    client.write_all(b"hello").await.unwrap();
+    soon("the echo", client.read_exact(&mut back))
+        .await
+        .unwrap();
+    drop(gateway);
+    let (mut from, mut to) = tokio::io::split(client);
+    let reader = tokio::spawn(async move { from.read_u8().await });
+    let (done, never) = tokio::sync::oneshot::channel::<()>();
+    let writer = tokio::spawn(async move {
+        // More than the replay buffer takes, tried and given up until the reader has long been
+        // waiting.
+        let bytes = vec![0; 1 << 20];
+        for _ in 0..5 {
+            let writing = timeout(Duration::from_millis(100), to.write_all(&bytes)).await;
+            assert!(writing.is_err(), "{writing:?}");
+        }
+        let _ = never.await;
+    });
+    let read = soon("the end of the session", reader).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    drop(done);
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_log_tells_the_server_of_a_session() {
+    let gateway = echo_gateway().await;
+    let client = Raw::connect(gateway.addr()).await;
+    let opened = gateway.log().of(client.id, "session opened").await;
+    let told = opened.as_object().unwrap().values();
+    let told: Vec<_> = told.filter(|value| *value == "builtin:echo").collect();
+    assert_eq!(told.len(), 1, "{opened}");
 }

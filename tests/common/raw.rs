@@ -1,6 +1,7 @@
 //! A client of scp on a plain socket, for saying exactly what a test wants said.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use base64::Engine;
@@ -99,6 +100,16 @@ impl Raw {
 
     pub fn sent(&self) -> u64 {
         self.sent.len() as u64
+    }
+
+    /// How many of the bytes written to the connection have not been acknowledged.
+    pub fn unacknowledged(&mut self) -> u64 {
+        let mut queued: libc::c_int = 0;
+        let socket = self.socket().as_raw_fd();
+        // SAFETY: the descriptor is open, and TIOCOUTQ writes one int.
+        let result = unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &mut queued) };
+        assert_eq!(result, 0);
+        queued as u64
     }
 
     /// Takes over a connection whose resume with `index` was accepted, and which lacks nothing.
