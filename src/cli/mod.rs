@@ -16,12 +16,10 @@ use tracing_subscriber::EnvFilter;
 
 /// A gateway that keeps game connections alive.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+#[command(version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    run: run::Run,
     /// How log lines look. What is logged is set by RUST_LOG, such as `info` or `stablegate=debug`.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
     log_format: LogFormat,
@@ -61,6 +59,16 @@ const EXAMPLES: &str = "Examples:
   stablegate echo 127.0.0.1:9000                a server to point `hosts` at
   stablegate hook call scripts/route.lua access --client 1.2.3.4:5 --target lobby";
 
+impl Default for Command {
+    /// `run`, with nothing said.
+    fn default() -> Self {
+        // invariant: none of its arguments is required.
+        run::Run::try_parse_from([""])
+            .map(Self::Run)
+            .expect("no arguments will do")
+    }
+}
+
 /// Parses the command line and runs the command. Exit code 1: it failed; 2: it was misused.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -73,7 +81,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        match arguments.command.unwrap_or(Command::Run(arguments.run)) {
+        match arguments.command.unwrap_or_default() {
             Command::Run(arguments) => run::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Connect(arguments) => connect::run(arguments).await,

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::gateway::Gateway;
 
-#[derive(clap::Args)]
+#[derive(clap::Parser)]
 pub(super) struct Run {
     /// The configuration file.
     #[arg(short, long, default_value = "config.yaml")]

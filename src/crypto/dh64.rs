@@ -10,13 +10,16 @@ pub fn public_key(private: u64) -> u64 {
     pow(G, private)
 }
 
-/// The secret shared with the peer that sent `public`, or `None` when that key is 0 (mod P):
-/// it would make the secret known to everybody.
+/// Whether a peer may have this public key. Not if it is 0 (mod P): that makes the secret known to
+/// everybody.
+pub fn is_public_key(public: u64) -> bool {
+    !public.is_multiple_of(P)
+}
+
+/// The secret shared with the peer that sent `public`, or `None` if that is no
+/// [public key](is_public_key).
 pub fn shared_secret(private: u64, public: u64) -> Option<u64> {
-    match public % P {
-        0 => None,
-        public => Some(pow(public, private)),
-    }
+    is_public_key(public).then(|| pow(public % P, private))
 }
 
 fn pow(mut base: u64, mut exponent: u64) -> u64 {

@@ -7,6 +7,6 @@ mod dh64;
 mod hmac64;
 mod rc4;
 
-pub use dh64::{public_key, shared_secret};
+pub use dh64::{is_public_key, public_key, shared_secret};
 pub use hmac64::{Dialect, hashkey, hmac64};
 pub use rc4::Rc4;

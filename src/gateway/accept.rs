@@ -101,31 +101,33 @@ async fn open(
     };
     let client_addr = info.client_addr;
     let node = generation.config.node;
-    let accepted = match listener.session {
-        config::Session::Plain if state.draining.is_cancelled() => return None,
-        config::Session::Plain => Ok(Some((Client::Plain(connection), None))),
-        config::Session::Scp => {
-            let handshake = Scp {
-                state: &state,
-                node,
-                settings: &listener.scp,
-            };
-            Box::pin(handshake.accept(connection, &mut info))
-                .await
-                .map(resumable)
-        }
-        config::Session::Snet => {
-            let handshake = Snet {
-                state: &state,
-                node,
-                settings: &listener.snet,
-            };
-            Box::pin(handshake.accept(connection, &mut info))
-                .await
-                .map(resumable)
+    let handshake = async {
+        match listener.session {
+            config::Session::Plain if state.draining.is_cancelled() => Err(Error::Draining),
+            config::Session::Plain => Ok(Some((Client::Plain(connection), None))),
+            config::Session::Scp => {
+                let handshake = Scp {
+                    state: &state,
+                    node,
+                    settings: &listener.scp,
+                };
+                Box::pin(handshake.accept(connection, &mut info))
+                    .await
+                    .map(resumable)
+            }
+            config::Session::Snet => {
+                let handshake = Snet {
+                    state: &state,
+                    node,
+                    settings: &listener.snet,
+                };
+                Box::pin(handshake.accept(connection, &mut info))
+                    .await
+                    .map(resumable)
+            }
         }
     };
-    let (client, listing) = match accepted {
+    let (client, listing) = match state.shutdown.interrupts(handshake).await? {
         Ok(Some(accepted)) => accepted,
         Ok(None) => return None,
         Err(error) => {

@@ -1,13 +1,13 @@
 //! The server's side of scp handshakes.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::Rng;
 use tokio::time::timeout;
 
 use super::accept::{Error, linger};
-use super::{Listing, State};
+use super::{Entry, Listing, State};
 use crate::config::{self, Hmac};
 use crate::crypto::Dialect;
 use crate::handshake::{self, read_record, write_record};
@@ -109,7 +109,7 @@ impl Scp<'_> {
         mut connection: transport::Stream,
         request: &ResumeRequest,
     ) -> Result<(), Error> {
-        let (offer, received) = match self.admit(request).await {
+        let (entry, offer, received) = match self.admit(request).await {
             Ok(admitted) => admitted,
             Err(code) => {
                 refuse(&mut connection, code).await?;
@@ -122,40 +122,48 @@ impl Scp<'_> {
         };
         write_record(&mut connection, response).await?;
         let (client, transport) = (connection.peer_addr(), connection.transport());
-        let resent = offer
-            .attach(connection, received)
-            .map_err(|_| Error::ScpRefused(request.id, Code::NotAcceptable))?;
+        let resent = {
+            // Of two that were accepted the later one stays, whichever was answered first.
+            let owner = entry.scp().filter(|owner| owner.is_latest(request));
+            let attached = owner.and_then(|_| offer.attach(connection, received).ok());
+            attached.ok_or(Error::ScpRefused(request.id, Code::Expired))?
+        };
         tracing::info!(id = request.id, %client, transport, resent, "session resumed");
         Ok(())
     }
 
     /// Whether a session goes on over a new connection: the checks in the order of their codes.
-    /// Gives how far the session got, and the bytes its client has.
+    /// Gives the session, how far it got, and the bytes its client has.
     async fn admit(
         &self,
         request: &ResumeRequest,
-    ) -> Result<(Offer<transport::Stream>, u64), Code> {
-        let entry = self
-            .state
-            .table()
-            .get(request.id)
-            .cloned()
-            .ok_or(Code::NotFound)?;
-        let super::Owner::Scp(owner) = &entry.owner else {
-            return Err(Code::NotFound);
-        };
-        // Nothing panics while it is held.
-        let owner = || owner.lock().unwrap_or_else(PoisonError::into_inner);
-        owner().check(request)?;
+    ) -> Result<(Arc<Entry>, Offer<transport::Stream>, u64), Code> {
+        let entry = self.state.table().get(request.id).cloned();
+        let entry = entry.ok_or(Code::NotFound)?;
+        entry.scp().ok_or(Code::NotFound)?.check(request)?;
         let offer = entry.handle.offer().await.map_err(|_| Code::NotFound)?;
-        // Of two resumes at once the other may have been faster.
-        let mut owner = owner();
-        owner.check(request)?;
-        let received = widen(request.received, offer.sent())
-            .filter(|received| offer.can_resume(*received).is_ok())
-            .ok_or(Code::NotAcceptable)?;
-        owner.accepted(request);
-        Ok((offer, received))
+        let received = {
+            // Of two resumes at once the other may have been faster.
+            let mut owner = entry.scp().ok_or(Code::NotFound)?;
+            owner.check(request)?;
+            let received = widen(request.received, offer.sent())
+                .filter(|received| offer.can_resume(*received).is_ok())
+                .ok_or(Code::NotAcceptable)?;
+            owner.accepted(request);
+            received
+        };
+        Ok((entry, offer, received))
+    }
+}
+
+impl Entry {
+    /// Whose session it is, if it speaks scp.
+    fn scp(&self) -> Option<MutexGuard<'_, Owner>> {
+        match &self.owner {
+            // Nothing panics while it is held.
+            super::Owner::Scp(owner) => Some(owner.lock().unwrap_or_else(PoisonError::into_inner)),
+            super::Owner::Snet(_) => None,
+        }
     }
 }
 

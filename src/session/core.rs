@@ -118,6 +118,11 @@ impl Core {
         self.replay.from(self.handed)
     }
 
+    /// Length of [`unsent`](Self::unsent).
+    pub fn unsent_len(&self) -> u64 {
+        self.sent() - self.handed
+    }
+
     /// Notes that the connection took the first `len` bytes of [`unsent`](Self::unsent).
     pub fn handed(&mut self, len: usize) {
         self.handed += len as u64;

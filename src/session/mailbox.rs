@@ -17,8 +17,8 @@ use super::core::{Core, NotReplayable};
 /// 2. [`Offer::attach`] puts the new connection in, the old one is closed.
 ///
 /// Until then the session goes on over its old connection, if that still works: a peer that has
-/// yet to prove who it is cannot hold up the one that has. Of several offers the last one made
-/// wins, whichever is attached first.
+/// yet to prove who it is cannot hold up the one that has. Of several connections the last one
+/// attached wins.
 pub struct Handle<C> {
     mailbox: Arc<Mailbox<C>>,
 }
@@ -51,15 +51,11 @@ pub struct Counts {
     received: u64,
     sent: u64,
     replay_start: u64,
-    /// Grows with each offer of a session.
-    pub offer: u64,
 }
 
 /// What a new connection and its peer go by.
 pub(super) struct Resume<C> {
     pub connection: C,
-    /// The offer that was taken.
-    pub offer: u64,
     /// Bytes the peer has received.
     pub received: u64,
     /// Bytes the peer was told to have been received here.
@@ -169,14 +165,13 @@ impl<C> Offer<C> {
     /// Goes on over `connection` with a peer that has `received` bytes and was told this offer's
     /// counts. Returns how many bytes were to be sent again when the offer was made.
     ///
-    /// Should the session have ended since, gone on over a later offer, or sent so much that the
-    /// peer's bytes are no longer kept, the connection is closed and nothing changes.
+    /// Should the session have ended since, or sent so much that the peer's bytes are no longer
+    /// kept, the connection is closed and nothing changes.
     pub fn attach(self, connection: C, received: u64) -> Result<u64, NotReplayable> {
         self.can_resume(received)?;
         self.mailbox.attached();
         self.mailbox.put(Mail::Attach(Resume {
             connection,
-            offer: self.counts.offer,
             received,
             told: self.counts.received,
         }));
@@ -185,9 +180,8 @@ impl<C> Offer<C> {
 }
 
 impl Counts {
-    pub(super) fn of(core: &Core, offer: u64) -> Self {
+    pub(super) fn of(core: &Core) -> Self {
         Self {
-            offer,
             received: core.received(),
             sent: core.sent(),
             replay_start: core.replay_start(),

@@ -25,6 +25,9 @@ const DRAINED: usize = 1 << 20;
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// How many of the bytes written to it the peer's system has not acknowledged.
     fn undelivered(&self) -> usize;
+
+    /// Whether the peer has closed or lost it. There may still be bytes to read.
+    fn is_broken(&self) -> bool;
 }
 
 /// One end of a resumable session: bytes in, bytes out, over one connection after the other.
@@ -50,9 +53,6 @@ pub struct Stream<C> {
     connection: Option<C>,
     /// What a connection had delivered when the peer was told how much that is, decrypted.
     drained: BytesMut,
-    /// Offers made so far, and the number of the last one that was taken.
-    offers: u64,
-    taken: u64,
     mailbox: Arc<Mailbox<C>>,
     /// Wakes the tasks of both halves.
     both: Waker,
@@ -90,8 +90,6 @@ impl<C: Connection> Stream<C> {
             core,
             connection: Some(connection),
             drained: BytesMut::new(),
-            offers: 0,
-            taken: 0,
             both: Waker::from(mailbox.clone()),
             mailbox,
             resume_wait,
@@ -143,6 +141,10 @@ impl<C: Connection> Stream<C> {
             }
             ready!(self.poll_hand_over());
             ready!(self.poll_timer());
+            // Nobody may be reading who would find out.
+            if self.connection.as_ref().is_some_and(C::is_broken) {
+                self.lose_connection();
+            }
         }
     }
 
@@ -176,8 +178,9 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Delivers what was written, over further connections if need be, and ends the session:
-    /// ready once the peer has everything and has closed, or `resume_wait` has passed without
-    /// it. What the peer still sends is dropped. Returns whether everything was delivered.
+    /// ready once the peer has everything and has closed, or `resume_wait` has passed in which it
+    /// took nothing. What the peer still sends is dropped. Returns whether everything was
+    /// delivered.
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.closing == Closing::No {
             self.closing = Closing::Yes;
@@ -190,14 +193,22 @@ impl<C: Connection> Stream<C> {
             if let Some(end) = self.end {
                 return Poll::Ready(end == End::Eof);
             }
-            ready!(self.poll_hand_over());
+            let before = self.core.unsent_len();
+            let waits = self.poll_hand_over().is_pending();
+            if self.core.unsent_len() != before {
+                self.timer = None;
+            }
+            if waits {
+                ready!(self.poll_timer());
+                continue;
+            }
             let Some(connection) = &mut self.connection else {
                 ready!(self.poll_timer());
                 continue;
             };
             if self.closing == Closing::Yes {
                 if ready!(Pin::new(&mut *connection).poll_shutdown(cx)).is_err() {
-                    self.detach(false);
+                    self.lose_connection();
                     continue;
                 }
                 self.closing = Closing::Told;
@@ -220,8 +231,7 @@ impl<C: Connection> Stream<C> {
                 Mail::Offer(reply) => {
                     self.drain(cx);
                     if self.end.is_none() {
-                        self.offers += 1;
-                        let _ = reply.send(Counts::of(&self.core, self.offers));
+                        let _ = reply.send(Counts::of(&self.core));
                     }
                 }
                 Mail::Attach(resume) => self.attach(resume),
@@ -265,14 +275,12 @@ impl<C: Connection> Stream<C> {
     }
 
     fn attach(&mut self, resume: Resume<C>) {
-        let overtaken = resume.offer < self.taken;
-        if overtaken || self.core.resume(resume.received, resume.told).is_err() {
+        if self.core.resume(resume.received, resume.told).is_err() {
             if self.connection.is_none() {
                 self.mailbox.still_detached();
             }
             return;
         }
-        self.taken = resume.offer;
         self.connection = Some(resume.connection);
         self.timer = None;
         self.look = FIRST_LOOK;
@@ -280,6 +288,15 @@ impl<C: Connection> Stream<C> {
         self.mailbox.attached();
         if self.closing == Closing::Told {
             self.closing = Closing::Yes;
+        }
+    }
+
+    /// The connection is broken, as far as this side has found. What it had delivered counts.
+    fn lose_connection(&mut self) {
+        let both = self.both.clone();
+        self.drain(&mut Context::from_waker(&both));
+        if self.connection.is_some() {
+            self.detach(false);
         }
     }
 
@@ -322,7 +339,7 @@ impl<C: Connection> Stream<C> {
                 connection.poll_write_vectored(cx, &[io::IoSlice::new(a), io::IoSlice::new(b)])
             };
             match ready!(written) {
-                Ok(0) | Err(_) => self.detach(false),
+                Ok(0) | Err(_) => self.lose_connection(),
                 Ok(len) => self.core.handed(len),
             }
         }
@@ -333,7 +350,7 @@ impl<C: Connection> Stream<C> {
     /// at everything again. Wakes both halves.
     fn poll_timer(&mut self) -> Poll<()> {
         let cx = &mut Context::from_waker(&self.both);
-        let looking = self.connection.is_some() && self.closing != Closing::Told;
+        let looking = self.connection.is_some() && self.closing == Closing::No;
         let after = if looking { self.look } else { self.resume_wait };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(after)));
         ready!(timer.as_mut().poll(cx));

@@ -99,6 +99,12 @@ impl Connection for Stream {
             Self::Tcp(stream) => stream.undelivered(),
         }
     }
+
+    fn is_broken(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_broken(),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -129,6 +129,19 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Whether the peer has closed or reset it. There may still be bytes to read.
+    pub fn is_broken(&self) -> bool {
+        let mut state = libc::pollfd {
+            fd: self.inner.as_raw_fd(),
+            events: libc::POLLRDHUP,
+            revents: 0,
+        };
+        // SAFETY: one initialised entry, whose descriptor is open as long as `inner` lives.
+        unsafe { libc::poll(&mut state, 1, 0) > 0 }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -9,7 +9,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::Error;
-use crate::crypto::hashkey;
+use crate::crypto::{hashkey, is_public_key};
 
 /// What a client opens a connection with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl NewRequest {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let mut lines = text.split(|&byte| byte == b'\n');
         let public = decode_key(lines.next().unwrap_or_default())?;
-        if public == 0 {
+        if !is_public_key(public) {
             return Err(Error::Malformed("public key of zero"));
         }
         let mut lines = lines.map(String::from_utf8_lossy);

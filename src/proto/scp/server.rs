@@ -49,6 +49,11 @@ impl Owner {
         }
     }
 
+    /// Whether no later resume has been accepted since.
+    pub fn is_latest(&self, request: &ResumeRequest) -> bool {
+        self.index == request.index
+    }
+
     /// Notes that the resume was accepted: its index, and all before it, are used.
     pub fn accepted(&mut self, request: &ResumeRequest) {
         self.index = request.index;
