@@ -116,7 +116,8 @@ pub struct LuaHook {
 impl LuaHook {
     /// Reads a script and runs it once on a worker of `pool`.
     ///
-    /// Blocks, for at most twice the script's time limit: not for async threads.
+    /// Blocks, for at most twice the script's time limit, or some seconds if that is more and the
+    /// machine is busy: not for async threads.
     pub fn load(pool: &Arc<Pool>, spec: Spec) -> Result<Self, LoadError> {
         Script::load(pool, spec).map(|script| Self { script })
     }

@@ -16,6 +16,9 @@ use super::workers::{Lost, Order, PATIENCE};
 use super::{Environment, Limits, LoadError, Spec};
 use crate::hooks::{Call, HookError, HookErrorKind, Question, Reply};
 
+/// The least time for a worker to come free and load a script, whose own time is limited besides.
+const LOAD_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The global functions of a script that are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Function {
@@ -97,7 +100,9 @@ impl Script {
         let probe = script.clone();
         let runtime = Handle::try_current().ok();
         let order = Order {
-            // Nobody waits for a script to be loaded but who wants it loaded.
+            // Nobody waits for a script to be loaded but who wants it loaded, and a busy machine
+            // is no reason to do without it.
+            limit: script.limits.timeout.max(LOAD_PATIENCE),
             priority: script.limits.timeout,
             ..script.order("load")
         };
