@@ -3,6 +3,7 @@
 //! Every transport gives the same [`Stream`] and is bound and dialled by the same
 //! [`Listener`] and [`Address`].
 
+pub mod kcp;
 pub mod tcp;
 
 use std::fmt;
