@@ -69,6 +69,8 @@ pub struct Kcp {
     /// Something new left since `poll_transmit` last gave `None`.
     launched: bool,
     dead: bool,
+    /// The peer has echoed a timestamp of ours.
+    answered: bool,
 
     receive: ReceiveQueue,
     acks: Acks,
@@ -122,6 +124,7 @@ impl Kcp {
             hold_until: None,
             launched: false,
             dead: false,
+            answered: false,
             receive: ReceiveQueue::new(receive, receive_window, payload_limit),
             acks: Acks::default(),
             told_closed: false,
@@ -183,6 +186,11 @@ impl Kcp {
         taken
     }
 
+    /// Whether [`write`](Self::write) needs the exact time.
+    pub fn delays_writes(&self) -> bool {
+        self.write_delay
+    }
+
     /// Bytes [`write`](Self::write) has room for.
     pub fn writable(&self) -> usize {
         self.send.room(self.cut)
@@ -227,6 +235,12 @@ impl Kcp {
         if self.told_closed && self.receive.free() >= (self.receive_window / 4).max(1) {
             self.must_tell_window = true;
         }
+    }
+
+    /// Whether reading has opened a window that the peer knows to be closed, so that
+    /// [`poll_transmit`](Self::poll_transmit) has something to send at once.
+    pub fn must_tell_window(&self) -> bool {
+        self.must_tell_window
     }
 
     /// Unread bytes of the first message, once all its fragments are here. A
@@ -298,6 +312,12 @@ impl Kcp {
     /// path it takes only seconds of outage, so a read timeout judges better.
     pub fn is_dead(&self) -> bool {
         self.dead
+    }
+
+    /// Whether the peer has echoed the timestamp of something sent to it, of the last minute.
+    /// Who does not receive what is sent there can only guess that.
+    pub fn is_answered(&self) -> bool {
+        self.answered
     }
 
     pub fn stats(&self) -> &Stats {

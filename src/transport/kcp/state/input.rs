@@ -62,6 +62,7 @@ impl Kcp {
             && origin == Origin::Network
         {
             self.round_trip.sample(now.wrapping_sub(sent_at));
+            self.answered = true;
         }
         let acked = self.send.una().wrapping_sub(una);
         if acked > 0 {
