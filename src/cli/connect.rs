@@ -8,7 +8,8 @@ use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, interval_at, timeout};
 
-use crate::client::{Cutter, Stream, scp, snet};
+use crate::client::{Cutter, Stream, kcp_settings, scp, snet};
+use crate::config::Kcp;
 use crate::crypto::Dialect;
 use crate::proto::snet::Version;
 use crate::transport::Address;
@@ -19,8 +20,8 @@ const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
 pub(super) struct Connect {
-    /// The gateway: `host:port` or `tcp://host:port`. With several, each new connection goes to
-    /// the next.
+    /// The gateway: `host:port`, `tcp://host:port` or `kcp://host:port`. With several, each new
+    /// connection goes to the next, whatever its transport.
     #[arg(required = true)]
     addresses: Vec<Address>,
     /// The session protocol: `scp`, or `snet`, which may be followed by `,v1` for its first
@@ -39,6 +40,9 @@ pub(super) struct Connect {
     /// Use the handshake of goscon before June 2017.
     #[arg(long)]
     legacy_hmac: bool,
+    /// Over KCP, add error correction: as the gateway has it, fec_data/fec_parity such as 10/3.
+    #[arg(long, value_parser = fec)]
+    fec: Option<(u8, u8)>,
     /// Break the connection under the session, again and again.
     #[arg(long, value_parser = super::duration)]
     cut_every: Option<Duration>,
@@ -88,6 +92,12 @@ pub(super) async fn run(arguments: Connect) -> anyhow::Result<()> {
 async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream> {
     let addresses = arguments.addresses.clone();
     let first = addresses[0].clone();
+    let (fec_data, fec_parity) = arguments.fec.unwrap_or_default();
+    let kcp = Kcp {
+        fec_data,
+        fec_parity,
+        ..kcp_settings()
+    };
     let stream = match session {
         Session::Scp => {
             Stream::connect(scp::Options {
@@ -100,6 +110,7 @@ async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream
                 } else {
                     Dialect::Current
                 },
+                kcp,
                 ..scp::Options::new(first)
             })
             .await?
@@ -116,12 +127,21 @@ async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream
                 addresses,
                 version,
                 encrypt,
+                kcp,
                 ..snet::Options::new(first)
             })
             .await?
         }
     };
     Ok(stream)
+}
+
+/// Reads `data/parity`.
+fn fec(text: &str) -> Result<(u8, u8), String> {
+    let number = |text: &str| text.parse().ok().filter(|number| *number <= 128);
+    text.split_once('/')
+        .and_then(|(data, parity)| Some((number(data)?, number(parity)?)))
+        .ok_or_else(|| "write it like 10/3, both at most 128".to_owned())
 }
 
 async fn cut(cutter: Cutter, every: Option<Duration>) {

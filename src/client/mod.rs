@@ -8,8 +8,9 @@ use std::io;
 
 use rand::seq::SliceRandom;
 
-use crate::config::Transport;
-use crate::transport::{self, Address, tcp};
+use crate::config::{Kcp, Transport};
+use crate::transport::kcp::segment::PEER_DATAGRAM_LIMIT;
+use crate::transport::{self, Address, kcp, tcp};
 
 pub use stream::{Cutter, Error, Stream};
 
@@ -18,10 +19,20 @@ pub use stream::{Cutter, Error, Stream};
 /// buffer, of 64 KiB by default. (Linux takes twice the value to account for its overhead.)
 const RECEIVE_BUFFER: u32 = 16 * 1024;
 
-/// Connects to one of the addresses that the name has, in random order until one accepts.
+/// The settings of KCP connections that suit a client: the original's, but no more may wait to be
+/// read than over TCP, for the same reason.
+pub fn kcp_settings() -> Kcp {
+    Kcp {
+        receive_window: (2 * RECEIVE_BUFFER / PEER_DATAGRAM_LIMIT as u32) as u16,
+        ..Kcp::default()
+    }
+}
+
+/// Connects to one of the addresses that the name has, in random order until one accepts. (Over
+/// KCP the first one does, as far as can be told.)
 ///
 /// Cancel safe. No time limit of its own.
-async fn dial(address: &Address) -> io::Result<transport::Stream> {
+async fn dial(address: &Address, kcp: &Kcp) -> io::Result<transport::Stream> {
     let mut addrs: Vec<_> = tokio::net::lookup_host(&address.authority).await?.collect();
     addrs.shuffle(&mut rand::rng());
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -30,6 +41,7 @@ async fn dial(address: &Address) -> io::Result<transport::Stream> {
             Transport::Tcp => tcp::Stream::connect(addr, Some(RECEIVE_BUFFER))
                 .await
                 .map(transport::Stream::Tcp),
+            Transport::Kcp => kcp::Stream::connect(addr, kcp).map(transport::Stream::Kcp),
         };
         match connected {
             Ok(stream) => return Ok(stream),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
+use crate::config::Kcp;
 use crate::crypto::Dialect;
 use crate::handshake::{self, read_record, write_record};
 use crate::proto::scp::client::{Hello, Ticket};
@@ -37,6 +38,8 @@ pub struct Options {
     /// The pause after a failed try to come back: the first, and the longest. It doubles between,
     /// less up to half of it at random. The first try comes without one.
     pub backoff: (Duration, Duration),
+    /// What connections over KCP are made with. Error correction must be as the gateway has it.
+    pub kcp: Kcp,
 }
 
 impl Options {
@@ -52,6 +55,7 @@ impl Options {
             resume_wait: Duration::from_secs(30),
             replay_buffer: 64 * 1024,
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
+            kcp: super::kcp_settings(),
         }
     }
 }
@@ -64,6 +68,7 @@ impl Protocol for Options {
             addresses: self.addresses.clone(),
             handshake_timeout: self.handshake_timeout,
             resume_wait: self.resume_wait,
+            kcp: self.kcp.clone(),
         }
     }
 

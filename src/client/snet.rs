@@ -7,6 +7,7 @@ use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
+use crate::config::Kcp;
 use crate::proto::snet::client::{Hello, Ticket};
 use crate::proto::snet::message::{Counts, NewResponse, ResumeResponse, response_len};
 use crate::proto::snet::{self, Version, server};
@@ -36,6 +37,8 @@ pub struct Options {
     pub replay_buffer: usize,
     /// The pause after a failed try to come back. The first try comes without one.
     pub retry: Duration,
+    /// What connections over KCP are made with. Error correction must be as the gateway has it.
+    pub kcp: Kcp,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             resume_wait: Duration::MAX,
             replay_buffer: 64 * 1024,
             retry: Duration::from_secs(3),
+            kcp: super::kcp_settings(),
         }
     }
 }
@@ -61,6 +65,7 @@ impl Protocol for Options {
             addresses: self.addresses.clone(),
             handshake_timeout: self.handshake_timeout,
             resume_wait: self.resume_wait,
+            kcp: self.kcp.clone(),
         }
     }
 

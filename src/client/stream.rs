@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{error::Elapsed, sleep, timeout};
 
 use super::dial;
+use crate::config::Kcp;
 use crate::proto::{scp, snet};
 use crate::session::{self, Core, Handle, Offer, Refusal};
 use crate::transport::{self, Address};
@@ -56,6 +57,8 @@ pub struct Dialling {
     /// Limit of one connect with its handshake.
     pub handshake_timeout: Duration,
     pub resume_wait: Duration,
+    /// For those addresses that are dialled over KCP.
+    pub kcp: Kcp,
 }
 
 /// What differs between the protocols: how a session is opened, and how it is resumed. Their
@@ -112,7 +115,7 @@ impl Stream {
     pub async fn connect(options: impl Protocol) -> Result<Self, Error> {
         let dialling = options.dialling();
         let opening = async {
-            let mut connection = connect(&dialling.addresses[0]).await?;
+            let mut connection = connect(&dialling.addresses[0], &dialling.kcp).await?;
             let opened = options.open(&mut connection).await?;
             Ok::<_, Error>((connection, opened))
         };
@@ -170,7 +173,7 @@ async fn redial<P: Protocol>(
         loop {
             // invariant: a cycle over something not empty has no end.
             let address = addresses.next().expect("an address");
-            let resumed = resume(&handle, &protocol, &mut ticket, address);
+            let resumed = resume(&handle, &protocol, &mut ticket, address, &dialling.kcp);
             let error = match timeout(dialling.handshake_timeout, resumed).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => error,
@@ -206,8 +209,9 @@ async fn resume<P: Protocol>(
     protocol: &P,
     ticket: &mut P::Ticket,
     address: &Address,
+    kcp: &Kcp,
 ) -> Result<(), ResumeError> {
-    let mut connection = connect(address).await?;
+    let mut connection = connect(address, kcp).await?;
     let Ok(offer) = handle.offer().await else {
         return Ok(());
     };
@@ -218,8 +222,8 @@ async fn resume<P: Protocol>(
     }
 }
 
-async fn connect(address: &Address) -> Result<transport::Stream, Error> {
-    dial(address)
+async fn connect(address: &Address, kcp: &Kcp) -> Result<transport::Stream, Error> {
+    dial(address, kcp)
         .await
         .map_err(|error| Error::Connect(address.clone(), error))
 }

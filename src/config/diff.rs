@@ -60,7 +60,7 @@ pub fn diff(old: &[Listener], new: &[Listener]) -> Diff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Scp, Service, Session, Snet, Tcp};
+    use crate::config::{Kcp, Scp, Service, Session, Snet, Tcp};
 
     fn listener(name: &str, binds: &[&str]) -> Listener {
         Listener {
@@ -73,6 +73,7 @@ mod tests {
             scp: Scp::default(),
             snet: Snet::default(),
             tcp: Tcp::default(),
+            kcp: Kcp::default(),
         }
     }
 

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_yaml as yaml;
 
 use super::settings::{Int, Name, read};
-use super::types::{ScpPatch, SnetPatch, TcpPatch};
+use super::types::{KcpPatch, ScpPatch, SnetPatch, TcpPatch};
 use super::{
-    Announce, Bind, Config, Error, Hook, Host, Listener, Peek, Scp, Service, Session, Snet, Tcp,
-    Upstream,
+    Announce, Bind, Config, Error, Hook, Host, Kcp, Listener, Peek, Scp, Service, Session, Snet,
+    Tcp, Upstream,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -23,6 +23,7 @@ pub(super) struct File {
     scp: Option<ScpPatch>,
     snet: Option<SnetPatch>,
     tcp: Option<TcpPatch>,
+    kcp: Option<KcpPatch>,
     upstream: Option<Upstream>,
     hosts: Option<Vec<Host>>,
     hooks: Option<Vec<Hook>>,
@@ -43,6 +44,7 @@ struct ListenerFile {
     scp: Option<ScpPatch>,
     snet: Option<SnetPatch>,
     tcp: Option<TcpPatch>,
+    kcp: Option<KcpPatch>,
 }
 
 impl File {
@@ -107,6 +109,7 @@ impl File {
         let scp = self.scp.unwrap_or_default().over(Scp::default());
         let snet = self.snet.unwrap_or_default().over(Snet::default());
         let tcp = self.tcp.unwrap_or_default().over(Tcp::default());
+        let kcp = self.kcp.unwrap_or_default().over(Kcp::default());
         let listener = |listener: ListenerFile| Listener {
             name: listener.name,
             bind: listener.bind,
@@ -117,6 +120,7 @@ impl File {
             scp: listener.scp.unwrap_or_default().over(scp.clone()),
             snet: listener.snet.unwrap_or_default().over(snet.clone()),
             tcp: listener.tcp.unwrap_or_default().over(tcp.clone()),
+            kcp: listener.kcp.unwrap_or_default().over(kcp.clone()),
         };
         let hook = |hook: Hook| Hook {
             lua: directory.join(&hook.lua),

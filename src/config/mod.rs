@@ -4,8 +4,8 @@
 //! are checked while it is read, and an [`Error`] names the file, the line and the key. Unknown
 //! and duplicate keys are errors.
 //!
-//! The top-level blocks `scp`, `snet` and `tcp` give the settings of all listeners; the same block inside
-//! a listener overrides them key by key. Durations and sizes are written with their units (`30s`,
+//! The top-level blocks `scp`, `snet`, `tcp` and `kcp` give the settings of all listeners; the
+//! same block inside a listener overrides them key by key. Durations and sizes are written with their units (`30s`,
 //! `100ms`, `64KiB`), relative paths are relative to the directory of the file.
 //!
 //! A reload compares binds with [`diff`], and is told by [`watch`] when to happen.
@@ -77,7 +77,7 @@ mod tests {
 node: 7
 listeners:
   - name: game
-    bind: [tcp://0.0.0.0:1248, "tcp://[::]:1248", tcp://127.0.0.1:0, tcp://127.0.0.1:0]
+    bind: [tcp://0.0.0.0:1248, "kcp://[::]:1248", tcp://127.0.0.1:0, tcp://127.0.0.1:0]
     session: scp
     service: proxy
     hooks: [route, log]
@@ -85,6 +85,7 @@ listeners:
     scp: {resume_wait: 1m, hmac: legacy}
     snet: {encrypt: false, handshake_timeout: 1s}
     tcp: {nodelay: false}
+    kcp: {mtu: 1500, nodelay: false, resend: 0, no_congestion: false, stream: false, write_delay: true}
   - name: raw
     bind:
       - tcp://127.0.0.1:0
@@ -95,6 +96,8 @@ listeners:
 scp: {handshake_timeout: 10s, resume_wait: 20s, replay_buffer: 100KiB}
 snet: {version: 2, resume_wait: 20s}
 tcp: {read_timeout: 90s, keepalive: 30s}
+kcp: {read_timeout: 0s, fec_data: 10, fec_parity: 3, read_buffer: 1MiB, write_buffer: 2MiB, reuseport: 4,
+  mtu: 1200, interval: 20ms, send_window: 128, receive_window: 256}
 upstream:
   session: scp
   connect_timeout: 1s 500ms
@@ -138,6 +141,7 @@ announce: {sproto: 32766, proxy_header: v2}
             scp: Scp::default(),
             snet: Snet::default(),
             tcp: Tcp::default(),
+            kcp: Kcp::default(),
         }
     }
 
@@ -173,6 +177,23 @@ announce: {sproto: 32766, proxy_header: v2}
                     keepalive: Some(Duration::from_secs(60)),
                     nodelay: true,
                 },
+                kcp: Kcp {
+                    read_timeout: Some(Duration::from_secs(60)),
+                    fec_data: 0,
+                    fec_parity: 0,
+                    read_buffer: 4 << 20,
+                    write_buffer: 4 << 20,
+                    reuseport: 0,
+                    mtu: 1400,
+                    nodelay: true,
+                    interval: Duration::from_millis(10),
+                    resend: 2,
+                    no_congestion: true,
+                    send_window: 2048,
+                    receive_window: 2048,
+                    stream: true,
+                    write_delay: false,
+                },
             }],
             upstream: Upstream {
                 session: UpstreamSession::Plain,
@@ -199,7 +220,7 @@ announce: {sproto: 32766, proxy_header: v2}
         };
         assert_eq!(parse(text), Ok(expected.clone()));
         // A block whose keys are all commented out is no block.
-        let empty = "scp:\nsnet:\ntcp:\nupstream:\nannounce:\n";
+        let empty = "scp:\nsnet:\ntcp:\nkcp:\nupstream:\nannounce:\n";
         assert_eq!(parse(&format!("{text}{empty}")), Ok(expected));
 
         let peek = Peek {
@@ -221,6 +242,20 @@ announce: {sproto: 32766, proxy_header: v2}
     fn every_key_is_read() {
         let config = parse(FULL).unwrap();
         let seconds = Duration::from_secs;
+        let kcp = Kcp {
+            read_timeout: None,
+            fec_data: 10,
+            fec_parity: 3,
+            read_buffer: 1 << 20,
+            write_buffer: 2 << 20,
+            reuseport: 4,
+            mtu: 1200,
+            interval: Duration::from_millis(20),
+            send_window: 128,
+            receive_window: 256,
+            ..Kcp::default()
+        };
+        assert_eq!((Kcp::default().fec(), kcp.fec()), (None, Some((10, 3))));
         let bind = |text: &str| text.parse::<Bind>().unwrap();
         assert_eq!(config.node, 7);
         assert_eq!(
@@ -229,7 +264,7 @@ announce: {sproto: 32766, proxy_header: v2}
                 Listener {
                     bind: vec![
                         bind("tcp://0.0.0.0:1248"),
-                        bind("tcp://[::]:1248"),
+                        bind("kcp://[::]:1248"),
                         bind("tcp://127.0.0.1:0"),
                         bind("tcp://127.0.0.1:0"),
                     ],
@@ -258,6 +293,15 @@ announce: {sproto: 32766, proxy_header: v2}
                         keepalive: Some(seconds(30)),
                         nodelay: false,
                     },
+                    kcp: Kcp {
+                        mtu: 1500,
+                        nodelay: false,
+                        resend: 0,
+                        no_congestion: false,
+                        stream: false,
+                        write_delay: true,
+                        ..kcp.clone()
+                    },
                     ..listener("game")
                 },
                 Listener {
@@ -281,6 +325,7 @@ announce: {sproto: 32766, proxy_header: v2}
                         keepalive: None,
                         nodelay: true,
                     },
+                    kcp,
                     ..listener("raw")
                 },
             ]
@@ -348,6 +393,7 @@ announce: {sproto: 32766, proxy_header: v2}
             "{HOSTS}node: 255\n\
             scp: {{replay_buffer: 1024B, resume_wait: 365days, handshake_timeout: 1ns}}\n\
             tcp: {{keepalive: 32767s, read_timeout: 365days}}\n\
+            kcp: {{interval: 1ms, fec_data: 128, fec_parity: 128, read_buffer: 1GiB}}\n\
             announce: {{sproto: 0}}\n\
             listeners:\n- name: a\n  bind: ['tcp://127.0.0.1:0']\n  session: plain\n  \
             peek: {{bytes: 65536}}\n  scp: {{replay_buffer: 64MiB}}\n"
@@ -394,12 +440,12 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 "admin: 127.0.0.1:6620\nlisteners: []\n",
                 "1: admin: unknown key, expected one of \
-                 node, listeners, scp, snet, tcp, upstream, hosts, hooks, announce",
+                 node, listeners, scp, snet, tcp, kcp, upstream, hosts, hooks, announce",
             ),
             (
                 "listeners:\n- name: a\n  limits: {}\n",
                 "3: listeners[0].limits: unknown key, expected one of \
-                 name, bind, session, service, hooks, peek, scp, snet, tcp",
+                 name, bind, session, service, hooks, peek, scp, snet, tcp, kcp",
             ),
             (
                 "listeners: []\nannounce:\n  \"a\\nb\": 1\n",
@@ -420,8 +466,8 @@ announce: {sproto: 32766, proxy_header: v2}
             ),
             // Values.
             (
-                "listeners:\n- name: a\n  bind:\n  - tcp://0.0.0.0:1\n  - kcp://0.0.0.0:1\n",
-                "5: listeners[0].bind[1]: unknown transport `kcp`, expected tcp",
+                "listeners:\n- name: a\n  bind:\n  - tcp://0.0.0.0:1\n  - udp://0.0.0.0:1\n",
+                "5: listeners[0].bind[1]: unknown transport `udp`, expected tcp or kcp",
             ),
             (
                 "listeners:\n- name: ''\n",
@@ -486,6 +532,14 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 "listeners: []\ntcp:\n  keepalive: 500ms\n",
                 "3: tcp.keepalive: `500ms` must be 1s to 32767s, or 0s for off",
+            ),
+            (
+                "listeners: []\nkcp:\n  interval: 6s\n",
+                "3: kcp.interval: `6s` must be 1ms to 5s",
+            ),
+            (
+                "listeners: []\nkcp:\n  mtu: 1501\n",
+                "3: kcp.mtu: 1501 must be 256 to 1500",
             ),
             (
                 "listeners: []\ntcp:\n  nodelay: 1\n",

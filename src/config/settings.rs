@@ -181,6 +181,41 @@ impl<const MIN: u64, const MAX: u64> Spelling<Option<Duration>> for OffOr<MIN, M
     }
 }
 
+/// A duration from `MIN` to `MAX` milliseconds.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Span<const MIN: u64, const MAX: u64>(Duration);
+
+impl<const MIN: u64, const MAX: u64> TryFrom<String> for Span<MIN, MAX> {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let duration = parse_duration(&text)?;
+        let bounds = [MIN, MAX].map(Duration::from_millis);
+        if !(bounds[0]..=bounds[1]).contains(&duration) {
+            let [min, max] = bounds.map(humantime::format_duration);
+            return Err(format!("`{text}` must be {min} to {max}"));
+        }
+        Ok(Self(duration))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> From<Span<MIN, MAX>> for String {
+    fn from(span: Span<MIN, MAX>) -> Self {
+        humantime::format_duration(span.0).to_string()
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Spelling<Duration> for Span<MIN, MAX> {
+    fn value(self) -> Duration {
+        self.0
+    }
+
+    fn of(value: &Duration) -> Self {
+        Self(*value)
+    }
+}
+
 /// A size such as `64KiB`, from `MIN` to `MAX` bytes.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -10,7 +10,8 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::settings::{
-    Int, Name, OffOr, Pattern, Size, Spelling, Timeout, YEAR, read, settings, spelled_as_is, write,
+    Int, Name, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings, spelled_as_is,
+    write,
 };
 
 const KIB: usize = 1 << 10;
@@ -54,9 +55,11 @@ pub struct Listener {
     pub snet: Snet,
     /// Settings of TCP connections: this listener's keys over the top-level block.
     pub tcp: Tcp,
+    /// Settings of KCP connections: this listener's keys over the top-level block.
+    pub kcp: Kcp,
 }
 
-/// A transport and the address it accepts on, written `tcp://0.0.0.0:1248` or `tcp://[::]:1248`.
+/// A transport and the address it accepts on, written `tcp://0.0.0.0:1248` or `kcp://[::]:1248`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Bind {
@@ -71,6 +74,8 @@ pub struct Bind {
 pub enum Transport {
     /// TCP, written `tcp`.
     Tcp,
+    /// KCP over UDP, written `kcp`.
+    Kcp,
 }
 
 /// The session protocol of a listener.
@@ -151,6 +156,50 @@ settings! {
         keepalive: Option<Duration> as OffOr<1, 32_767> = Some(Duration::from_secs(60)),
         /// Sends small packets at once. Default true.
         nodelay: bool as bool = true,
+    }
+
+    /// Settings of KCP connections from clients; the defaults are goscon's. Changes take effect
+    /// for new connections; those of `reuseport`, `read_buffer` and `write_buffer` when a bind is
+    /// opened.
+    #[derive(PartialEq, Eq)]
+    pub struct Kcp / KcpPatch {
+        /// How long a connection may deliver no data before it counts as broken; `None`, written
+        /// `0s`, is forever. KCP has no other sign of a dead peer. At most 365 days. Default 60s.
+        read_timeout: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(60)),
+        /// Forward error correction: datagrams in a group; 0 to 128. Off unless this and
+        /// `fec_parity` are both more than 0. Clients must have the same. Default 0.
+        fec_data: u8 as Int<u8, 0, 128> = 0,
+        /// Forward error correction: datagrams added to each group, as many of which may be lost;
+        /// 0 to 128. Default 0.
+        fec_parity: u8 as Int<u8, 0, 128> = 0,
+        /// Receive buffer of each socket, as far as the system grants it; 4KiB to 1GiB. Default
+        /// 4MiB.
+        read_buffer: usize as Size<{ 4 * KIB }, { 1024 * MIB }> = 4 * MIB,
+        /// Send buffer of each socket, as far as the system grants it; 4KiB to 1GiB. Default 4MiB.
+        write_buffer: usize as Size<{ 4 * KIB }, { 1024 * MIB }> = 4 * MIB,
+        /// Sockets that share each bind; 1 to 256, or 0 for one per processor. Default 0.
+        reuseport: u16 as Int<u16, 0, 256> = 0,
+        /// The longest datagram sent, in bytes without the headers of IP and UDP; a plain number,
+        /// 256 to 1500. Default 1400.
+        mtu: u16 as Int<u16, 256, 1500> = 1400,
+        /// Takes a segment for lost after 30 ms at the least instead of 100 ms. Default true.
+        nodelay: bool as bool = true,
+        /// How long an acknowledgement may wait for data to travel with; 1ms to 5s. Default 10ms.
+        interval: Duration as Span<1, 5_000> = Duration::from_millis(10),
+        /// Sends a segment again once so many later ones were acknowledged; 0, for never, to 8.
+        /// Default 2.
+        resend: u8 as Int<u8, 0, 8> = 2,
+        /// Sends as fast as the windows allow, whatever is lost. Default true.
+        no_congestion: bool as bool = true,
+        /// Segments sent and not acknowledged, at most; 4 to 32768. Default 2048.
+        send_window: u16 as Int<u16, 4, 32_768> = 2048,
+        /// Segments received and not read, at most; 4 to 32768. Default 2048.
+        receive_window: u16 as Int<u16, 4, 32_768> = 2048,
+        /// Fills segments across writes, as TCP does; otherwise each write is a message of its own
+        /// to peers that look. Default true.
+        stream: bool as bool = true,
+        /// Holds data back for up to `interval` to fill segments. Default false.
+        write_delay: bool as bool = false,
     }
 
     /// How servers are reached.
@@ -246,6 +295,14 @@ pub enum ProxyVersion {
     V1,
     /// The binary header.
     V2,
+}
+
+impl Kcp {
+    /// The shape of forward error correction, data and parity datagrams, if it is on.
+    pub fn fec(&self) -> Option<(usize, usize)> {
+        let shape = (self.fec_data.into(), self.fec_parity.into());
+        (shape.0 > 0 && shape.1 > 0).then_some(shape)
+    }
 }
 
 spelled_as_is!(
@@ -350,7 +407,8 @@ impl FromStr for Bind {
             .ok_or_else(|| format!("`{text}` lacks a transport: write tcp://0.0.0.0:1248"))?;
         let transport = match scheme {
             "tcp" => Transport::Tcp,
-            _ => return Err(format!("unknown transport `{scheme}`, expected tcp")),
+            "kcp" => Transport::Kcp,
+            _ => return Err(format!("unknown transport `{scheme}`, expected tcp or kcp")),
         };
         let addr = addr.parse().map_err(|_| {
             format!("`{addr}` is no IP address with a port: write 0.0.0.0:1248 or [::]:1248")
@@ -369,6 +427,7 @@ impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "tcp",
+            Self::Kcp => "kcp",
         })
     }
 }
@@ -458,7 +517,7 @@ mod tests {
     fn binds_and_host_addresses_read_back_as_written() {
         for text in [
             "tcp://0.0.0.0:1248",
-            "tcp://[::]:0",
+            "kcp://[::]:0",
             "tcp://[fe80::1]:65535",
         ] {
             assert_eq!(text.parse::<Bind>().unwrap().to_string(), text);
@@ -486,6 +545,7 @@ mod tests {
             "",
             "0.0.0.0:1",
             "tcp:0.0.0.0:1",
+            "udp://0.0.0.0:1",
             "tcp://localhost:1",
             "tcp://:1",
             "tcp://[::]",

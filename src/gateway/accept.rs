@@ -26,7 +26,7 @@ const LAST_READ: u64 = 64 * 1024;
 
 type Stream = session::Stream<transport::Stream>;
 
-/// Accepts connections until `stop` is cancelled.
+/// Accepts connections until `stop` is cancelled, and waits for the transport to end then.
 pub(super) async fn accept(
     state: Arc<State>,
     listener: transport::Listener,
@@ -36,7 +36,7 @@ pub(super) async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return listener.close().await,
         };
         match accepted {
             Ok(connection) => {
@@ -86,7 +86,7 @@ async fn open(
     let generation = state.generation.load_full();
     // A bind that a reload has just removed may have accepted one more.
     let (listener, chain) = generation.listener(&key)?;
-    connection.configure(&listener.tcp).ok()?;
+    connection.configure(listener).ok()?;
     let mut info = SessionInfo {
         id: 0,
         listener: listener.name.as_str().into(),

@@ -36,7 +36,7 @@ use crate::config::watch::Watcher;
 use crate::config::{self, Bind};
 use crate::proto;
 use crate::session::{Core, Handle, Stream, Table};
-use crate::transport::{self, Listener};
+use crate::transport::{self, Listener, kcp};
 
 /// A running gateway. Dropping it stops accepting and ends all sessions.
 pub struct Gateway {
@@ -54,6 +54,8 @@ struct State {
     table: Mutex<Table<Arc<Entry>>>,
     /// Accepting connections and running sessions.
     sessions: TaskTracker,
+    /// Sockets that accept, or deliver what ended sessions have left.
+    listeners: TaskTracker,
     /// No new sessions.
     draining: CancellationToken,
     /// No sessions at all.
@@ -85,6 +87,7 @@ struct Listing {
 struct Bound {
     addr: SocketAddr,
     stop: CancellationToken,
+    kcp: Option<kcp::Control>,
 }
 
 /// Why a gateway did not start, or a reload changed nothing.
@@ -107,12 +110,14 @@ impl Gateway {
         let generation = Generation::build(&path, &environment, None).await?;
         let (watcher, mut changes) = Watcher::new().map_err(|e| Error::Watch(e.to_string()))?;
         watcher.watch_files(generation.files());
-        let sockets = open(&diff(&[], &generation.config.listeners).added)?;
+        let added = diff(&[], &generation.config.listeners).added;
+        let sockets = open(&generation, &added)?;
         let state = Arc::new(State {
             generation: ArcSwap::from_pointee(generation),
             environment,
             table: Mutex::default(),
             sessions: TaskTracker::new(),
+            listeners: TaskTracker::new(),
             draining: CancellationToken::new(),
             shutdown: Shutdown::default(),
         });
@@ -167,7 +172,12 @@ impl Gateway {
         // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
         // host), so sockets that cannot be opened now may be after the others are closed. That
         // would not be all or nothing: it is an error.
-        let sockets = open(&changes.added)?;
+        let sockets = open(&new, &changes.added)?;
+        for (key, bound) in binds.iter() {
+            if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
+                kcp.set(&listener.kcp);
+            }
+        }
         self.state.generation.store(Arc::new(new));
         for key in &changes.removed {
             if let Some(bound) = binds.remove(key) {
@@ -193,6 +203,7 @@ impl Gateway {
             let bound = Bound {
                 addr,
                 stop: stop.clone(),
+                kcp: listener.control(),
             };
             let generation = self.generation();
             let name = generation
@@ -200,7 +211,8 @@ impl Gateway {
                 .map(|(listener, _)| listener.name.as_str());
             tracing::info!(listener = name, transport = %key.bind.transport, %addr, "listening");
             binds.insert(key.clone(), bound);
-            tokio::spawn(accept::accept(self.state.clone(), listener, key, stop));
+            let accepting = accept::accept(self.state.clone(), listener, key, stop);
+            self.state.listeners.spawn(accepting);
         }
     }
 
@@ -216,6 +228,22 @@ impl Gateway {
             .iter()
             .map(|(key, bound)| (key.bind, bound.addr))
             .collect()
+    }
+
+    /// What the KCP binds have counted since they were opened.
+    pub async fn kcp_counters(&self) -> Vec<(Bind, kcp::Counters)> {
+        let controls: Vec<_> = {
+            let binds = self.binds.lock().await;
+            let kcp = binds
+                .iter()
+                .filter_map(|(key, bound)| Some((key.bind, bound.kcp.clone()?)));
+            kcp.collect()
+        };
+        let mut counters = Vec::new();
+        for (bind, control) in controls {
+            counters.push((bind, control.counters().await));
+        }
+        counters
     }
 
     /// How many sessions are live, plain ones and handshakes included.
@@ -246,11 +274,14 @@ impl Gateway {
         self.state.sessions.wait().await;
     }
 
-    /// Ends all sessions and waits until their ends are logged.
+    /// Ends all sessions and waits until their ends are logged, and until what was sent to their
+    /// clients is delivered or given up.
     pub async fn shutdown(&self) {
         self.state.shutdown.begin();
         self.drain().await;
         self.drained().await;
+        self.state.listeners.close();
+        self.state.listeners.wait().await;
     }
 }
 
@@ -308,10 +339,14 @@ impl Drop for Listing {
 }
 
 /// Opens all sockets or none.
-fn open(keys: &[BindKey]) -> Result<Vec<(BindKey, Listener, SocketAddr)>, Error> {
+fn open(
+    generation: &Generation,
+    keys: &[BindKey],
+) -> Result<Vec<(BindKey, Listener, SocketAddr)>, Error> {
     keys.iter()
-        .map(|key| {
-            let opened = Listener::bind(&key.bind).and_then(|listener| {
+        .filter_map(|key| Some((key, generation.listener(key)?.0)))
+        .map(|(key, settings)| {
+            let opened = Listener::bind(&key.bind, settings).and_then(|listener| {
                 let addr = listener.local_addr()?;
                 Ok((key.clone(), listener, addr))
             });

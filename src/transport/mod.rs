@@ -3,6 +3,7 @@
 //! Every transport gives the same [`Stream`] and is bound and dialled by the same
 //! [`Listener`] and [`Address`].
 
+pub mod kcp;
 pub mod tcp;
 
 use std::fmt;
@@ -14,22 +15,24 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::config::{Bind, Tcp, Transport};
+use crate::config::{self, Bind, Transport};
 use crate::session::Connection;
 
 /// A connection of any transport.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(tcp::Stream),
+    Kcp(kcp::Stream),
 }
 
 /// Accepts connections of any transport.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(tcp::Listener),
+    Kcp(kcp::Listener),
 }
 
-/// Where to dial: `tcp://host:port`, or `host:port` for the same.
+/// Where to dial: `tcp://host:port`, or `host:port` for the same, or `kcp://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     pub transport: Transport,
@@ -37,10 +40,22 @@ pub struct Address {
     pub authority: String,
 }
 
+/// Runs the same code on what a stream of any transport is inside.
+macro_rules! each {
+    ($stream:expr, $inner:ident => $code:expr) => {
+        match $stream {
+            Stream::Tcp($inner) => $code,
+            Stream::Kcp($inner) => $code,
+        }
+    };
+}
+
 impl Listener {
-    pub fn bind(bind: &Bind) -> io::Result<Self> {
+    /// Opens a bind of a listener with such settings. Must be called within a runtime.
+    pub fn bind(bind: &Bind, settings: &config::Listener) -> io::Result<Self> {
         match bind.transport {
             Transport::Tcp => tcp::Listener::bind(bind.addr).map(Self::Tcp),
+            Transport::Kcp => kcp::Listener::bind(bind.addr, &settings.kcp).map(Self::Kcp),
         }
     }
 
@@ -48,6 +63,15 @@ impl Listener {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
+            Self::Kcp(listener) => Ok(listener.local_addr()),
+        }
+    }
+
+    /// What changes the settings of new KCP connections, and counts them.
+    pub fn control(&self) -> Option<kcp::Control> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Kcp(listener) => Some(listener.control().clone()),
         }
     }
 
@@ -55,15 +79,27 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(Stream::Tcp),
+            Self::Kcp(listener) => Ok(Stream::Kcp(listener.accept().await)),
+        }
+    }
+
+    /// Stops accepting, and waits until what connections leave behind is delivered or given up,
+    /// if that is not the system's business.
+    pub async fn close(self) {
+        match self {
+            Self::Tcp(_) => {}
+            Self::Kcp(listener) => listener.close().await,
         }
     }
 }
 
 impl Stream {
-    /// Applies a listener's settings to an accepted connection.
-    pub fn configure(&mut self, tcp: &Tcp) -> io::Result<()> {
+    /// Applies a listener's settings to an accepted connection, as far as it has not been made
+    /// with them.
+    pub fn configure(&mut self, settings: &config::Listener) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.configure(tcp),
+            Self::Tcp(stream) => stream.configure(&settings.tcp),
+            Self::Kcp(_) => Ok(()),
         }
     }
 
@@ -71,39 +107,26 @@ impl Stream {
     pub fn transport(&self) -> &'static str {
         match self {
             Self::Tcp(_) => "tcp",
+            Self::Kcp(_) => "kcp",
         }
     }
 
     pub fn peer_addr(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr(),
-        }
+        each!(self, stream => stream.peer_addr())
     }
 
     pub fn local_addr(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(stream) => stream.local_addr(),
-        }
-    }
-
-    fn inner(self: Pin<&mut Self>) -> Pin<&mut tcp::Stream> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream),
-        }
+        each!(self, stream => stream.local_addr())
     }
 }
 
 impl Connection for Stream {
     fn undelivered(&self) -> usize {
-        match self {
-            Self::Tcp(stream) => stream.undelivered(),
-        }
+        each!(self, stream => stream.undelivered())
     }
 
     fn is_broken(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_broken(),
-        }
+        each!(self, stream => stream.is_broken())
     }
 }
 
@@ -113,7 +136,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.inner().poll_read(cx, buf)
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
@@ -123,7 +146,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.inner().poll_write(cx, bytes)
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -131,7 +154,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.inner().poll_write_vectored(cx, slices)
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -139,11 +162,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner().poll_flush(cx)
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner().poll_shutdown(cx)
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
 
@@ -151,10 +174,11 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let authority = match text.split_once("://") {
-            Some(("tcp", authority)) => authority,
+        let (transport, authority) = match text.split_once("://") {
+            Some(("tcp", authority)) => (Transport::Tcp, authority),
+            Some(("kcp", authority)) => (Transport::Kcp, authority),
             Some((other, _)) => return Err(AddressError::Transport(other.to_owned())),
-            None => text,
+            None => (Transport::Tcp, text),
         };
         let (host, port) = authority.rsplit_once(':').ok_or(AddressError::Port)?;
         port.parse::<u16>().map_err(|_| AddressError::Port)?;
@@ -162,7 +186,7 @@ impl FromStr for Address {
             return Err(AddressError::Host);
         }
         Ok(Self {
-            transport: Transport::Tcp,
+            transport,
             authority: authority.to_owned(),
         })
     }
@@ -177,7 +201,7 @@ impl fmt::Display for Address {
 /// Why a text is no [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    #[error("unknown transport {0:?}, expected tcp")]
+    #[error("unknown transport {0:?}, expected tcp or kcp")]
     Transport(String),
     #[error("expected host:port")]
     Port,

@@ -1,0 +1,204 @@
+//! The two buffers everything else is built on: slots indexed by serial number,
+//! and payload bytes indexed by stream position. Both are power-of-two rings
+//! that grow on demand and address by masking, so a position keeps its meaning
+//! when the ring grows and when the index wraps at 2^32.
+
+/// Slots for a run of serial numbers, as long as it was told to
+/// [`reserve`](Self::reserve).
+#[derive(Debug)]
+pub(super) struct SnRing<T> {
+    slots: Vec<T>,
+}
+
+impl<T: Copy + Default> SnRing<T> {
+    pub(super) const fn new() -> Self {
+        Self { slots: Vec::new() }
+    }
+
+    /// Makes room for `span` slots from `first` on, where `live` of them are in use.
+    pub(super) fn reserve(&mut self, first: u32, live: u32, span: u32) {
+        let span = span as usize;
+        if span <= self.slots.len() {
+            return;
+        }
+        let mut grown = vec![T::default(); span.next_power_of_two().max(Self::SMALLEST)];
+        let mask = grown.len() - 1;
+        for sn in (0..live).map(|offset| first.wrapping_add(offset)) {
+            grown[sn as usize & mask] = *self.at(sn);
+        }
+        self.slots = grown;
+    }
+
+    pub(super) fn at(&self, sn: u32) -> &T {
+        &self.slots[sn as usize & (self.slots.len() - 1)]
+    }
+
+    pub(super) fn at_mut(&mut self, sn: u32) -> &mut T {
+        let mask = self.slots.len() - 1;
+        &mut self.slots[sn as usize & mask]
+    }
+
+    pub(super) fn heap_size(&self) -> usize {
+        self.slots.capacity() * size_of::<T>()
+    }
+
+    /// Whether giving the slots back is worth it; a few are kept for the next message.
+    pub(super) fn is_bulky(&self) -> bool {
+        self.slots.len() > Self::SMALLEST
+    }
+
+    /// Gives all slots back. The ring holds nothing live.
+    pub(super) fn release(&mut self) {
+        self.slots = Vec::new();
+    }
+
+    const SMALLEST: usize = 8;
+}
+
+/// Bytes of a stream between two positions, both counted modulo 2^32.
+#[derive(Debug)]
+pub(super) struct ByteRing {
+    bytes: Vec<u8>,
+    start: u32,
+    end: u32,
+}
+
+impl ByteRing {
+    pub(super) const fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            start: 0,
+            end: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.end.wrapping_sub(self.start) as usize
+    }
+
+    /// The position the next appended byte gets.
+    pub(super) fn end(&self) -> u32 {
+        self.end
+    }
+
+    pub(super) fn append(&mut self, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        self.reserve(data.len());
+        let at = self.index(self.end);
+        let first = data.len().min(self.bytes.len() - at);
+        self.bytes[at..at + first].copy_from_slice(&data[..first]);
+        self.bytes[..data.len() - first].copy_from_slice(&data[first..]);
+        self.end = self.end.wrapping_add(data.len() as u32);
+    }
+
+    /// `len` bytes from `position` on, in two parts where they pass the ring's edge.
+    pub(super) fn slices(&self, position: u32, len: usize) -> (&[u8], &[u8]) {
+        if len == 0 {
+            return (&[], &[]);
+        }
+        let at = self.index(position);
+        let first = len.min(self.bytes.len() - at);
+        (&self.bytes[at..at + first], &self.bytes[..len - first])
+    }
+
+    /// The oldest bytes, up to the ring's edge.
+    pub(super) fn front(&self) -> &[u8] {
+        self.slices(self.start, self.len()).0
+    }
+
+    /// Drops the oldest `len` bytes.
+    pub(super) fn consume(&mut self, len: usize) {
+        debug_assert!(len <= self.len());
+        self.start = self.start.wrapping_add(len as u32);
+    }
+
+    pub(super) fn heap_size(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Whether giving the buffer back is worth it; a small one is kept for the next message.
+    pub(super) fn is_bulky(&self) -> bool {
+        self.bytes.len() > Self::KEPT
+    }
+
+    /// Gives the buffer back. The ring is empty.
+    pub(super) fn release(&mut self) {
+        debug_assert_eq!(self.len(), 0);
+        self.bytes = Vec::new();
+    }
+
+    fn reserve(&mut self, more: usize) {
+        let needed = self.len() + more;
+        if needed <= self.bytes.len() {
+            return;
+        }
+        let grown = vec![0; needed.next_power_of_two().max(Self::SMALLEST)];
+        let old = std::mem::replace(&mut self.bytes, grown);
+        if old.is_empty() {
+            return;
+        }
+        let mut position = self.start;
+        while position != self.end {
+            let from = position as usize & (old.len() - 1);
+            let to = self.index(position);
+            // Rings are powers of two, so the old edge is never crossed after the new one.
+            let run = (self.end.wrapping_sub(position) as usize)
+                .min(old.len() - from)
+                .min(self.bytes.len() - to);
+            self.bytes[to..to + run].copy_from_slice(&old[from..from + run]);
+            position = position.wrapping_add(run as u32);
+        }
+    }
+
+    fn index(&self, position: u32) -> usize {
+        position as usize & (self.bytes.len() - 1)
+    }
+
+    const SMALLEST: usize = 128;
+    const KEPT: usize = 512;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn slots_survive_growth_across_the_wrap() {
+        let mut ring = SnRing::<u32>::new();
+        let first = u32::MAX - 2;
+        for live in 0..100u32 {
+            ring.reserve(first, live, live + 1);
+            *ring.at_mut(first.wrapping_add(live)) = live;
+        }
+        for offset in 0..100 {
+            assert_eq!(*ring.at(first.wrapping_add(offset)), offset);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_match_a_plain_queue(
+            start in any::<u32>(),
+            steps in proptest::collection::vec((0usize..700, 0usize..700), 1..60),
+        ) {
+            let mut ring = ByteRing { bytes: Vec::new(), start, end: start };
+            let mut model: Vec<u8> = Vec::new();
+            let mut next = 0u8;
+            for (add, take) in steps {
+                let data: Vec<u8> = (0..add).map(|_| { next = next.wrapping_add(1); next }).collect();
+                ring.append(&data);
+                model.extend(&data);
+                let (a, b) = ring.slices(ring.start, ring.len());
+                prop_assert_eq!([a, b].concat(), model.clone());
+                let take = take.min(model.len());
+                ring.consume(take);
+                model.drain(..take);
+                prop_assert!(model.starts_with(ring.front()));
+                prop_assert_eq!(model.is_empty(), ring.front().is_empty());
+            }
+        }
+    }
+}

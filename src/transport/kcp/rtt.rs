@@ -1,0 +1,83 @@
+//! Round-trip estimate and retransmission timeout, after RFC 6298.
+
+/// Bounds of the timeout in milliseconds, and its value before any sample, as in kcp-go.
+const MIN_NODELAY: u32 = 30;
+const MIN: u32 = 100;
+const INITIAL: u32 = 200;
+pub(super) const MAX: u32 = 60_000;
+
+/// All values in milliseconds; the mean is kept in eighths and the deviation in quarters.
+#[derive(Debug)]
+pub(super) struct RoundTrip {
+    mean8: u32,
+    deviation4: u32,
+    timeout: u32,
+    least: u32,
+    /// The peer's clock granularity: it acknowledges once per interval.
+    granularity: u32,
+}
+
+impl RoundTrip {
+    pub(super) fn new(nodelay: bool, interval: u32) -> Self {
+        Self {
+            mean8: 0,
+            deviation4: 0,
+            timeout: INITIAL,
+            least: if nodelay { MIN_NODELAY } else { MIN },
+            granularity: interval,
+        }
+    }
+
+    pub(super) fn timeout(&self) -> u32 {
+        self.timeout
+    }
+
+    /// By how much later ones may overtake earlier ones on this path: a quarter of
+    /// the round trip, after RFC 8985.
+    pub(super) fn disorder(&self) -> u32 {
+        self.mean8 / 32
+    }
+
+    /// Takes in one measured round trip. Each acknowledgement echoes the clock
+    /// of the transmission it answers, so retransmitted segments count too.
+    pub(super) fn sample(&mut self, rtt: u32) {
+        let rtt = rtt.min(MAX);
+        if self.mean8 == 0 {
+            self.mean8 = rtt * 8;
+            self.deviation4 = rtt * 2;
+        } else {
+            let off = rtt.abs_diff(self.mean8 / 8);
+            self.deviation4 = self.deviation4 - self.deviation4 / 4 + off;
+            self.mean8 = self.mean8 - self.mean8 / 8 + rtt;
+        }
+        self.timeout =
+            (self.mean8 / 8 + self.deviation4.max(self.granularity)).clamp(self.least, MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settles_on_a_steady_path_and_follows_a_slower_one() {
+        let mut path = RoundTrip::new(true, 10);
+        assert_eq!(path.timeout(), INITIAL);
+        (0..100).for_each(|_| path.sample(50));
+        assert!((60..=66).contains(&path.timeout()), "{}", path.timeout());
+        (0..100).for_each(|_| path.sample(400));
+        assert!((400..=430).contains(&path.timeout()), "{}", path.timeout());
+    }
+
+    #[test]
+    fn stays_in_bounds() {
+        let mut path = RoundTrip::new(true, 10);
+        (0..100).for_each(|_| path.sample(0));
+        assert_eq!(path.timeout(), MIN_NODELAY);
+        (0..100).for_each(|_| path.sample(u32::MAX));
+        assert_eq!(path.timeout(), MAX);
+        let mut slow = RoundTrip::new(false, 10);
+        slow.sample(1);
+        assert_eq!(slow.timeout(), MIN);
+    }
+}

@@ -1,0 +1,367 @@
+//! A session as its loop and its stream share it.
+//!
+//! The state lies behind one small lock. The loop takes it once for all datagrams of a session
+//! that one system call received, the stream once for each read and write; neither does anything
+//! slow meanwhile: the loop collects what is to be sent and sends it after. So a byte is copied
+//! from the socket to the state and from there to the reader, as few times as the ordering of
+//! segments allows. A queue between the two would cost an allocation per message and one more
+//! copy, and would not spare the wake-up.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use atomic_waker::AtomicWaker;
+use tokio::sync::oneshot;
+
+use super::clock::{Clock, widen};
+use super::counters::Counters;
+use super::fec;
+use super::outbox::{Outbox, Path};
+use super::shards::{Incoming, Shards};
+use super::state::Kcp;
+use super::{LINGER, PROOF, QUIET_END, REPEATS};
+
+/// Bytes of room that are worth waking a writer for.
+const WORTHWHILE: usize = 16 * 1024;
+
+/// Milliseconds between two looks at a session whose reader lets data wait.
+const UNREAD: u64 = 1_000;
+
+/// What a loop shares with the streams of its sessions.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub clock: Clock,
+    pub waker: AtomicWaker,
+    mail: Mutex<Mail>,
+}
+
+/// What others want of a loop.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    /// Sessions to look after.
+    pub slots: Vec<u32>,
+    pub counters: Vec<oneshot::Sender<Counters>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    link: Arc<Link>,
+    slot: u32,
+    state: Mutex<State>,
+}
+
+/// What a session is and where it is in its life.
+///
+/// ```text
+///            shut: no more writes      all acknowledged, quiet
+///    Open ─────────────────────► Shut ─────────────────────────► Eof
+///     │  └───────────┐    ┌───────┘ └── LINGER passed ──┐         │
+///     │ read timeout,│    │ the stream                  │         │
+///     │ replaced, …  │    │ is dropped                  ▼         │
+///     └──────────────│────│───────────────────────────► Broken    │
+///                    ▼    ▼                                       │
+///                  Lingering ─── all acknowledged, or LINGER ──► gone
+/// ```
+#[derive(Debug)]
+pub(super) struct State {
+    pub kcp: Kcp,
+    pub shards: Option<Box<Shards>>,
+    pub reader: Option<Waker>,
+    pub writer: Option<Waker>,
+    pub phase: Phase,
+    /// Milliseconds without data that break it.
+    read_timeout: Option<u64>,
+    /// It has asked its loop to look after it.
+    queued: bool,
+    /// Until when its peer may prove that it receives what is sent to it.
+    unproven_until: Option<u64>,
+    /// When its loop last looked after it, when anything was last heard of its peer, and when data.
+    pub now: u64,
+    heard: u64,
+    data_came: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// Nothing more will be written, since then.
+    Shut(u64),
+    /// It is all delivered and nothing more came for a while.
+    Eof,
+    /// Its loop knows it no more.
+    Broken(io::ErrorKind),
+    /// The stream is gone, since then.
+    Lingering(u64),
+}
+
+/// What a look after a session came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Again at that time.
+    At(Option<u64>),
+    /// Again as soon as the outbox is empty.
+    Full,
+    /// It is to be forgotten.
+    Gone,
+}
+
+impl Link {
+    pub fn new() -> Self {
+        Self {
+            clock: Clock::new(),
+            waker: AtomicWaker::new(),
+            mail: Mutex::default(),
+        }
+    }
+
+    /// Puts something in the mail and wakes the loop.
+    pub fn send(&self, put: impl FnOnce(&mut Mail)) {
+        let woken = {
+            let mut mail = self.lock();
+            let woken = !mail.is_empty();
+            put(&mut mail);
+            woken
+        };
+        if !woken {
+            self.waker.wake();
+        }
+    }
+
+    /// Takes all mail, leaving `empty` for more.
+    pub fn receive(&self, empty: Mail) -> Mail {
+        std::mem::replace(&mut *self.lock(), empty)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        // Nothing panics while it is held.
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mail {
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.counters.is_empty()
+    }
+}
+
+impl Session {
+    pub fn new(
+        peer: SocketAddr,
+        local: SocketAddr,
+        link: Arc<Link>,
+        slot: u32,
+        state: State,
+    ) -> Self {
+        Self {
+            peer,
+            local,
+            link,
+            slot,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.link.clock
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the loop look after the session.
+    pub fn ask(&self, mut state: MutexGuard<'_, State>) {
+        let asked = std::mem::replace(&mut state.queued, true);
+        let known = !matches!(state.phase, Phase::Broken(_));
+        drop(state);
+        if known && !asked {
+            self.link.send(|mail| mail.slots.push(self.slot));
+        }
+    }
+}
+
+impl State {
+    pub fn new(
+        kcp: Kcp,
+        shards: Option<Box<Shards>>,
+        read_timeout: Option<u64>,
+        now: u64,
+        proven: bool,
+    ) -> Self {
+        Self {
+            kcp,
+            shards,
+            reader: None,
+            writer: None,
+            phase: Phase::Open,
+            read_timeout,
+            queued: false,
+            unproven_until: (!proven).then_some(now + PROOF),
+            now,
+            heard: now,
+            data_came: now,
+        }
+    }
+
+    /// Whether the session is one of those that strangers can make.
+    pub fn is_half_open(&self) -> bool {
+        self.unproven_until.is_some()
+    }
+
+    /// Takes in a datagram of the session's peer.
+    pub fn input(&mut self, incoming: &Incoming<'_>, now: u64) {
+        let before = self.kcp.readable();
+        // What is wrong with a datagram is counted there.
+        if let Some(payload) = incoming.payload() {
+            let _ = self.kcp.handle_datagram(payload, now as u32);
+        }
+        if let Incoming::Shard(shard) = incoming
+            && let Some(shards) = &mut self.shards
+        {
+            let kcp = &mut self.kcp;
+            shards.input(shard, now, |payload| {
+                let _ = kcp.handle_recovered(payload, now as u32);
+            });
+        }
+        self.heard = now;
+        if self.kcp.readable() > before {
+            self.data_came = now;
+        }
+        if self.kcp.is_answered() {
+            self.unproven_until = None;
+        }
+    }
+
+    /// Does what is due: sends, gives up, ends.
+    pub fn attend(&mut self, now: u64, path: Path, outbox: &mut Outbox) -> Next {
+        self.queued = false;
+        self.now = now;
+        if matches!(self.phase, Phase::Lingering(_)) {
+            // Nobody reads it any more.
+            self.kcp.consume(self.kcp.readable());
+        }
+        if !self.transmit(now, path, outbox) {
+            return Next::Full;
+        }
+        if let Some(shards) = &mut self.shards {
+            shards.rest(now);
+        }
+        if self.unproven_until.is_some_and(|until| until <= now) {
+            self.unproven_until = None;
+            if self.kcp.undelivered() > 0 {
+                self.phase = Phase::Broken(io::ErrorKind::TimedOut);
+            }
+        }
+        match self.phase {
+            Phase::Open => {}
+            Phase::Shut(since) if self.kcp.undelivered() == 0 => {
+                if since.max(self.heard) + QUIET_END <= now {
+                    self.phase = Phase::Eof;
+                }
+            }
+            Phase::Shut(since) if since + LINGER <= now => {
+                self.phase = Phase::Broken(io::ErrorKind::TimedOut);
+            }
+            Phase::Lingering(since) => {
+                let done = self.kcp.undelivered() == 0 && self.heard + REPEATS <= now;
+                if done || since + LINGER <= now {
+                    return Next::Gone;
+                }
+            }
+            Phase::Shut(_) | Phase::Eof | Phase::Broken(_) => {}
+        }
+        if self.silent_until().is_some_and(|at| at <= now) {
+            if self.kcp.readable() == 0 {
+                self.phase = Phase::Broken(io::ErrorKind::TimedOut);
+            }
+            // A reader that lets it wait is no silence of the peer's.
+            self.data_came = now;
+        }
+        if matches!(self.phase, Phase::Broken(_)) {
+            return Next::Gone;
+        }
+        Next::At(self.deadline(now))
+    }
+
+    /// Those who wait for what is there now.
+    pub fn ready(&mut self) -> [Option<Waker>; 2] {
+        let over = matches!(self.phase, Phase::Broken(_) | Phase::Eof);
+        let reader = (over || self.kcp.readable() > 0)
+            .then(|| self.reader.take())
+            .flatten();
+        let room = || self.kcp.writable() >= WORTHWHILE || self.kcp.undelivered() == 0;
+        let writer = (self.writer.is_some() && (over || room()))
+            .then(|| self.writer.take())
+            .flatten();
+        [reader, writer]
+    }
+
+    /// The counts of forward error correction, if it is on.
+    pub fn fec_counters(&self) -> Option<&fec::Counters> {
+        self.shards.as_ref().map(|shards| shards.counters())
+    }
+
+    /// Puts into the outbox what is to be sent now. `false` if it is full.
+    fn transmit(&mut self, now: u64, path: Path, outbox: &mut Outbox) -> bool {
+        loop {
+            let Some(space) = outbox.space() else {
+                return false;
+            };
+            let front = self.shards.as_ref().map_or(0, |_| fec::HEADER);
+            let Some(len) = self.kcp.poll_transmit(now as u32, &mut space[front..]) else {
+                return true;
+            };
+            let len = front + len;
+            let parity = self
+                .shards
+                .as_mut()
+                .and_then(|shards| shards.seal(&mut space[..len], now));
+            outbox.commit(len, path);
+            for datagram in parity.iter().flat_map(|parity| parity.datagrams()) {
+                outbox.push(datagram, path);
+            }
+        }
+    }
+
+    fn silent_until(&self) -> Option<u64> {
+        let limit = match self.phase {
+            Phase::Open | Phase::Shut(_) => self.read_timeout?,
+            Phase::Eof | Phase::Broken(_) | Phase::Lingering(_) => return None,
+        };
+        Some(limit + self.data_came)
+    }
+
+    /// When it is to be looked after next.
+    fn deadline(&self, now: u64) -> Option<u64> {
+        let kcp = self.kcp.next_deadline().map(|at| widen(at, now));
+        let shards = self.shards.as_ref().and_then(|shards| shards.deadline());
+        // Its reader does not tell when it has taken everything and memory can be given back.
+        let unread = (self.kcp.readable() > 0).then_some(now + UNREAD);
+        let phase = match self.phase {
+            Phase::Shut(since) if self.kcp.undelivered() == 0 => {
+                Some(since.max(self.heard) + QUIET_END)
+            }
+            Phase::Shut(since) => Some(since + LINGER),
+            Phase::Lingering(since) if self.kcp.undelivered() == 0 => {
+                Some((since + LINGER).min(self.heard + REPEATS))
+            }
+            Phase::Lingering(since) => Some(since + LINGER),
+            Phase::Open | Phase::Eof | Phase::Broken(_) => None,
+        };
+        [
+            kcp,
+            shards,
+            unread,
+            phase,
+            self.unproven_until,
+            self.silent_until(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}

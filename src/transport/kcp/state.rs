@@ -1,0 +1,356 @@
+//! The state machine of one session.
+
+mod input;
+mod output;
+
+pub use input::InputError;
+
+use input::Origin;
+use output::Datagram;
+
+use super::acks::Acks;
+use super::congestion::Congestion;
+use super::receive_queue::ReceiveQueue;
+use super::recovery::Recovery;
+use super::rtt::RoundTrip;
+use super::segment::{HEADER_LEN, PEER_DATAGRAM_LIMIT, before};
+use super::send_queue::{Cut, SendQueue};
+use super::settings::{Settings, Stats};
+
+/// The window a peer is assumed to have until it tells; kcp-go's default.
+const UNTOLD_WINDOW: u32 = 32;
+/// Milliseconds without traffic after which grown buffers are given back.
+const QUIET: u32 = 1_000;
+/// Bytes the lists of acknowledgements and retransmissions may keep meanwhile.
+const KEPT_LISTS: usize = 256;
+/// The least datagram that has room for everything that must go together.
+const LEAST_DATAGRAM: u16 = 128;
+
+/// One KCP session: what arrives goes in, what to send and to deliver comes out.
+///
+/// It performs no I/O and knows no time of its own. `now` is milliseconds on any
+/// monotonic clock, the same for every call and wrapping at 2^32; it is also
+/// what goes on the wire as timestamp.
+///
+/// Whoever drives it, after any of [`handle_datagram`](Self::handle_datagram),
+/// [`handle_recovered`](Self::handle_recovered), [`write`](Self::write),
+/// [`read`](Self::read) or [`consume`](Self::consume), and when the deadline has
+/// come,
+///
+/// 1. calls [`poll_transmit`](Self::poll_transmit) until it gives `None`, and
+///    sends each datagram it gives, in order;
+/// 2. then asks [`next_deadline`](Self::next_deadline), and calls 1 again no
+///    later than that.
+///
+/// Several calls may come before 1, such as all datagrams of one batch. KCP has
+/// no end of stream: the driver lingers until [`undelivered`](Self::undelivered)
+/// is 0 and drops the session. It ends one that it has heard nothing from for
+/// its read timeout.
+#[derive(Debug)]
+pub struct Kcp {
+    conv: u32,
+    /// Bytes of the longest datagram sent and of the longest payload taken.
+    datagram_limit: usize,
+    payload_limit: usize,
+    cut: Cut,
+    interval: u32,
+    receive_window: u32,
+    nodelay: bool,
+    write_delay: bool,
+
+    send: SendQueue,
+    recovery: Recovery,
+    round_trip: RoundTrip,
+    congestion: Option<Congestion>,
+    peer_window: u32,
+    probe: Option<Probe>,
+    /// Written data waits until then for more to fill its segment.
+    hold_until: Option<u32>,
+    /// Something new left since `poll_transmit` last gave `None`.
+    launched: bool,
+    dead: bool,
+    /// The peer has echoed a timestamp of ours.
+    answered: bool,
+
+    receive: ReceiveQueue,
+    acks: Acks,
+    /// The peer last heard of a closed window.
+    told_closed: bool,
+    must_tell_window: bool,
+
+    /// The latest `now`, and that of the last traffic.
+    clock: u32,
+    active_at: u32,
+    stats: Stats,
+}
+
+impl Kcp {
+    /// A session of conversation `conv`, which both ends agree on by the client
+    /// picking it. Allocates nothing until there is data.
+    pub fn new(conv: u32, settings: &Settings) -> Self {
+        Self::starting_at(conv, settings, 0, 0)
+    }
+
+    /// Like [`new`](Self::new), with other first serial numbers than the wire's 0.
+    pub(super) fn starting_at(conv: u32, settings: &Settings, send: u32, receive: u32) -> Self {
+        let datagram_limit = settings
+            .mtu
+            .saturating_sub(settings.reserved)
+            .max(LEAST_DATAGRAM);
+        let datagram_limit = usize::from(datagram_limit);
+        let payload_limit = datagram_limit.max(PEER_DATAGRAM_LIMIT) - HEADER_LEN;
+        let send_window = u32::from(settings.send_window.max(1));
+        let receive_window = u32::from(settings.receive_window.max(1));
+        let interval = u32::from(settings.interval.max(1));
+        Self {
+            conv,
+            datagram_limit,
+            payload_limit,
+            cut: Cut {
+                segment: datagram_limit - HEADER_LEN,
+                window: send_window,
+                stream: settings.stream,
+            },
+            interval,
+            receive_window,
+            nodelay: settings.nodelay,
+            write_delay: settings.write_delay,
+            send: SendQueue::new(send),
+            recovery: Recovery::new(settings.resend.into(), send),
+            round_trip: RoundTrip::new(settings.nodelay, interval),
+            congestion: (!settings.no_congestion).then(|| Congestion::new(send_window)),
+            peer_window: UNTOLD_WINDOW,
+            probe: None,
+            hold_until: None,
+            launched: false,
+            dead: false,
+            answered: false,
+            receive: ReceiveQueue::new(receive, receive_window, payload_limit),
+            acks: Acks::default(),
+            told_closed: false,
+            must_tell_window: false,
+            clock: 0,
+            active_at: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    pub fn conv(&self) -> u32 {
+        self.conv
+    }
+
+    /// Takes in a datagram from the peer, any number of segments.
+    ///
+    /// Fewer trailing bytes than a header are ignored, as kcp-go does.
+    ///
+    /// # Errors
+    /// The first bad segment ends the datagram: those before it count, the
+    /// session goes on.
+    pub fn handle_datagram(&mut self, datagram: &[u8], now: u32) -> Result<(), InputError> {
+        self.stats.in_pkts += 1;
+        self.stats.in_bytes += datagram.len() as u64;
+        self.handle(datagram, now, Origin::Network)
+    }
+
+    /// Takes in a datagram that a layer below pieced together again (FEC). Being
+    /// late, it says nothing about the peer's window or the round trip.
+    ///
+    /// # Errors
+    /// As [`handle_datagram`](Self::handle_datagram).
+    pub fn handle_recovered(&mut self, datagram: &[u8], now: u32) -> Result<(), InputError> {
+        self.handle(datagram, now, Origin::Recovered)
+    }
+
+    /// Takes bytes to send and gives how many; fewer than offered, down to 0,
+    /// when the send window is full. [`writable`](Self::writable) grows again as
+    /// the peer acknowledges.
+    ///
+    /// Outside stream mode the bytes taken are one message, in 32 fragments at
+    /// most: the window of a kcp-go peer, who has to hold a whole message, may
+    /// be no larger.
+    pub fn write(&mut self, data: &[u8], now: u32) -> usize {
+        let fresh = self.send.waiting() == 0;
+        let taken = self.send.write(data, self.cut);
+        if taken == 0 {
+            return 0;
+        }
+        self.clock = now;
+        self.active_at = now;
+        self.stats.bytes_sent += taken as u64;
+        if self.write_delay && fresh {
+            self.hold_until = Some(now.wrapping_add(self.interval));
+        }
+        if self.writable() == 0 {
+            self.hold_until = None;
+        }
+        taken
+    }
+
+    /// Whether [`write`](Self::write) needs the exact time.
+    pub fn delays_writes(&self) -> bool {
+        self.write_delay
+    }
+
+    /// Bytes [`write`](Self::write) has room for.
+    pub fn writable(&self) -> usize {
+        self.send.room(self.cut)
+    }
+
+    /// Bytes taken by [`write`](Self::write) that the peer has not acknowledged.
+    pub fn undelivered(&self) -> usize {
+        self.send.undelivered()
+    }
+
+    /// Copies received bytes to `out` and gives how many; 0 when there are none.
+    /// Message boundaries do not show; see [`message_len`](Self::message_len).
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut copied = 0;
+        while copied < out.len() && self.readable() > 0 {
+            let chunk = self.chunk();
+            let len = chunk.len().min(out.len() - copied);
+            out[copied..copied + len].copy_from_slice(&chunk[..len]);
+            self.consume(len);
+            copied += len;
+        }
+        copied
+    }
+
+    /// Received bytes in order and not read.
+    pub fn readable(&self) -> usize {
+        self.receive.readable()
+    }
+
+    /// The first received bytes, as many as lie together; empty when there are
+    /// none. [`consume`](Self::consume) drops them.
+    pub fn chunk(&self) -> &[u8] {
+        self.receive.chunk()
+    }
+
+    /// Drops the first `len` received bytes, at most [`readable`](Self::readable).
+    pub fn consume(&mut self, len: usize) {
+        let len = len.min(self.readable());
+        self.receive.consume(len);
+        self.stats.bytes_received += len as u64;
+        // Opening by single segments would have the peer send single segments.
+        if self.told_closed && self.receive.free() >= (self.receive_window / 4).max(1) {
+            self.must_tell_window = true;
+        }
+    }
+
+    /// Whether reading has opened a window that the peer knows to be closed, so that
+    /// [`poll_transmit`](Self::poll_transmit) has something to send at once.
+    pub fn must_tell_window(&self) -> bool {
+        self.must_tell_window
+    }
+
+    /// Unread bytes of the first message, once all its fragments are here. A
+    /// peer in stream mode makes each segment a message.
+    pub fn message_len(&self) -> Option<usize> {
+        self.receive.message_len()
+    }
+
+    /// Puts the next datagram to send into `out` and gives its length; `None`
+    /// when there is nothing to send at `now`.
+    ///
+    /// Full segments come before anything shorter as far as order allows, so
+    /// runs of datagrams have equal lengths.
+    ///
+    /// # Panics
+    /// If `out` is shorter than `mtu - reserved` of the settings.
+    pub fn poll_transmit(&mut self, now: u32, out: &mut [u8]) -> Option<usize> {
+        self.clock = now;
+        if self.hold_until.is_some_and(|until| !before(now, until)) {
+            self.hold_until = None;
+        }
+        let mut datagram = Datagram {
+            out: &mut out[..self.datagram_limit],
+            used: 0,
+        };
+        self.put_probes(now, &mut datagram);
+        if self.acks.has_strays() && self.acks_are_due(now) {
+            self.put_acks(&mut datagram);
+        }
+        if self.put_resent(now, &mut datagram) {
+            self.put_fresh(now, &mut datagram);
+        }
+        if datagram.used > 0 || self.acks_are_due(now) {
+            self.put_acks(&mut datagram);
+        }
+        let len = datagram.used;
+        if len == 0 {
+            self.launched = false;
+            self.release_when_quiet(now);
+            return None;
+        }
+        self.stats.out_pkts += 1;
+        self.stats.out_bytes += len as u64;
+        Some(len)
+    }
+
+    /// When [`poll_transmit`](Self::poll_transmit) has to be called next if
+    /// nothing happens before; `None` when there is nothing to send,
+    /// acknowledge or probe. Once, a second after traffic that made
+    /// the buffers grow, it asks for a call to give them back.
+    pub fn next_deadline(&self) -> Option<u32> {
+        let tell = self.must_tell_window.then_some(self.clock);
+        let fresh = self
+            .can_send_more()
+            .then(|| self.hold_until.unwrap_or(self.clock));
+        let probe = self.probe.as_ref().map(|probe| probe.at);
+        [tell, fresh, probe, self.acks.due(), self.recovery.timer()]
+            .into_iter()
+            .flatten()
+            .reduce(|a, b| if before(b, a) { b } else { a })
+            .or_else(|| {
+                self.is_wasteful()
+                    .then(|| self.active_at.wrapping_add(QUIET))
+            })
+    }
+
+    /// Whether some segment was sent 20 times in vain. KCP calls the link dead
+    /// then; kcp-go goes on nevertheless, and so does this session. On a fast
+    /// path it takes only seconds of outage, so a read timeout judges better.
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Whether the peer has echoed the timestamp of something sent to it, of the last minute.
+    /// Who does not receive what is sent there can only guess that.
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Bytes held beside the struct itself.
+    pub fn heap_size(&self) -> usize {
+        self.send.heap_size()
+            + self.receive.heap_size()
+            + self.recovery.heap_size()
+            + self.acks.heap_size()
+    }
+
+    /// Whether memory is held that nothing in flight or unread needs.
+    fn is_wasteful(&self) -> bool {
+        let lists = self.recovery.heap_size() + self.acks.heap_size();
+        self.send.is_wasteful() || self.receive.is_wasteful() || lists > KEPT_LISTS
+    }
+
+    fn release_when_quiet(&mut self, now: u32) {
+        if self.is_wasteful() && now.wrapping_sub(self.active_at) >= QUIET {
+            self.send.release();
+            self.receive.release();
+            self.recovery.release();
+            self.acks.release();
+        }
+    }
+}
+
+/// Asking for a closed window to open: next at `at`, asked after `wait` milliseconds.
+#[derive(Debug)]
+struct Probe {
+    at: u32,
+    wait: u32,
+}

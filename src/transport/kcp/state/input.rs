@@ -1,0 +1,162 @@
+//! What arrives: segments of the peer and what they change.
+
+use thiserror::Error;
+
+use super::super::acks::Echo;
+use super::super::receive_queue::Taken;
+use super::super::rtt;
+use super::super::segment::{Command, HEADER_LEN, Segment, SegmentError, before};
+use super::Kcp;
+
+/// Why a datagram, or the rest of it, was refused; always the sender's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum InputError {
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error("segment of conversation {0:#010x} in this one")]
+    OtherConversation(u32),
+    #[error("payload of {0} bytes is longer than a datagram may carry")]
+    Oversized(usize),
+    #[error("peer has received everything below {0}, which was never sent")]
+    NeverSent(u32),
+}
+
+impl InputError {
+    /// A stable name for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Segment(SegmentError::Short(_)) => "short",
+            Self::Segment(SegmentError::UnknownCommand(_)) => "unknown_command",
+            Self::Segment(SegmentError::Truncated { .. }) => "truncated",
+            Self::OtherConversation(_) => "other_conversation",
+            Self::Oversized(_) => "oversized",
+            Self::NeverSent(_) => "never_sent",
+        }
+    }
+}
+
+/// Where a datagram comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Network,
+    Recovered,
+}
+
+impl Kcp {
+    pub(super) fn handle(
+        &mut self,
+        datagram: &[u8],
+        now: u32,
+        origin: Origin,
+    ) -> Result<(), InputError> {
+        self.clock = now;
+        self.active_at = now;
+        let una = self.send.una();
+        let in_flight = self.send.in_flight();
+        let mut sent_at = None;
+        let result = self.handle_segments(datagram, now, origin, &mut sent_at);
+        if result.is_err() {
+            self.stats.in_errs += 1;
+        }
+        if let Some(sent_at) = sent_at
+            && origin == Origin::Network
+        {
+            self.round_trip.sample(now.wrapping_sub(sent_at));
+            self.answered = true;
+        }
+        let acked = self.send.una().wrapping_sub(una);
+        if acked > 0 {
+            self.hold_until = None;
+            self.recovery.on_una(&self.send);
+            if let Some(congestion) = &mut self.congestion {
+                congestion.on_acked(acked, in_flight, self.send.una());
+            }
+        }
+        result
+    }
+
+    /// Leaves in `sent_at` when the last transmission acknowledged here was made.
+    fn handle_segments(
+        &mut self,
+        datagram: &[u8],
+        now: u32,
+        origin: Origin,
+        sent_at: &mut Option<u32>,
+    ) -> Result<(), InputError> {
+        let mut rest = datagram;
+        loop {
+            let (segment, behind) = Segment::decode(rest)?;
+            self.handle_segment(&segment, now, origin)?;
+            let header = segment.header;
+            let is_echo = header.command == Command::Ack
+                && before(header.sn, self.send.next_sn())
+                && now.wrapping_sub(header.timestamp) <= rtt::MAX;
+            if is_echo {
+                self.recovery.on_echo(header.timestamp);
+                *sent_at = Some(header.timestamp);
+            }
+            if behind.len() < HEADER_LEN {
+                return Ok(());
+            }
+            rest = behind;
+        }
+    }
+
+    fn handle_segment(
+        &mut self,
+        segment: &Segment<'_>,
+        now: u32,
+        origin: Origin,
+    ) -> Result<(), InputError> {
+        let Segment { header, payload } = *segment;
+        if header.conv != self.conv {
+            return Err(InputError::OtherConversation(header.conv));
+        }
+        if payload.len() > self.payload_limit {
+            return Err(InputError::Oversized(payload.len()));
+        }
+        if !self.send.was_sent_below(header.una) {
+            return Err(InputError::NeverSent(header.una));
+        }
+        self.stats.in_segs += 1;
+        self.send.acknowledge_below(header.una);
+        // An older una comes with an older window, overtaken on the way.
+        if origin == Origin::Network && header.una == self.send.una() {
+            self.peer_window = header.window.into();
+        }
+        match header.command {
+            Command::Push => self.take_push(segment, now, origin),
+            Command::Ack => {
+                if self.send.acknowledge(header.sn) {
+                    self.recovery.on_acked(header.sn);
+                }
+            }
+            Command::WindowAsk => self.must_tell_window = true,
+            Command::WindowTell => {}
+        }
+        Ok(())
+    }
+
+    fn take_push(&mut self, segment: &Segment<'_>, now: u32, origin: Origin) {
+        let header = segment.header;
+        let taken = self
+            .receive
+            .insert(header.sn, header.fragment, segment.payload);
+        if taken != Taken::New && origin == Origin::Network {
+            self.stats.repeat_segs += 1;
+        }
+        // A repeat is acknowledged too: the first answer may have been lost.
+        if taken != Taken::Beyond {
+            let echo = Echo {
+                sn: header.sn,
+                timestamp: header.timestamp,
+            };
+            self.acks.note(
+                echo,
+                self.receive.next_sn(),
+                now.wrapping_add(self.interval),
+                self.receive_window as usize,
+            );
+        }
+    }
+}

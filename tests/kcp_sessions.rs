@@ -1,0 +1,265 @@
+//! scp sessions over KCP, and from one transport to the other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use stablegate::client::kcp_settings;
+use stablegate::client::scp::{Options, Stream};
+use stablegate::config::{Kcp, Transport};
+use stablegate::gateway::Gateway;
+use stablegate::transport::Address;
+use stablegate::transport::kcp::Counters;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, timeout};
+
+/// A gateway with one listener on both transports.
+struct Fixture {
+    gateway: Arc<Gateway>,
+    directory: TempDir,
+    host: String,
+    tcp: Address,
+    kcp: Address,
+}
+
+impl Fixture {
+    async fn new(host: &str, kcp: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.yaml");
+        std::fs::write(&path, config(host, kcp)).unwrap();
+        let gateway = Gateway::start(path).await.unwrap();
+        let addrs = gateway.local_addrs().await;
+        let address = |transport| {
+            let is_it =
+                |(bind, _): &&(stablegate::config::Bind, SocketAddr)| bind.transport == transport;
+            let (_, addr) = addrs.iter().find(is_it).unwrap();
+            format!("{transport}://{addr}").parse().unwrap()
+        };
+        Self {
+            tcp: address(Transport::Tcp),
+            kcp: address(Transport::Kcp),
+            gateway,
+            directory,
+            host: host.to_owned(),
+        }
+    }
+
+    async fn reconfigure(&self, kcp: &str) {
+        let path = self.directory.path().join("config.yaml");
+        std::fs::write(&path, config(&self.host, kcp)).unwrap();
+        self.gateway.reload().await.unwrap();
+    }
+
+    async fn connect(&self, addresses: &[&Address], kcp: Kcp) -> Stream {
+        let options = Options {
+            addresses: addresses.iter().copied().cloned().collect(),
+            kcp,
+            ..Options::new(self.kcp.clone())
+        };
+        Stream::connect(options).await.unwrap()
+    }
+}
+
+fn config(host: &str, kcp: &str) -> String {
+    format!(
+        "listeners: [{{name: game, bind: ['tcp://127.0.0.1:0', 'kcp://127.0.0.1:0'], session: scp}}]\n\
+         hosts: [{{name: server, addr: '{host}'}}]\n\
+         kcp: {{{kcp}}}\n"
+    )
+}
+
+fn fec() -> Kcp {
+    Kcp {
+        fec_data: 10,
+        fec_parity: 3,
+        ..kcp_settings()
+    }
+}
+
+/// The byte at a position of a stream that nobody could make up.
+fn byte(seed: u64, position: u64) -> u8 {
+    let word = ((position / 8) ^ (seed << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (word ^ (word >> 29)).to_le_bytes()[(position % 8) as usize]
+}
+
+/// Writes messages of random lengths and expects each byte back, until `end`; gives the count, and
+/// how often the session came back.
+async fn converse(stream: Stream, seed: u64, end: Instant) -> (u64, u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let (mut from, mut to) = tokio::io::split(stream);
+    let (told, mut total) = oneshot::channel();
+    let writing = async move {
+        let mut written = 0u64;
+        let mut pace = interval(Duration::from_millis(50));
+        while Instant::now() < end {
+            let len = random.random_range(1..3_000);
+            let message: Vec<u8> = (written..).take(len).map(|at| byte(seed, at)).collect();
+            to.write_all(&message).await.unwrap();
+            written += len as u64;
+            pace.tick().await;
+        }
+        told.send(written).unwrap();
+        to
+    };
+    let reading = async move {
+        let mut read = 0u64;
+        let mut known = None;
+        let mut buffer = vec![0; 16 * 1024];
+        while known != Some(read) {
+            let len = tokio::select! {
+                len = from.read(&mut buffer) => len.unwrap(),
+                total = &mut total, if known.is_none() => {
+                    known = Some(total.unwrap());
+                    continue;
+                }
+            };
+            assert!(len > 0, "ended after {read}");
+            for (at, found) in (read..).zip(&buffer[..len]) {
+                assert_eq!(*found, byte(seed, at), "at {at}");
+            }
+            read += len as u64;
+        }
+        (from, read)
+    };
+    let (to, (from, read)) = tokio::join!(writing, reading);
+    (read, from.unsplit(to).resumes())
+}
+
+/// Sessions that lose their connections again and again, and go on over the next address.
+async fn soak(sessions: u64, duration: Duration) {
+    let fixture = Fixture::new("builtin:echo", "").await;
+    let (tcp, kcp) = (&fixture.tcp, &fixture.kcp);
+    let end = Instant::now() + duration;
+    let mut conversations = JoinSet::new();
+    for seed in 0..sessions {
+        let addresses: &[&Address] = match seed % 4 {
+            0 => &[kcp],
+            1 | 2 => &[kcp, tcp],
+            _ => &[tcp, kcp],
+        };
+        let stream = fixture.connect(addresses, kcp_settings()).await;
+        let cutter = stream.cutter();
+        conversations.spawn(async move {
+            let mut random = StdRng::seed_from_u64(seed);
+            let cutting = async {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(random.random_range(100..1500))).await;
+                    cutter.cut();
+                }
+            };
+            tokio::select! {
+                read = converse(stream, seed, end) => read,
+                () = cutting => unreachable!(),
+            }
+        });
+    }
+    let (mut bytes, mut resumes) = (0, 0);
+    while let Some(moved) = conversations.join_next().await {
+        let moved = moved.unwrap();
+        bytes += moved.0;
+        resumes += moved.1;
+    }
+    println!("{bytes} bytes, {resumes} resumes");
+    assert!(bytes > sessions * 1_000 && resumes > sessions);
+    let opened: u64 = kcp_counters(&fixture).await.passive_opens;
+    // Each session has three connections or more, and half of them or all over KCP.
+    assert!(opened > sessions, "{opened} over KCP");
+    fixture.gateway.shutdown().await;
+}
+
+async fn kcp_counters(fixture: &Fixture) -> Counters {
+    let counters = fixture.gateway.kcp_counters().await;
+    let mut total = Counters::default();
+    for (_, counters) in counters {
+        total += counters;
+    }
+    total
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_move_between_transports_under_traffic() {
+    let duration = std::env::var("STABLEGATE_SOAK").map_or(30, |seconds| seconds.parse().unwrap());
+    soak(200, Duration::from_secs(duration)).await;
+}
+
+/// Sends a message and expects it back.
+async fn echo(stream: &mut Stream, message: &[u8]) {
+    stream.write_all(message).await.unwrap();
+    let mut answer = vec![0; message.len()];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert!(answer == message);
+}
+
+#[tokio::test]
+async fn settings_change_for_new_sessions() {
+    let fixture = Fixture::new("builtin:echo", "").await;
+    let message = vec![7; 100_000];
+    let mut old = fixture.connect(&[&fixture.kcp], kcp_settings()).await;
+    echo(&mut old, &message).await;
+    assert_eq!(kcp_counters(&fixture).await.fec_parity_shards, 0);
+
+    fixture.reconfigure("fec_data: 10, fec_parity: 3").await;
+    let mut new = fixture.connect(&[&fixture.kcp], fec()).await;
+    echo(&mut new, &message).await;
+    echo(&mut old, &message).await;
+    let counters = kcp_counters(&fixture).await;
+    assert!(counters.fec_parity_shards > 0 && counters.fec_errors == 0);
+    assert_eq!((counters.established, counters.stats.in_errs), (2, 0));
+    assert_eq!(counters.half_open, 0);
+    fixture.gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_is_delivered_and_does_not_wait_for_the_client() {
+    const LEN: usize = 3_000_000;
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = server.local_addr().unwrap().to_string();
+    let fixture = Fixture::new(&host, "").await;
+    let impatient = Kcp {
+        read_timeout: Some(Duration::from_secs(2)),
+        ..kcp_settings()
+    };
+    let mut client = fixture.connect(&[&fixture.kcp], impatient).await;
+    let (mut connection, _) = server.accept().await.unwrap();
+    let sending = tokio::spawn(async move {
+        let bytes: Vec<u8> = (0..LEN as u64).map(|at| byte(9, at)).collect();
+        connection.write_all(&bytes).await.unwrap();
+    });
+    let mut bytes = vec![0; LEN];
+    client.read_exact(&mut bytes).await.unwrap();
+    assert!((0..).zip(&bytes).all(|(at, found)| *found == byte(9, at)));
+    sending.await.unwrap();
+
+    // Less than a client may take to come back, or to be found silent.
+    fixture.gateway.drain().await;
+    let ended = timeout(Duration::from_secs(10), fixture.gateway.drained());
+    ended.await.expect("the session ends by itself");
+    // There is no end of stream over KCP: the client finds out by asking.
+    let error = client.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    fixture.gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_cuts_nothing_off() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = server.local_addr().unwrap().to_string();
+    let fixture = Fixture::new(&host, "").await;
+    let mut client = fixture.connect(&[&fixture.kcp], kcp_settings()).await;
+    let (mut connection, _) = server.accept().await.unwrap();
+    // What the gateway reads at once. With the first byte all of it is on its way.
+    connection.write_all(&[7; 10_000]).await.unwrap();
+    client.read_u8().await.unwrap();
+    drop(connection);
+    fixture.gateway.shutdown().await;
+    let mut rest = vec![0; 9_999];
+    client.read_exact(&mut rest).await.unwrap();
+    assert!(rest.iter().all(|byte| *byte == 7));
+}

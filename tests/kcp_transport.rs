@@ -1,0 +1,356 @@
+//! KCP over real sockets, through a bad network where a test wants one.
+
+mod network;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use network::{Badness, Network};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use stablegate::config::Kcp;
+use stablegate::transport::kcp::segment::{Command, Header, Segment};
+use stablegate::transport::kcp::{Listener, Stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout};
+
+const LOCAL: &str = "127.0.0.1:0";
+
+fn fec(fec_data: u8, fec_parity: u8) -> Kcp {
+    Kcp {
+        fec_data,
+        fec_parity,
+        ..Kcp::default()
+    }
+}
+
+/// The byte at a position of a stream that nobody could make up.
+fn byte(seed: u64, position: u64) -> u8 {
+    let word = ((position / 8) ^ (seed << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (word ^ (word >> 29)).to_le_bytes()[(position % 8) as usize]
+}
+
+async fn send(stream: &mut (impl AsyncWriteExt + Unpin), seed: u64, len: u64) {
+    let mut buffer = vec![0; 40_000];
+    let mut sent = 0;
+    while sent < len {
+        let piece = &mut buffer[..(len - sent).min(40_000) as usize];
+        for (at, place) in (sent..).zip(piece.iter_mut()) {
+            *place = byte(seed, at);
+        }
+        stream.write_all(piece).await.unwrap();
+        sent += piece.len() as u64;
+    }
+}
+
+async fn receive(stream: &mut (impl AsyncReadExt + Unpin), seed: u64, len: u64) {
+    let mut buffer = vec![0; 40_000];
+    let mut received = 0;
+    while received < len {
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(read > 0 && received + read as u64 <= len);
+        for (at, found) in (received..).zip(&buffer[..read]) {
+            assert_eq!(*found, byte(seed, at), "at {at}");
+        }
+        received += read as u64;
+    }
+}
+
+/// Sends `len` bytes each way at once.
+async fn exchange(a: Stream, b: Stream, len: u64) {
+    let (mut a_from, mut a_to) = tokio::io::split(a);
+    let (mut b_from, mut b_to) = tokio::io::split(b);
+    tokio::join!(
+        send(&mut a_to, 1, len),
+        send(&mut b_to, 2, len),
+        receive(&mut a_from, 2, len),
+        receive(&mut b_from, 1, len),
+    );
+}
+
+/// A session between a client and `listener`, dialled at `addr`.
+async fn pair(listener: &Listener, addr: SocketAddr, settings: &Kcp) -> (Stream, Stream) {
+    let mut client = Stream::connect(addr, settings).unwrap();
+    client.write_all(b"hello").await.unwrap();
+    let mut server = listener.accept().await;
+    let mut hello = [0; 5];
+    server.read_exact(&mut hello).await.unwrap();
+    assert_eq!(&hello, b"hello");
+    (client, server)
+}
+
+fn listen(settings: &Kcp) -> Listener {
+    Listener::bind(LOCAL.parse().unwrap(), settings).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_both_ways() {
+    for bind in ["127.0.0.1:0", "[::1]:0"] {
+        let settings = Kcp::default();
+        let listener = Listener::bind(bind.parse().unwrap(), &settings).unwrap();
+        let addr = listener.local_addr();
+        let (client, server) = pair(&listener, addr, &settings).await;
+        assert_eq!((client.peer_addr(), server.local_addr()), (addr, addr));
+        assert_eq!(client.local_addr(), server.peer_addr());
+        exchange(client, server, 4_000_000).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_byte_survives_bad_networks() {
+    let mobile = Badness {
+        loss: 5,
+        duplicate: 2,
+        reorder: 5,
+        delay: 5,
+        jitter: 5,
+    };
+    let awful = Badness {
+        loss: 30,
+        duplicate: 10,
+        reorder: 20,
+        delay: 5,
+        jitter: 20,
+    };
+    let mut exchanges = tokio::task::JoinSet::new();
+    for (seed, settings) in [(1, Kcp::default()), (2, fec(10, 3)), (3, fec(3, 3))] {
+        for (badness, len) in [(mobile, 1_000_000), (awful, 300_000)] {
+            let settings = settings.clone();
+            exchanges.spawn(async move {
+                let listener = listen(&settings);
+                let network = Network::new(listener.local_addr(), badness, seed).await;
+                let (client, server) = pair(&listener, network.addr, &settings).await;
+                exchange(client, server, len).await;
+            });
+        }
+    }
+    while let Some(result) = exchanges.join_next().await {
+        result.unwrap();
+    }
+}
+
+/// A datagram with one segment.
+fn segment(conv: u32, command: Command, sn: u32, payload: &[u8]) -> Vec<u8> {
+    let header = Header {
+        conv,
+        command,
+        fragment: 0,
+        window: 128,
+        timestamp: 0,
+        sn,
+        una: 0,
+    };
+    let mut datagram = header.encode(payload.len() as u32).to_vec();
+    datagram.extend(payload);
+    datagram
+}
+
+/// Receives the first byte that a session writes, and says so.
+async fn acknowledge(client: &UdpSocket, server: &mut Stream) {
+    server.write_u8(1).await.unwrap();
+    let mut buffer = [0; 1500];
+    loop {
+        let len = client.recv(&mut buffer).await.unwrap();
+        let (segment, _) = Segment::decode(&buffer[..len]).unwrap();
+        if segment.header.command == Command::Push && segment.header.conv == server.conv() {
+            let header = Header {
+                command: Command::Ack,
+                una: 1,
+                ..segment.header
+            };
+            client.send(&header.encode(0)).await.unwrap();
+            break;
+        }
+    }
+    // Acknowledgements and data come in order here.
+    let data = segment(server.conv(), Command::Push, 1, b"!");
+    client.send(&data).await.unwrap();
+    assert_eq!(server.read_u8().await.unwrap(), b'!');
+}
+
+#[tokio::test]
+async fn a_restarted_client_takes_over_behind_its_port() {
+    let listener = listen(&Kcp::default());
+    let client = UdpSocket::bind(LOCAL).await.unwrap();
+    client.connect(listener.local_addr()).await.unwrap();
+    let opener = |conv| segment(conv, Command::Push, 0, b"hello");
+    let mut hello = [0; 5];
+
+    client.send(&opener(1)).await.unwrap();
+    let mut first = listener.accept().await;
+    first.read_exact(&mut hello).await.unwrap();
+    acknowledge(&client, &mut first).await;
+    // Of another conversation, but no opener.
+    client
+        .send(&segment(2, Command::Push, 2, b"x"))
+        .await
+        .unwrap();
+    client.send(&opener(3)).await.unwrap();
+    let mut second = listener.accept().await;
+    second.read_exact(&mut hello).await.unwrap();
+    acknowledge(&client, &mut second).await;
+    let error = first.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(first.write_all(b"x").await.is_err());
+
+    // A late datagram of the session before does not take over in turn.
+    client.send(&opener(1)).await.unwrap();
+    client
+        .send(&segment(3, Command::Push, 2, b"?"))
+        .await
+        .unwrap();
+    assert_eq!(second.read_u8().await.unwrap(), b'?');
+    let counters = listener.control().counters().await;
+    assert_eq!((counters.passive_opens, counters.strangers), (2, 2));
+    assert_eq!((counters.established, counters.half_open), (1, 0));
+}
+
+#[tokio::test]
+async fn what_was_written_is_delivered_after_the_stream_is_gone() {
+    let lossy = Badness {
+        loss: 20,
+        duplicate: 0,
+        reorder: 0,
+        delay: 2,
+        jitter: 2,
+    };
+    let settings = Kcp::default();
+    let listener = listen(&settings);
+    let network = Network::new(listener.local_addr(), lossy, 7).await;
+    let (mut client, mut server) = pair(&listener, network.addr, &settings).await;
+    send(&mut server, 5, 100_000).await;
+    send(&mut client, 6, 100_000).await;
+    drop(client);
+    receive(&mut server, 6, 100_000).await;
+    drop(server);
+
+    let (mut client, mut server) = pair(&listener, network.addr, &settings).await;
+    send(&mut server, 5, 100_000).await;
+    let closing = tokio::spawn(listener.close());
+    drop(server);
+    receive(&mut client, 5, 100_000).await;
+    drop(client);
+    // It waits for the sessions, and for no longer.
+    closing.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shut_stream_ends_once_the_peer_has_everything() {
+    let settings = Kcp::default();
+    let listener = listen(&settings);
+    let (mut client, mut server) = pair(&listener, listener.local_addr(), &settings).await;
+    server.write_all(b"bye").await.unwrap();
+    server.shutdown().await.unwrap();
+    assert!(server.write_all(b"x").await.is_err());
+    // The other direction stays open as long as something comes.
+    client.write_all(b"so long").await.unwrap();
+    let mut rest = Vec::new();
+    server.read_to_end(&mut rest).await.unwrap();
+    assert_eq!((&*rest, server.undelivered()), (&b"so long"[..], 0));
+    let mut bye = [0; 3];
+    client.read_exact(&mut bye).await.unwrap();
+    assert_eq!(&bye, b"bye");
+}
+
+#[tokio::test]
+async fn silence_breaks_a_stream() {
+    let impatient = Kcp {
+        read_timeout: Some(Duration::from_millis(300)),
+        ..Kcp::default()
+    };
+    let listener = listen(&impatient);
+    let start = Instant::now();
+    let (mut client, mut server) = pair(&listener, listener.local_addr(), &Kcp::default()).await;
+    let error = server.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(start.elapsed() >= Duration::from_millis(300));
+
+    // Changed settings are those of new sessions.
+    listener.control().set(&Kcp::default());
+    let (mut second, mut patient) = pair(&listener, listener.local_addr(), &Kcp::default()).await;
+    let reading = timeout(Duration::from_millis(600), patient.read_u8());
+    assert!(reading.await.is_err(), "nothing to read and nothing wrong");
+    second.write_u8(7).await.unwrap();
+    assert_eq!(patient.read_u8().await.unwrap(), 7);
+    let _ = client.shutdown().await;
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let free = UdpSocket::bind(LOCAL).await.unwrap();
+    let addr = free.local_addr().unwrap();
+    drop(free);
+    let mut client = Stream::connect(addr, &Kcp::default()).unwrap();
+    client.write_all(b"hello").await.unwrap();
+    let error = client.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn a_port_is_not_shared_with_strangers() {
+    let listener = listen(&Kcp::default());
+    let second = Listener::bind(listener.local_addr(), &Kcp::default());
+    assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+}
+
+#[tokio::test]
+async fn replies_come_from_the_address_that_was_sent_to() {
+    let listener = Listener::bind("0.0.0.0:0".parse().unwrap(), &Kcp::default()).unwrap();
+    let port = listener.local_addr().port();
+    for ip in ["127.0.0.1", "127.0.0.7"] {
+        let addr = SocketAddr::new(ip.parse().unwrap(), port);
+        // Its socket hears nobody else.
+        let (mut client, mut server) = pair(&listener, addr, &Kcp::default()).await;
+        assert_eq!(server.local_addr(), addr);
+        server.write_u8(1).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_cost_nothing() {
+    let settings = fec(10, 3);
+    let listener = listen(&settings);
+    let (client, server) = pair(&listener, listener.local_addr(), &settings).await;
+    let addr = listener.local_addr();
+    let flood = tokio::spawn(async move {
+        let mut random = StdRng::seed_from_u64(11);
+        let stranger = UdpSocket::bind(LOCAL).await.unwrap();
+        let mut openers = Vec::new();
+        for _ in 0..200 {
+            openers.push(UdpSocket::bind(LOCAL).await.unwrap());
+        }
+        for round in 0..20_000usize {
+            let mut datagram = vec![0; random.random_range(0..1500)];
+            random.fill(&mut datagram[..]);
+            match random.random_range(0..4) {
+                0 => {}
+                1 => {
+                    // Truncated.
+                    let whole = segment(random.random(), Command::Push, 0, &datagram);
+                    datagram = whole[..random.random_range(0..whole.len())].to_vec();
+                }
+                2 => datagram = segment(random.random(), Command::Push, 1, &datagram),
+                _ => {
+                    // Looks right; one in ten stands where an opener would.
+                    let sn = u32::from(round % 10 != 0);
+                    datagram = segment(random.random(), Command::Push, sn, &datagram);
+                }
+            }
+            stranger.send_to(&datagram, addr).await.unwrap();
+            let opener = segment(random.random(), Command::Push, 0, b"x");
+            let socket = &openers[round % openers.len()];
+            socket.send_to(&opener, addr).await.unwrap();
+        }
+    });
+    exchange(client, server, 3_000_000).await;
+    flood.await.unwrap();
+    let counters = listener.control().counters().await;
+    // 64 for each socket of the bind.
+    let sockets = std::thread::available_parallelism().unwrap().get() as u64;
+    assert!(counters.half_open <= 64 * sockets, "{counters:?}");
+    assert!(counters.established <= 64 * sockets + 1, "{counters:?}");
+    assert!(counters.max_established <= 64 * sockets + 1, "{counters:?}");
+}
