@@ -459,3 +459,12 @@ async fn a_server_that_closes_at_once_ends_the_session() {
         assert_eq!(ask(gateway.addr(), resume).await, NOT_FOUND);
     }
 }
+
+#[tokio::test]
+async fn a_key_that_is_zero_mod_p_is_as_bad_as_zero() {
+    let (gateway, mut client) = victim().await;
+    // p in little-endian bytes.
+    let request = record("0\nxf////////8=");
+    assert_eq!(ask(gateway.addr(), request).await, MALFORMED);
+    is_unharmed(&gateway, &mut client).await;
+}

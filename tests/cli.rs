@@ -325,3 +325,12 @@ async fn logs_are_lines_for_people_unless_json_is_wanted() {
         assert_eq!(parsed.is_ok(), json, "{line}");
     }
 }
+
+#[tokio::test]
+async fn the_log_format_may_stand_before_the_command() {
+    let directory = here();
+    fs::write(directory.path().join("config.yaml"), GOOD).unwrap();
+    let arguments = ["--log-format", "json", "check"];
+    let output = run(directory.path(), &arguments).await;
+    assert_eq!((output.code, &*output.stderr), (Some(0), ""));
+}

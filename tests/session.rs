@@ -856,14 +856,32 @@ async fn a_reader_learns_of_the_end_whatever_a_writer_does() {
     writer.await.unwrap();
 }
 
+/// What arrived at the gateway counts, also if the break shows first when it writes.
 #[tokio::test]
-async fn the_log_tells_the_server_of_a_session() {
-    let gateway = echo_gateway().await;
-    let client = Raw::connect(gateway.addr()).await;
-    let opened = gateway.log().of(client.id, "session opened").await;
-    let told = opened.as_object().unwrap().values();
-    let told: Vec<_> = told.filter(|value| *value == "builtin:echo").collect();
-    assert_eq!(told.len(), 1, "{opened}");
+async fn a_break_found_while_writing_loses_nothing_that_came_before() {
+    let server = Server::start().await;
+    let gateway = Gateway::start(&scp_to(server.addr, "")).await;
+    let mut client = Raw::connect(gateway.addr()).await;
+    let mut connection = server.accept().await;
+    // The server does not read.
+    let written = fill(&mut client).await;
+    let acknowledged = written - client.unacknowledged();
+    client.leave(Cut::Reset);
+    // Enough for the gateway to be at it.
+    for _ in 0..20 {
+        connection.write_all(&[0; 100]).await.unwrap();
+        let mut other = Raw::connect(gateway.addr()).await;
+        let mut other_connection = server.accept().await;
+        other.send(b"hello").await;
+        assert_eq!(read(&mut other_connection, 5).await, b"hello");
+    }
+    let request = client.request(1, client.received);
+    let (_socket, answer) = client.ask(gateway.addr(), &request).await;
+    let received = u64::from(answer.received);
+    assert!(
+        received >= acknowledged,
+        "acknowledged {acknowledged}, counted {received}"
+    );
 }
 
 /// A session whose server takes nothing may not have its bytes pile up in the gateway.
@@ -896,6 +914,39 @@ async fn resumes_do_not_get_around_back_pressure() {
     }
 }
 
+/// The server has closed; a client that stays but does not read cannot hold the session.
+#[tokio::test]
+async fn a_session_without_a_server_ends_though_its_client_does_not_read() {
+    let server = Server::start().await;
+    let config = scp_to(
+        server.addr,
+        "scp: {resume_wait: 500ms, replay_buffer: 64MiB}",
+    );
+    let gateway = Gateway::start(&config).await;
+    let client = Raw::connect(gateway.addr()).await;
+    let mut connection = server.accept().await;
+    connection.write_all(&vec![0; 16 << 20]).await.unwrap();
+    drop(connection);
+    let closed = gateway.log().of(client.id, "session closed").await;
+    assert_eq!(closed["reason"], "undelivered", "{closed}");
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_handshakes() {
+    let config = scp_to("builtin:echo", "scp: {handshake_timeout: 10m}");
+    let mut gateway = Gateway::start_with(&config, &["--grace", "10m"]).await;
+    let mut client = Raw::connect(gateway.addr()).await;
+    client.echo("hello").await;
+    // Accepted before the other one is.
+    let _silent = TcpStream::connect(gateway.addr()).await.unwrap();
+    let mut other = Raw::connect(gateway.addr()).await;
+    other.echo("hello").await;
+    gateway.signal(libc::SIGTERM);
+    gateway.log().nth("draining", 0).await;
+    gateway.signal(libc::SIGTERM);
+    assert_eq!(gateway.exited().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn a_plain_session_with_the_builtin_host_ends_with_its_client() {
     let gateway = Gateway::start(
@@ -909,4 +960,47 @@ async fn a_plain_session_with_the_builtin_host_ends_with_its_client() {
     assert_eq!(read_to_end(&mut client).await, b"hello");
     drop(client);
     gateway.log().nth("session closed", 0).await;
+}
+
+#[tokio::test]
+async fn the_log_tells_the_server_of_a_session() {
+    let gateway = echo_gateway().await;
+    let client = Raw::connect(gateway.addr()).await;
+    let opened = gateway.log().of(client.id, "session opened").await;
+    let told = opened.as_object().unwrap().values();
+    let told: Vec<_> = told.filter(|value| *value == "builtin:echo").collect();
+    assert_eq!(told.len(), 1, "{opened}");
+}
+
+/// Uploads through the library, which nobody reads from.
+#[tokio::test]
+async fn a_writer_notices_a_break_by_itself() {
+    const TOTAL: u64 = 200_000;
+    for how in [Cut::Reset, Cut::Close] {
+        let server = Server::start().await;
+        let gateway = Gateway::start(&scp_to(server.addr, "")).await;
+        let link = Relay::start(gateway.addr()).await;
+        let mut client = Stream::connect(options(link.addr)).await.unwrap();
+        let mut connection = server.accept().await;
+        link.live(1).await;
+        link.stall(true);
+        let mut sending = tokio::spawn(async move {
+            let mut sent = Pattern::new(1);
+            while sent.position() < TOTAL {
+                let bytes = sent.next((TOTAL - sent.position()) as usize);
+                client.write_all(bytes).await.unwrap();
+            }
+            client.shutdown().await.unwrap();
+            client
+        });
+        // All it may send ahead is under way.
+        let early = timeout(Duration::from_millis(300), &mut sending).await;
+        assert!(early.is_err());
+        link.cut(how);
+        link.stall(false);
+        let got = read(&mut connection, TOTAL as usize).await;
+        Pattern::new(1).check(&got);
+        let client = soon("the writer", sending).await.unwrap();
+        assert_eq!(client.resumes(), 1, "{how:?}");
+    }
 }

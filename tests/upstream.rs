@@ -5,8 +5,12 @@ mod common;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use stablegate::client::scp::{Options, Stream};
 use stablegate::crypto::Dialect;
-use tokio::io::AsyncWriteExt;
+use stablegate::transport::Address;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use common::*;
@@ -170,6 +174,127 @@ async fn a_name_that_is_not_found_goes_to_any_host() {
         let closed = gateway.log().of(client.id, "session closed").await;
         assert_eq!(closed["reason"], "connect_failed", "{closed}");
     }
+}
+
+/// Bytes each way through two gateways.
+const CHAINED: u64 = 3_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_gateways_in_a_row_lose_nothing() {
+    let server = Server::start().await;
+    // It announces the clients of its own, but the first gateway's have been announced.
+    let inner = scp_to(server.addr, "announce: {proxy_header: v1}");
+    let inner = Gateway::start(&inner).await;
+    let inner_link = Relay::start(inner.addr()).await;
+    let outer = scp_to(
+        inner_link.addr,
+        "upstream: {session: scp}\nannounce: {proxy_header: v1}",
+    );
+    let outer = Gateway::start(&outer).await;
+    let outer_link = Relay::start(outer.addr()).await;
+    let address = outer_link.addr.to_string().parse::<Address>().unwrap();
+    let client = Stream::connect(Options {
+        target: Some("server".to_owned()),
+        ..Options::new(address)
+    });
+    let client = client.await.unwrap();
+    let id = client.id();
+    let mut connection = server.accept().await;
+    let opened = outer.log().of(id, "session opened").await;
+    let from: SocketAddr = opened["client"].as_str().unwrap().parse().unwrap();
+    let expected = format!(
+        "PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n",
+        from.port(),
+        outer.addr().port()
+    );
+    let announced = read(&mut connection, expected.len()).await;
+    assert_eq!(String::from_utf8(announced).unwrap(), expected);
+
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_server, to_server) = connection.into_split();
+    let up = tokio::spawn(send(1, to_client));
+    let down = tokio::spawn(send(2, to_server));
+    let (progress, moved) = tokio::sync::watch::channel(0);
+    let got_up = tokio::spawn(check(1, from_server, progress));
+    let (progress, _) = tokio::sync::watch::channel(0);
+    let got_down = tokio::spawn(check(2, from_client, progress));
+    let seed = seed();
+    let cutting = cut_both(StdRng::seed_from_u64(seed), moved, &outer_link, &inner_link);
+    let cuts = soon("all cuts", cutting).await;
+    assert!(cuts > 10, "seed {seed}");
+
+    let to_client = soon("all bytes sent", up).await.unwrap();
+    let to_server = soon("all bytes sent", down).await.unwrap();
+    let from_server = soon("all bytes at the server", got_up).await.unwrap();
+    let from_client = soon("all bytes at the client", got_down).await.unwrap();
+    let mut client = from_client.unsplit(to_client);
+    assert!(client.resumes() > 0);
+    drop(from_server.reunite(to_server).unwrap());
+    let end = soon("the end of the session", client.read_u8()).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    let closed = outer.log().of(id, "session closed").await;
+    assert_eq!(closed["reason"], "upstream_closed", "{closed}");
+    assert_eq!([&closed["received"], &closed["sent"]], [CHAINED, CHAINED]);
+    let closed = inner.log().nth("session closed", 0).await;
+    assert_eq!(closed["reason"], "upstream_closed", "{closed}");
+    assert!(closed["resumes"].as_u64().unwrap() > 0, "{closed}");
+}
+
+/// Breaks one link or the other, at random places of the first half of what moves up: the rest
+/// shows that nothing is stuck afterwards.
+async fn cut_both(
+    mut rng: StdRng,
+    mut moved: tokio::sync::watch::Receiver<u64>,
+    outer: &Relay,
+    inner: &Relay,
+) -> usize {
+    let (mut at, mut cuts) = (0, 0);
+    loop {
+        at += rng.random_range(20_000..150_000);
+        if at > CHAINED / 2 {
+            return cuts;
+        }
+        moved.wait_for(|moved| *moved >= at).await.unwrap();
+        let cut = if rng.random() { Cut::Close } else { Cut::Reset };
+        let link = if rng.random() { outer } else { inner };
+        if rng.random_ratio(1, 4) {
+            // The resume that follows breaks off in its handshake.
+            let budget = Budget {
+                up: rng.random_range(1..60),
+                down: rng.random_range(1..20),
+                cut,
+            };
+            link.spend(budget);
+        }
+        link.cut(cut);
+        cuts += 1;
+    }
+}
+
+async fn send<W: tokio::io::AsyncWrite + Unpin>(name: u64, mut to: W) -> W {
+    let mut sent = Pattern::new(name);
+    while sent.position() < CHAINED {
+        let bytes = sent.next((CHAINED - sent.position()).min(4096) as usize);
+        to.write_all(bytes).await.unwrap();
+    }
+    to.flush().await.unwrap();
+    to
+}
+
+async fn check<R: tokio::io::AsyncRead + Unpin>(
+    name: u64,
+    mut from: R,
+    progress: tokio::sync::watch::Sender<u64>,
+) -> R {
+    let mut got = Pattern::new(name);
+    let mut buffer = vec![0; 16 * 1024];
+    while got.position() < CHAINED {
+        let len = from.read(&mut buffer).await.unwrap();
+        assert_ne!(len, 0, "the end after {} bytes", got.position());
+        got.check(&buffer[..len]);
+        progress.send_replace(got.position());
+    }
+    from
 }
 
 #[tokio::test]
