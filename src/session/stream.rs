@@ -28,6 +28,11 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 
     /// Whether the peer has closed or lost it. There may still be bytes to read.
     fn is_broken(&self) -> bool;
+
+    /// Reads what has arrived, whether the runtime knows of it yet or not: nothing read is the end
+    /// of stream, [`WouldBlock`](io::ErrorKind::WouldBlock) that nothing is there. Wakes nobody
+    /// later.
+    fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()>;
 }
 
 /// One end of a resumable session: bytes in, bytes out, over one connection after the other.
@@ -125,7 +130,7 @@ impl<C: Connection> Stream<C> {
     /// How many bytes a write would take; waits until that is at least one.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.mailbox.writer.register(cx.waker());
-        self.take_mail(cx);
+        self.take_mail();
         loop {
             if self.end.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -152,7 +157,7 @@ impl<C: Connection> Stream<C> {
     /// what waits, give up. Ready when it has ended.
     pub fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.mailbox.reader.register(cx.waker());
-        self.take_mail(cx);
+        self.take_mail();
         loop {
             if self.end.is_some() {
                 return Poll::Ready(());
@@ -187,7 +192,7 @@ impl<C: Connection> Stream<C> {
             self.timer = None;
         }
         self.mailbox.reader.register(cx.waker());
-        self.take_mail(cx);
+        self.take_mail();
         let mut space = [0; 4096];
         loop {
             if let Some(end) = self.end {
@@ -225,11 +230,11 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Takes what other tasks left in the mailbox. The caller has registered its waker there.
-    fn take_mail(&mut self, cx: &mut Context<'_>) {
+    fn take_mail(&mut self) {
         while let Some(mail) = self.mailbox.take() {
             match mail {
                 Mail::Offer(reply) => {
-                    self.drain(cx);
+                    self.drain();
                     if self.end.is_none() {
                         let _ = reply.send(Counts::of(&self.core));
                     }
@@ -244,21 +249,21 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Reads what the connection has delivered: a peer that comes back need not keep that.
-    fn drain(&mut self, cx: &mut Context<'_>) {
+    fn drain(&mut self) {
         let mut space = [0; 16 * 1024];
         while let Some(connection) = &mut self.connection
             && self.drained.len() < DRAINED
         {
             let mut buf = ReadBuf::new(&mut space);
-            match Pin::new(connection).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+            match connection.read_now(&mut buf) {
+                Ok(()) if !buf.filled().is_empty() => {
                     let new = self.core.receive(buf.filled_mut());
                     if self.closing == Closing::No {
                         self.drained.extend_from_slice(new);
                     }
                 }
-                Poll::Ready(result) => self.closed_by_peer(result.is_ok()),
-                Poll::Pending => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                result => self.closed_by_peer(result.is_ok()),
             }
         }
     }
@@ -293,21 +298,28 @@ impl<C: Connection> Stream<C> {
 
     /// The connection is broken, as far as this side has found. What it had delivered counts.
     fn lose_connection(&mut self) {
-        let both = self.both.clone();
-        self.drain(&mut Context::from_waker(&both));
+        self.drain();
         if self.connection.is_some() {
             self.detach(false);
         }
     }
 
     fn detach(&mut self, clean: bool) {
-        self.connection = None;
+        if let Some(connection) = self.connection.take()
+            && clean
+        {
+            self.core.confirm(connection.undelivered());
+        }
         self.timer = None;
         self.mailbox.detached(clean);
+        // The other half may be waiting for what will not come.
+        self.mailbox.wake_both();
     }
 
     fn give_up(&mut self, refusal: Refusal) {
-        let regular = refusal == Refusal::UnknownSession && self.mailbox.ended_cleanly();
+        let regular = refusal == Refusal::UnknownSession
+            && self.mailbox.ended_cleanly()
+            && self.core.is_confirmed();
         self.finish(if regular {
             End::Eof
         } else {
@@ -372,7 +384,7 @@ impl<C: Connection> AsyncRead for Stream<C> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.mailbox.reader.register(cx.waker());
-        this.take_mail(cx);
+        this.take_mail();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -430,7 +442,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.mailbox.writer.register(cx.waker());
-        self.take_mail(cx);
+        self.take_mail();
         loop {
             if self.end.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));

@@ -18,6 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::config::{self, Bind, Transport};
 use crate::session::Connection;
 
+/// What the system may hold of a resumable session's bytes before they are read: what is there
+/// when the connection breaks is kept, and has to fit somewhere.
+const RECEIVE_BUFFER: usize = 256 * 1024;
+
 /// A connection of any transport.
 #[derive(Debug)]
 pub enum Stream {
@@ -54,7 +58,10 @@ impl Listener {
     /// Opens a bind of a listener with such settings. Must be called within a runtime.
     pub fn bind(bind: &Bind, settings: &config::Listener) -> io::Result<Self> {
         match bind.transport {
-            Transport::Tcp => tcp::Listener::bind(bind.addr).map(Self::Tcp),
+            Transport::Tcp => {
+                let resumable = settings.session != config::Session::Plain;
+                tcp::Listener::bind(bind.addr, resumable.then_some(RECEIVE_BUFFER)).map(Self::Tcp)
+            }
             Transport::Kcp => kcp::Listener::bind(bind.addr, &settings.kcp).map(Self::Kcp),
         }
     }
@@ -127,6 +134,10 @@ impl Connection for Stream {
 
     fn is_broken(&self) -> bool {
         each!(self, stream => stream.is_broken())
+    }
+
+    fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        each!(self, stream => stream.read_now(buf))
     }
 }
 

@@ -1,7 +1,7 @@
 //! TCP.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -40,13 +40,18 @@ struct Silence {
 }
 
 impl Listener {
-    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+    /// `receive_buffer` bounds what the system holds of bytes not yet read, of each connection.
+    pub fn bind(addr: SocketAddr, receive_buffer: Option<usize>) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         if addr.is_ipv6() {
             // Beside a listener on the same port of IPv4.
             socket.set_only_v6(true)?;
+        }
+        if let Some(size) = receive_buffer {
+            // Accepted connections inherit it.
+            socket.set_recv_buffer_size(size)?;
         }
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
@@ -130,6 +135,15 @@ impl Stream {
 }
 
 impl Stream {
+    /// Reads what has arrived; [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has.
+    pub fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        // Not through the runtime, which may not have heard of it yet.
+        let socket = SockRef::from(&self.inner);
+        let len = (&*socket).read(buf.initialize_unfilled())?;
+        buf.advance(len);
+        Ok(())
+    }
+
     /// Whether the peer has closed or reset it. There may still be bytes to read.
     pub fn is_broken(&self) -> bool {
         let mut state = libc::pollfd {

@@ -240,10 +240,8 @@ impl State {
     pub fn attend(&mut self, now: u64, path: Path, outbox: &mut Outbox) -> Next {
         self.queued = false;
         self.now = now;
-        if matches!(self.phase, Phase::Lingering(_)) {
-            // Nobody reads it any more.
-            self.kcp.consume(self.kcp.readable());
-        }
+        // What comes to a session that lingers is not taken out: the peer must not be told of more
+        // room for what nobody will read.
         if !self.transmit(now, path, outbox) {
             return Next::Full;
         }

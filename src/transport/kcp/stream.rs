@@ -76,6 +76,19 @@ impl Stream {
         matches!(self.session.lock().phase, Phase::Broken(_))
     }
 
+    /// Reads what has arrived; [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has.
+    pub fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let state = self.session.lock();
+        if state.kcp.readable() == 0 && !matches!(state.phase, Phase::Broken(_) | Phase::Eof) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        drop(state);
+        match Pin::new(self).poll_read(&mut Context::from_waker(Waker::noop()), buf) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// What the session has counted.
     pub fn stats(&self) -> Stats {
         *self.session.lock().kcp.stats()
