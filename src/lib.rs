@@ -4,10 +4,10 @@
 //! forwards each session to a server and hides network breaks from both. A listener combines
 //! three layers:
 //!
-//! - [`transport`]: how bytes travel. TCP.
-//! - session: who resumes, what is encrypted. The messages of a protocol are in [`proto`], the
-//!   primitives they need in [`crypto`]; what they have in common, counts, ciphers, replay buffer
-//!   and the stream over changing connections, is [`session`].
+//! - [`transport`]: how bytes travel. TCP or KCP; a session may move from one to the other.
+//! - session: who resumes, what is encrypted. scp, snet, or neither. The messages of a protocol
+//!   are in [`proto`], the primitives they need in [`crypto`]; what they have in common, counts,
+//!   ciphers, replay buffer and the stream over changing connections, is [`session`].
 //! - service: what is done with a session. The proxy of [`gateway`] connects each with a server.
 //!
 //! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
