@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep};
 
 use super::Core;
@@ -17,9 +18,10 @@ use super::mailbox::{Counts, Handle, Mail, Mailbox, Refusal, Resume};
 /// How long to wait before looking again whether the peer has acknowledged more: nothing tells.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// How much of what connections have delivered is read ahead of the reader, bytes. One step of
-/// [`Stream::drain`] may go beyond.
-const DRAINED: usize = 1 << 20;
+/// How much of what connections have delivered is read ahead of the reader, bytes: more than
+/// systems hold of one connection (6 MiB on Linux), so that nothing is lost, and not without a
+/// limit, as a peer could make us do it again and again.
+const DRAINED: usize = 8 << 20;
 
 /// What a session runs over, one at a time.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
@@ -125,7 +127,7 @@ impl<C: Connection> Stream<C> {
     /// How many bytes a write would take; waits until that is at least one.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.mailbox.writer.register(cx.waker());
-        self.take_mail(cx);
+        self.take_mail();
         loop {
             if self.end.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -152,7 +154,7 @@ impl<C: Connection> Stream<C> {
     /// what waits, give up. Ready when it has ended.
     pub fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.mailbox.reader.register(cx.waker());
-        self.take_mail(cx);
+        self.take_mail();
         loop {
             if self.end.is_some() {
                 return Poll::Ready(());
@@ -187,7 +189,7 @@ impl<C: Connection> Stream<C> {
             self.timer = None;
         }
         self.mailbox.reader.register(cx.waker());
-        self.take_mail(cx);
+        self.take_mail();
         let mut space = [0; 4096];
         loop {
             if let Some(end) = self.end {
@@ -225,11 +227,11 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Takes what other tasks left in the mailbox. The caller has registered its waker there.
-    fn take_mail(&mut self, cx: &mut Context<'_>) {
+    fn take_mail(&mut self) {
         while let Some(mail) = self.mailbox.take() {
             match mail {
                 Mail::Offer(reply) => {
-                    self.drain(cx);
+                    self.drain();
                     if self.end.is_none() {
                         let _ = reply.send(Counts::of(&self.core));
                     }
@@ -244,7 +246,21 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Reads what the connection has delivered: a peer that comes back need not keep that.
-    fn drain(&mut self, cx: &mut Context<'_>) {
+    fn drain(&mut self) {
+        let both = self.both.clone();
+        // The scheduler may say that nothing has come when a task has read much. What is left
+        // then would be lost.
+        let mut reading = std::pin::pin!(unconstrained(poll_fn(|cx| {
+            self.poll_drain(cx);
+            Poll::Ready(())
+        })));
+        let read = reading.as_mut().poll(&mut Context::from_waker(&both));
+        debug_assert!(read.is_ready());
+        // A reader has waited for the connection, not for this.
+        self.mailbox.wake_both();
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) {
         let mut space = [0; 16 * 1024];
         while let Some(connection) = &mut self.connection
             && self.drained.len() < DRAINED
@@ -293,8 +309,7 @@ impl<C: Connection> Stream<C> {
 
     /// The connection is broken, as far as this side has found. What it had delivered counts.
     fn lose_connection(&mut self) {
-        let both = self.both.clone();
-        self.drain(&mut Context::from_waker(&both));
+        self.drain();
         if self.connection.is_some() {
             self.detach(false);
         }
@@ -372,7 +387,7 @@ impl<C: Connection> AsyncRead for Stream<C> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.mailbox.reader.register(cx.waker());
-        this.take_mail(cx);
+        this.take_mail();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -430,7 +445,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.mailbox.writer.register(cx.waker());
-        self.take_mail(cx);
+        self.take_mail();
         loop {
             if self.end.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
