@@ -17,9 +17,9 @@ use super::mailbox::{Counts, Handle, Mail, Mailbox, Refusal, Resume};
 /// How long to wait before looking again whether the peer has acknowledged more: nothing tells.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// How much of what connections have delivered is read ahead of the reader, bytes. One step of
-/// [`Stream::drain`] may go beyond.
-const DRAINED: usize = 1 << 20;
+/// How much of what connections have delivered is read ahead of the reader, bytes; more than a
+/// connection of either transport holds. One step of [`Stream::drain`] may go beyond.
+const DRAINED: usize = 4 << 20;
 
 /// What a session runs over, one at a time.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {

@@ -198,8 +198,8 @@ async fn an_offer_that_is_dropped_changes_nothing() {
 /// What has been delivered counts as received although nobody has read it, up to a limit.
 #[tokio::test(start_paused = true)]
 async fn an_offer_counts_what_was_delivered() {
-    let ((mut a, _), (mut b, to_b)) = session(8 << 20, 8 << 20);
-    let sent = pattern(3 << 20);
+    let ((mut a, _), (mut b, to_b)) = session(32 << 20, 32 << 20);
+    let sent = pattern(12 << 20);
     a.write_all(&sent).await.unwrap();
     let offer = to_b.offer();
     let first = b.attend(offer).await.unwrap().unwrap().received();
@@ -208,6 +208,23 @@ async fn an_offer_counts_what_was_delivered() {
     let second = b.attend(offer).await.unwrap().unwrap().received();
     assert_eq!(first, second, "more is not read ahead");
     assert!(read(&mut b, sent.len()).await == sent);
+}
+
+/// A connection that breaks under a writer has delivered what it has delivered, however much the
+/// task has done before.
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_failed_write() {
+    let ((mut a, _), (mut b, to_b)) = session(4 << 20, 8 << 20);
+    let sent = pattern(4 << 20);
+    b.write_all(&sent).await.unwrap();
+    to_b.cut();
+    let offered = to_b.offer();
+    b.attend(offered).await.unwrap().unwrap();
+    assert!(b.connection().is_none());
+    a.write_all(b"x").await.unwrap();
+    assert!(a.connection().is_none());
+    assert_eq!(a.core().received(), sent.len() as u64);
+    assert!(read(&mut a, sent.len()).await == sent);
 }
 
 #[tokio::test(start_paused = true)]
