@@ -31,7 +31,8 @@ pub struct Options {
     /// but the gateway's: when that has given the session up it refuses it.
     ///
     /// In version 1 a refusal is a closed connection, and three of those in a row are taken for
-    /// one.
+    /// one. Over KCP, which has no way to say that a connection is closed, version 1 knows no
+    /// refusal: set a limit.
     pub resume_wait: Duration,
     /// Bytes kept to be sent again; half of that may be in flight.
     pub replay_buffer: usize,

@@ -181,6 +181,8 @@ pub(super) enum Error {
     ScpRefused(u32, scp::message::Code),
     #[error("resume of session {0} refused: {1}")]
     SnetRefused(u64, snet::server::Refusal),
+    #[error("wrong answer to the challenge of a new session")]
+    Unproven,
     #[error("no session id is free")]
     Full,
     #[error("draining: no new sessions")]
@@ -196,6 +198,7 @@ impl Error {
             Self::Snet(error) => error.label(),
             Self::TimedOut => "timeout",
             Self::ScpRefused(..) | Self::SnetRefused(..) => "resume_refused",
+            Self::Unproven => "unproven",
             Self::Full => "full",
             Self::Draining => "draining",
         }

@@ -97,10 +97,9 @@ impl Snet<'_> {
         connection.write_all(&answer.to_bytes()).await?;
         connection.flush().await?;
         if answer.challenge.is_some() {
-            let unproven = |reason| Error::SnetRefused(id.into(), reason);
             challenged(connection, &owner, challenge)
                 .await?
-                .map_err(unproven)?;
+                .map_err(|_| Error::Unproven)?;
         }
         info.id = id.into();
         info.session = "snet";

@@ -10,6 +10,7 @@ mod network;
 mod pattern;
 mod raw;
 mod server;
+mod traffic;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub use network::{Budget, Cut, Relay};
 pub use pattern::Pattern;
 pub use raw::{Raw, ask, read_record, record};
 pub use server::{Server, dead_addr, read, read_to_end};
+pub use traffic::{Moved, session};
 
 /// How long anything may take that should come at once: a failure, not a pause.
 pub const PATIENCE: Duration = Duration::from_secs(30);
