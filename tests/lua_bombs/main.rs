@@ -92,7 +92,7 @@ async fn bomb(body: &str, alone: &[HookErrorKind], together: &[HookErrorKind]) -
 const PROMPT: Duration = Duration::from_millis(2400);
 
 /// For the test itself to be scheduled.
-const SLACK: Duration = Duration::from_millis(300);
+const SLACK: Duration = Duration::from_secs(1);
 
 async fn assert_good(hook: &LuaHook) {
     let want = Answer::Target(Target::Name("good".into()));
