@@ -344,17 +344,15 @@ impl Driver {
 
     /// Empties the outbox.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some((run, bytes)) = self.outbox.first() {
-            match self.socket.poll_send(cx, run, bytes) {
-                Poll::Ready(Ok(())) => self.outbox.pop(),
-                Poll::Ready(Err(error)) => {
+        while !self.outbox.is_empty() {
+            match ready!(self.socket.poll_send(cx, &self.outbox)) {
+                Ok(sent) => self.outbox.advance(sent),
+                Err(error) => {
                     // What is lost is sent again.
                     tracing::trace!(%error, "datagrams not sent");
-                    self.outbox.pop();
-                    self.outbox.set_longest_run(self.socket.longest_run());
+                    self.outbox.advance(1);
                     self.refused(&error);
                 }
-                Poll::Pending => return Poll::Pending,
             }
         }
         Poll::Ready(())

@@ -38,6 +38,7 @@ pub mod reed_solomon;
 mod ring;
 mod rtt;
 pub mod segment;
+mod send;
 mod send_queue;
 mod session;
 mod settings;

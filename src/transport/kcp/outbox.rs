@@ -99,15 +99,15 @@ impl Outbox {
         self.commit(datagram.len(), path);
     }
 
-    /// The next run to send.
-    pub fn first(&self) -> Option<(&Run, &[u8])> {
-        let run = self.runs.get(self.sent)?;
-        Some((run, &self.bytes[run.start..run.start + run.len]))
+    /// The runs to send.
+    pub fn runs(&self) -> impl Iterator<Item = (&Run, &[u8])> {
+        let runs = self.runs[self.sent..].iter();
+        runs.map(|run| (run, &self.bytes[run.start..run.start + run.len]))
     }
 
-    /// Notes that the first run is done with.
-    pub fn pop(&mut self) {
-        self.sent += 1;
+    /// Notes that the first `count` runs are done with.
+    pub fn advance(&mut self, count: usize) {
+        self.sent += count;
         if self.sent == self.runs.len() {
             self.runs.clear();
             self.sent = 0;
@@ -137,15 +137,19 @@ mod tests {
         true
     }
 
+    /// Sends two runs at a time.
     fn drain(outbox: &mut Outbox) -> Vec<(u16, usize, usize)> {
-        let mut runs = Vec::new();
-        while let Some((run, bytes)) = outbox.first() {
-            assert!(bytes.iter().all(|byte| *byte == run.path.peer.port() as u8));
-            runs.push((run.path.peer.port(), run.size, bytes.len()));
-            outbox.pop();
+        let mut sent = Vec::new();
+        while !outbox.is_empty() {
+            let before = sent.len();
+            for (run, bytes) in outbox.runs().take(2) {
+                let port = run.path.peer.port();
+                assert!(bytes.iter().all(|byte| *byte == port as u8));
+                sent.push((port, run.size, bytes.len()));
+            }
+            outbox.advance(sent.len() - before);
         }
-        assert!(outbox.is_empty());
-        runs
+        sent
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::task::{Context, Poll, ready};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::outbox::Run;
+use super::outbox::Outbox;
+use super::send;
 use crate::config::Kcp;
 
 /// Bytes of the longest thing one system call receives: as much as a datagram's length can say.
@@ -185,38 +186,37 @@ impl Socket {
         }
     }
 
-    /// Sends a run. An error says that it is lost, wholly or in part.
-    pub fn poll_send(&self, cx: &mut Context<'_>, run: &Run, bytes: &[u8]) -> Poll<io::Result<()>> {
+    /// Sends the first runs and gives their number. An error says that the first is lost, wholly
+    /// or in part.
+    pub fn poll_send(&self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<usize>> {
+        let descriptor = self.inner.as_raw_fd();
         loop {
-            let result = self
-                .inner
-                .try_io(Interest::WRITABLE, || self.send(run, bytes, run.size));
-            match result {
+            let sending = || send::send(descriptor, outbox.runs());
+            match self.inner.try_io(Interest::WRITABLE, sending) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.inner.poll_send_ready(cx))?;
                 }
-                // Too long for the interface to be sent as one, or it cannot do that at all.
-                Err(error) if is_refused_run(&error) && bytes.len() > run.size => {
-                    for datagram in bytes.chunks(run.size) {
-                        self.send(run, datagram, run.size)?;
-                    }
-                    return Poll::Ready(Ok(()));
+                Err(error) if is_refused_run(&error) => {
+                    return Poll::Ready(self.send_singly(outbox, error));
                 }
                 result => return Poll::Ready(result),
             }
         }
     }
 
-    fn send(&self, run: &Run, bytes: &[u8], size: usize) -> io::Result<()> {
-        let transmit = Transmit {
-            destination: run.path.peer,
-            ecn: None,
-            contents: bytes,
-            segment_size: Some(size),
-            src_ip: run.path.from,
+    /// Sends the first run datagram by datagram: it was too long for the interface to be sent as
+    /// one, or that cannot be done at all.
+    fn send_singly(&self, outbox: &Outbox, error: io::Error) -> io::Result<usize> {
+        let Some((run, bytes)) = outbox.runs().next() else {
+            return Ok(0);
         };
-        self.state
-            .try_send(UdpSockRef::from(&self.inner), &transmit)
+        if bytes.len() <= run.size {
+            return Err(error);
+        }
+        for datagram in bytes.chunks(run.size) {
+            send::send(self.inner.as_raw_fd(), std::iter::once((run, datagram)))?;
+        }
+        Ok(1)
     }
 
     fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
