@@ -23,6 +23,7 @@ pub mod crypto;
 pub mod gateway;
 mod handshake;
 pub mod hooks;
+mod link;
 pub mod proto;
 pub mod session;
 pub mod transport;

@@ -1,5 +1,6 @@
 //! Dialling a gateway: streams that survive the loss of their connections.
 
+pub mod fastway;
 pub mod scp;
 
 use std::io;

@@ -60,7 +60,7 @@ pub fn diff(old: &[Listener], new: &[Listener]) -> Diff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Scp, Service, Session, Tcp};
+    use crate::config::{Fastway, Scp, Service, Session, Tcp};
 
     fn listener(name: &str, binds: &[&str]) -> Listener {
         Listener {
@@ -72,6 +72,7 @@ mod tests {
             peek: None,
             scp: Scp::default(),
             tcp: Tcp::default(),
+            fastway: Fastway::default(),
         }
     }
 

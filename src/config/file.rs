@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde_yaml as yaml;
 
 use super::settings::{Int, Name, read};
-use super::types::{ScpPatch, TcpPatch};
+use super::types::{FastwayPatch, ScpPatch, TcpPatch};
 use super::{
-    Announce, Bind, Config, Error, Hook, Host, Listener, Peek, Scp, Service, Session, Tcp, Upstream,
+    Announce, Bind, Config, Error, Fastway, Hook, Host, Listener, Peek, Scp, Service, Session, Tcp,
+    Upstream,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -21,6 +22,7 @@ pub(super) struct File {
     listeners: Vec<ListenerFile>,
     scp: Option<ScpPatch>,
     tcp: Option<TcpPatch>,
+    fastway: Option<FastwayPatch>,
     upstream: Option<Upstream>,
     hosts: Option<Vec<Host>>,
     hooks: Option<Vec<Hook>>,
@@ -40,6 +42,7 @@ struct ListenerFile {
     peek: Option<Peek>,
     scp: Option<ScpPatch>,
     tcp: Option<TcpPatch>,
+    fastway: Option<FastwayPatch>,
 }
 
 impl File {
@@ -103,6 +106,7 @@ impl File {
     pub(super) fn resolve(self, directory: &Path) -> Config {
         let scp = self.scp.unwrap_or_default().over(Scp::default());
         let tcp = self.tcp.unwrap_or_default().over(Tcp::default());
+        let fastway = self.fastway.unwrap_or_default().over(Fastway::default());
         let listener = |listener: ListenerFile| Listener {
             name: listener.name,
             bind: listener.bind,
@@ -112,6 +116,7 @@ impl File {
             peek: listener.peek,
             scp: listener.scp.unwrap_or_default().over(scp.clone()),
             tcp: listener.tcp.unwrap_or_default().over(tcp.clone()),
+            fastway: listener.fastway.unwrap_or_default().over(fastway.clone()),
         };
         let hook = |hook: Hook| Hook {
             lua: directory.join(&hook.lua),

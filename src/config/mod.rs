@@ -72,6 +72,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::proto::fastway::Version;
 
     const FULL: &str = r#"
 node: 7
@@ -90,6 +91,13 @@ listeners:
     session: plain
     peek: {}
     tcp: {keepalive: 0s}
+  - {name: players, bind: ['tcp://127.0.0.1:0'], session: scp, service: fastway-client, fastway: {client_version: 2, idle: 0s}}
+  - name: servers
+    bind: ['tcp://127.0.0.1:0']
+    session: plain
+    service: fastway-server
+    fastway: {auth_key: sesame, auth_timeout: 3s, server_version: 1, server_queue: 5}
+fastway: {client_version: auto, max_packet: 64KiB, max_virtual_connections: 0, client_queue: 7}
 scp: {handshake_timeout: 10s, resume_wait: 20s, replay_buffer: 100KiB}
 tcp: {read_timeout: 90s, keepalive: 30s}
 upstream:
@@ -134,6 +142,7 @@ announce: {sproto: 32766, proxy_header: v2}
             peek: None,
             scp: Scp::default(),
             tcp: Tcp::default(),
+            fastway: Fastway::default(),
         }
     }
 
@@ -162,6 +171,17 @@ announce: {sproto: 32766, proxy_header: v2}
                     keepalive: Some(Duration::from_secs(60)),
                     nodelay: true,
                 },
+                fastway: Fastway {
+                    client_version: None,
+                    server_version: Version::V3,
+                    max_packet: 524_288,
+                    max_virtual_connections: 16,
+                    auth_key: String::new(),
+                    auth_timeout: Duration::from_secs(5),
+                    idle: Some(Duration::from_secs(30)),
+                    client_queue: 1024,
+                    server_queue: 102_400,
+                },
             }],
             upstream: Upstream {
                 session: UpstreamSession::Plain,
@@ -188,7 +208,7 @@ announce: {sproto: 32766, proxy_header: v2}
         };
         assert_eq!(parse(text), Ok(expected.clone()));
         // A block whose keys are all commented out is no block.
-        let empty = "scp:\ntcp:\nupstream:\nannounce:\n";
+        let empty = "scp:\ntcp:\nfastway:\nupstream:\nannounce:\n";
         assert_eq!(parse(&format!("{text}{empty}")), Ok(expected));
 
         let peek = Peek {
@@ -204,6 +224,13 @@ announce: {sproto: 32766, proxy_header: v2}
         };
         assert_eq!((Peek::default(), Resolve::default()), (peek, resolve));
         assert_eq!(parse("listeners: []").unwrap().hosts, []);
+        // Only a proxy needs hosts.
+        let text = "listeners: [{name: a, bind: ['tcp://[::]:0'], session: plain, \
+            service: fastway-client}]\n";
+        assert_eq!(
+            parse(text).unwrap().listeners[0].service,
+            Service::FastwayClient
+        );
     }
 
     #[test]
@@ -212,10 +239,38 @@ announce: {sproto: 32766, proxy_header: v2}
         let seconds = Duration::from_secs;
         let bind = |text: &str| text.parse::<Bind>().unwrap();
         assert_eq!(config.node, 7);
+        let common = Fastway {
+            max_packet: 65_536,
+            max_virtual_connections: 0,
+            client_queue: 7,
+            ..Fastway::default()
+        };
+        let fastway = [
+            Fastway {
+                client_version: Some(Version::V2),
+                idle: None,
+                ..common.clone()
+            },
+            Fastway {
+                auth_key: "sesame".to_owned(),
+                auth_timeout: seconds(3),
+                server_version: Version::V1,
+                server_queue: 5,
+                ..common.clone()
+            },
+        ];
+        let services = [Service::FastwayClient, Service::FastwayServer];
+        for (listener, (service, fastway)) in config.listeners[2..]
+            .iter()
+            .zip(services.into_iter().zip(fastway))
+        {
+            assert_eq!((listener.service, &listener.fastway), (service, &fastway));
+        }
         assert_eq!(
-            config.listeners,
+            config.listeners[..2],
             [
                 Listener {
+                    fastway: common.clone(),
                     bind: vec![
                         bind("tcp://0.0.0.0:1248"),
                         bind("tcp://[::]:1248"),
@@ -243,6 +298,7 @@ announce: {sproto: 32766, proxy_header: v2}
                     ..listener("game")
                 },
                 Listener {
+                    fastway: common,
                     peek: Some(Peek::default()),
                     scp: Scp {
                         handshake_timeout: seconds(10),
@@ -368,12 +424,12 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 "admin: 127.0.0.1:6620\nlisteners: []\n",
                 "1: admin: unknown key, expected one of \
-                 node, listeners, scp, tcp, upstream, hosts, hooks, announce",
+                 node, listeners, scp, tcp, fastway, upstream, hosts, hooks, announce",
             ),
             (
                 "listeners:\n- name: a\n  limits: {}\n",
                 "3: listeners[0].limits: unknown key, expected one of \
-                 name, bind, session, service, hooks, peek, scp, tcp",
+                 name, bind, session, service, hooks, peek, scp, tcp, fastway",
             ),
             (
                 "listeners: []\nannounce:\n  \"a\\nb\": 1\n",
@@ -497,6 +553,14 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 "listeners: []\nannounce:\n  sproto: 32767\n",
                 "3: announce.sproto: 32767 must be 0 to 32766",
+            ),
+            (
+                "listeners: []\nfastway:\n  client_version: 4\n",
+                "3: fastway.client_version: 4 must be 1 to 3, or auto",
+            ),
+            (
+                "listeners: []\nfastway:\n  server_version: 0\n",
+                "3: fastway.server_version: 0 must be 1 to 3",
             ),
             (
                 "listeners: []\nannounce:\n  proxy_header: v3\n",

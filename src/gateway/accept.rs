@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::State;
 use super::client::Client;
+use super::fastway;
 use super::scp::Scp;
 use super::session::Session;
 use crate::config;
@@ -77,6 +78,7 @@ async fn serve(state: Arc<State>, mut connection: transport::Stream, key: BindKe
         flags: 0,
         extra: Vec::new(),
         first_data: None,
+        fastway: None,
     };
     let (client, _listing) = match listener.session {
         config::Session::Plain if state.draining.is_cancelled() => return,
@@ -105,6 +107,17 @@ async fn serve(state: Arc<State>, mut connection: transport::Stream, key: BindKe
             }
         }
     };
+    if listener.service != config::Service::Proxy {
+        let service = fastway::Service {
+            state: &state,
+            generation: &generation,
+            listener,
+            key: &key,
+            chain,
+            info,
+        };
+        return service.run(client).await;
+    }
     let session = Session {
         generation: &generation,
         listener,

@@ -7,6 +7,7 @@
 mod accept;
 mod client;
 mod echo;
+mod fastway;
 mod generation;
 mod hosts;
 mod peek;
@@ -27,6 +28,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use fastway::Switchboard;
 pub use generation::{BuildError, Environment, Generation};
 
 use crate::config::diff::{BindKey, diff};

@@ -48,3 +48,12 @@ pub fn unhex(text: &str) -> Vec<u8> {
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
         .collect()
 }
+
+/// For a test's random choices: the environment's `STABLEGATE_SEED`, or a new one. To be shown
+/// when the test fails.
+pub fn seed() -> u64 {
+    match std::env::var("STABLEGATE_SEED") {
+        Ok(seed) => seed.parse().expect("STABLEGATE_SEED is a number"),
+        Err(_) => rand::random(),
+    }
+}

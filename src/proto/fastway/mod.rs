@@ -16,6 +16,7 @@ mod command;
 mod endpoint;
 mod frame;
 mod hub;
+pub mod message;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,104 @@
+//! Endpoints over sessions that resume: cuts lose nothing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use stablegate::client::fastway::{Connection, Endpoint, Version};
+use stablegate::client::scp;
+use tokio::task::JoinSet;
+
+use crate::common::{Cut, Gateway, Relay, seed, soon};
+use crate::rig::{joined, listeners, options, settings};
+
+const CLIENTS: u64 = 6;
+const CONNECTIONS: u64 = 4;
+const MESSAGES: u32 = 300;
+const CUTS: usize = 25;
+
+async fn session(relay: &Relay) -> scp::Stream {
+    let options = scp::Options::new(relay.addr.to_string().parse().unwrap());
+    soon("a session", scp::Stream::connect(options))
+        .await
+        .unwrap()
+}
+
+/// Numbered, of a length that its number gives.
+fn message(n: u32) -> Bytes {
+    let mut bytes = n.to_le_bytes().to_vec();
+    bytes.resize(4 + (n as usize * 37) % 3000, n as u8);
+    bytes.into()
+}
+
+async fn send_all(connection: &Connection) {
+    for n in 0..MESSAGES {
+        connection.send(message(n)).await.unwrap();
+    }
+}
+
+async fn receive_all(connection: &Connection) {
+    for n in 0..MESSAGES {
+        let received = soon("a message", connection.receive()).await;
+        assert_eq!(received, Ok(message(n)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_connections_are_cut() {
+    let seed = seed();
+    println!("STABLEGATE_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let config = listeners("scp", "") + &settings("");
+    let gateway = Gateway::start(&config).await;
+    let to_servers = Relay::start(gateway.addrs("servers3")[0]).await;
+    let to_clients = Relay::start(gateway.addrs("clients")[0]).await;
+    let stream = session(&to_servers).await;
+    let (id, local) = (9, stream.connection().unwrap().local_addr());
+    let server = Endpoint::server(stream, id, b"sesame", options(Version::V3));
+    let server = soon("a challenge", server).await.unwrap();
+    // The gateway sees the relay's address, not ours.
+    assert_ne!(local, to_servers.addr);
+    let fits = |line: &serde_json::Value| line["message"] == "endpoint joined" && line["id"] == 9;
+    gateway.log().wait("the server", fits).await;
+
+    let mut talks = JoinSet::new();
+    for n in 0..CLIENTS {
+        let version = Version::ALL[[0, 2][n as usize % 2]];
+        let client = Endpoint::client(session(&to_clients).await, options(version));
+        for _ in 0..CONNECTIONS {
+            let near = soon("an answer", client.dial(id)).await.unwrap();
+            let far = soon("a dial", server.accept()).await.unwrap();
+            assert_eq!(near.id(), far.id());
+            talks.spawn(async move {
+                tokio::join!(
+                    send_all(&near),
+                    receive_all(&near),
+                    send_all(&far),
+                    receive_all(&far)
+                );
+            });
+        }
+    }
+    // All of it under way, cut after cut; the pauses make them come at different moments.
+    let cutting = async {
+        for _ in 0..CUTS {
+            let cut = if rng.random() { Cut::Close } else { Cut::Reset };
+            let relay = if rng.random() {
+                &to_servers
+            } else {
+                &to_clients
+            };
+            relay.cut(cut);
+            tokio::time::sleep(Duration::from_millis(rng.random_range(20..120))).await;
+        }
+    };
+    cutting.await;
+    while let Some(talked) = talks.join_next().await {
+        talked.unwrap();
+    }
+    assert!(to_servers.accepted() > 1 && to_clients.accepted() > CLIENTS as usize);
+    let refused = soon("an answer", server.dial(4000)).await;
+    assert!(refused.is_err());
+    let _ = joined;
+}
