@@ -66,6 +66,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 .link
                 .poll_write(cx, &self.shared.outbox, || room.notify_waiters());
             if let Poll::Ready(Err(error)) = written {
+                // A session that has ended says why only to those who read.
+                let error = match self.link.poll_fill(cx) {
+                    Poll::Ready(Err(reason)) => reason,
+                    _ => error,
+                };
                 return Poll::Ready(Error::Lost(error.kind()));
             }
             match self.link.poll_fill(cx) {
