@@ -101,16 +101,11 @@ fn dialler_closes(id: u32) -> bool {
 async fn listen(connection: &Connection, dialled: bool, books: &Books) {
     let id = connection.id();
     let mut received = 0u64;
-    loop {
-        match connection.receive().await {
-            Ok(message) => {
-                assert_eq!(message[..4], id.to_le_bytes());
-                assert_eq!(message[4..12], received.to_le_bytes(), "of connection {id}");
-                assert!(message[12..].iter().all(|byte| *byte == received as u8));
-                received += 1;
-            }
-            Err(_) => break,
-        }
+    while let Ok(message) = connection.receive().await {
+        assert_eq!(message[..4], id.to_le_bytes());
+        assert_eq!(message[4..12], received.to_le_bytes(), "of connection {id}");
+        assert!(message[12..].iter().all(|byte| *byte == received as u8));
+        received += 1;
     }
     let line = books.lines.lock().unwrap().get(&id).cloned();
     let told = line.is_some_and(|line| !line.cut.load(Ordering::SeqCst));
