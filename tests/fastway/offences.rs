@@ -211,8 +211,10 @@ async fn draining_ends_with_the_last_connection() {
     let server = server(&gateway, Version::V3, 9).await;
     let client = client(&gateway, Version::V3).await;
     let (a, b) = connect(&client, &server, 9).await;
+    let idle = crate::rig::server(&gateway, Version::V2, 10).await;
     gateway.signal(libc::SIGTERM);
-    gateway.log().nth("draining", 0).await;
+    // Who has no connection goes first.
+    soon("the end of one who idles", idle.closed()).await;
     passes(&a, &b, "to the end").await;
     let refused = soon("an answer", client.dial(9)).await;
     assert_eq!(refused.map(|c| c.id()), Err(Error::Refused));
