@@ -1,5 +1,7 @@
 //! Endpoints over sessions that resume: cuts lose nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +17,8 @@ use crate::rig::{listeners, options, settings};
 const CLIENTS: u64 = 6;
 const CONNECTIONS: u64 = 4;
 const MESSAGES: u32 = 300;
+/// Messages of each end under way.
+const WINDOW: u32 = 8;
 const CUTS: usize = 25;
 /// More than the systems between two ends may hold, acknowledged and not read.
 const REPLAY: usize = 16 << 20;
@@ -36,16 +40,23 @@ fn message(n: u32) -> Bytes {
     bytes.into()
 }
 
-async fn send_all(connection: &Connection) {
-    for n in 0..MESSAGES {
-        connection.send(message(n)).await.unwrap();
-    }
-}
-
-async fn receive_all(connection: &Connection) {
-    for n in 0..MESSAGES {
-        let received = soon("a message", connection.receive()).await;
-        assert_eq!(received, Ok(message(n)));
+/// Messages to and fro until all cuts are made. There is no flow control: who sends more than the
+/// other end can have by then is cut off.
+async fn talk(near: &Connection, far: &Connection, over: &AtomicBool) {
+    let mut first = 0;
+    while first < MESSAGES || !over.load(Ordering::Relaxed) {
+        let window = first..first + WINDOW;
+        for n in window.clone() {
+            near.send(message(n)).await.unwrap();
+            far.send(message(n)).await.unwrap();
+        }
+        for n in window {
+            for end in [near, far] {
+                let received = soon("a message", end.receive()).await;
+                assert_eq!(received, Ok(message(n)));
+            }
+        }
+        first += WINDOW;
     }
 }
 
@@ -66,6 +77,7 @@ async fn nothing_is_lost_when_connections_are_cut() {
     let fits = |line: &serde_json::Value| line["message"] == "endpoint joined" && line["id"] == 9;
     gateway.log().wait("the server", fits).await;
 
+    let over = Arc::<AtomicBool>::default();
     let mut talks = JoinSet::new();
     for n in 0..CLIENTS {
         let version = Version::ALL[[0, 2][n as usize % 2]];
@@ -74,30 +86,22 @@ async fn nothing_is_lost_when_connections_are_cut() {
             let near = soon("an answer", client.dial(id)).await.unwrap();
             let far = soon("a dial", server.accept()).await.unwrap();
             assert_eq!(near.id(), far.id());
+            let over = over.clone();
             talks.spawn(async move {
-                tokio::join!(
-                    send_all(&near),
-                    receive_all(&near),
-                    send_all(&far),
-                    receive_all(&far)
-                );
+                talk(&near, &far, &over).await;
             });
         }
     }
     // All of it under way, cut after cut; the pauses make them come at different moments.
     let cutting = async {
-        for _ in 0..CUTS {
+        for n in 0..CUTS {
             let cut = if rng.random() { Cut::Close } else { Cut::Reset };
-            let relay = if rng.random() {
-                &to_servers
-            } else {
-                &to_clients
-            };
-            relay.cut(cut);
+            [&to_servers, &to_clients][n % 2].cut(cut);
             tokio::time::sleep(Duration::from_millis(rng.random_range(20..120))).await;
         }
     };
     cutting.await;
+    over.store(true, Ordering::Relaxed);
     while let Some(talked) = talks.join_next().await {
         talked.unwrap();
     }
