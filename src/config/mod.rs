@@ -4,7 +4,7 @@
 //! are checked while it is read, and an [`Error`] names the file, the line and the key. Unknown
 //! and duplicate keys are errors.
 //!
-//! The top-level blocks `scp` and `tcp` give the settings of all listeners; the same block inside
+//! The top-level blocks `scp`, `tcp` and `fastway` give the settings of all listeners; the same block inside
 //! a listener overrides them key by key. Durations and sizes are written with their units (`30s`,
 //! `100ms`, `64KiB`), relative paths are relative to the directory of the file.
 //!
