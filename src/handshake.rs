@@ -35,3 +35,58 @@ pub async fn write_record(
         .await?;
     connection.flush().await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD: &[u8] = b"\x00\x0a4294967295";
+
+    /// Writes `pieces` one after the other, reads a record, and gives it with what is left.
+    async fn read(pieces: Vec<Vec<u8>>) -> (Result<Vec<u8>, Error>, Vec<u8>) {
+        let (mut near, mut far) = tokio::io::duplex(1);
+        let writing = tokio::spawn(async move {
+            for piece in pieces {
+                far.write_all(&piece).await.unwrap();
+            }
+        });
+        let record = read_record(&mut near).await;
+        let mut rest = Vec::new();
+        near.read_to_end(&mut rest).await.unwrap();
+        writing.await.unwrap();
+        (record, rest)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_in_any_pieces() {
+        let whole = [RECORD, b"beyond"].concat();
+        let bytes = whole.iter().map(|byte| vec![*byte]).collect();
+        let halves = (0..=whole.len()).map(|at| vec![whole[..at].to_vec(), whole[at..].to_vec()]);
+        for pieces in halves.chain([bytes]) {
+            let (record, rest) = read(pieces).await;
+            assert_eq!(record.unwrap(), b"4294967295");
+            assert_eq!(rest, b"beyond");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_ends_early() {
+        for len in 0..RECORD.len() {
+            let (record, _) = read(vec![RECORD[..len].to_vec()]).await;
+            assert!(
+                matches!(&record, Err(Error::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof),
+                "{len}: {record:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_too_long_is_not_read() {
+        let (record, rest) = read(vec![b"\xff\xffbody".to_vec()]).await;
+        assert!(matches!(
+            record,
+            Err(Error::Protocol(scp::Error::TooLong(65_535)))
+        ));
+        assert_eq!(rest, b"body");
+    }
+}
