@@ -15,7 +15,11 @@ fn config(hooks: &[&str], server: impl std::fmt::Display, more: &str) -> String 
     let names = hooks.join(", ");
     let list: String = hooks
         .iter()
-        .map(|name| format!("  - {{name: {name}, lua: {name}.lua, config: {{key: sesame}}}}\n"))
+        .map(|name| {
+            format!(
+                "  - {{name: {name}, lua: {name}.lua, timeout: 500ms, config: {{key: sesame}}}}\n"
+            )
+        })
         .collect();
     format!(
         "listeners:\n  - name: game\n    bind: ['tcp://127.0.0.1:0']\n    session: scp\n    \

@@ -13,7 +13,7 @@ use common::{Gateway, Pattern, connect, echoed, soon};
 const CONFIG: &str = "listeners:
   - {name: game, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [route]}
 hosts: [{name: echo, addr: 'builtin:echo'}]
-hooks: [{name: route, lua: route.lua}]
+hooks: [{name: route, lua: route.lua, timeout: 2s}]
 ";
 
 const OPEN: &str = "function access() return true end\n";
