@@ -26,6 +26,7 @@ use serde_yaml as yaml;
 
 pub use error::Error;
 use file::File;
+pub(crate) use settings::Bytes;
 pub use types::*;
 
 impl Config {
