@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
@@ -23,6 +24,7 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let gateway = Gateway::start(arguments.config).await?;
+    notify(NotifyState::Ready);
     loop {
         tokio::select! {
             _ = hangup.recv() => {
@@ -34,6 +36,7 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
         }
     }
     let grace = arguments.grace;
+    notify(NotifyState::Stopping);
     gateway.drain().await;
     tracing::info!(sessions = gateway.sessions(), ?grace, "draining");
     let outcome = tokio::select! {
@@ -47,4 +50,11 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     tracing::info!(sessions = gateway.sessions(), outcome, "stopping");
     gateway.shutdown().await;
     Ok(())
+}
+
+/// Tells systemd, if that waits to be told.
+fn notify(state: NotifyState) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
 }

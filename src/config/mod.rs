@@ -697,6 +697,12 @@ announce: {sproto: 32766, proxy_header: v2}
                 format!("hosts: []\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n"),
                 "3: listeners[0]: has nowhere to send sessions: add hosts or upstream.resolve",
             ),
+            (
+                format!(
+                    "listeners:\n{a}  bind: ['tcp://[::]:1']\n  service: fastway-client\n  peek: {{}}\n"
+                ),
+                "6: listeners[0].peek: is only for `service: proxy`: fastway endpoints send frames",
+            ),
         ] {
             assert_eq!(parse(&text).unwrap_err(), expected, "{text}");
         }
