@@ -360,3 +360,27 @@ async fn systemd_is_told() {
     assert_eq!(told().await, "STOPPING=1\n");
     assert!(soon("its exit", gateway.wait()).await.unwrap().success());
 }
+
+#[tokio::test]
+async fn there_is_no_core_file() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let mut gateway = Gateway::start(GOOD).await;
+    let pid = gateway.pid();
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // As much as may be allowed here.
+    // SAFETY: the child has not been reaped, and the limit is used during the calls only.
+    let set = unsafe {
+        libc::prlimit(pid, libc::RLIMIT_CORE, std::ptr::null(), &mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::prlimit(pid, libc::RLIMIT_CORE, &limit, std::ptr::null_mut())
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    gateway.signal(libc::SIGABRT);
+    let status = gateway.exited().await;
+    assert_eq!(status.signal(), Some(libc::SIGABRT));
+    assert!(!status.core_dumped());
+}

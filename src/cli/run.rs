@@ -1,5 +1,6 @@
 //! `stablegate run`
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub(super) struct Run {
 }
 
 pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
+    forbid_core_files()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -56,5 +58,15 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
 fn notify(state: NotifyState) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
+
+/// Memory holds the keys of sessions and of the configuration: none of it may end up in a file.
+/// This also keeps other processes of the same user from reading it.
+fn forbid_core_files() -> io::Result<()> {
+    // SAFETY: it takes numbers and changes nothing but an attribute of the process.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
