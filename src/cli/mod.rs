@@ -41,6 +41,8 @@ enum Command {
     Hook(hook::Command),
     /// Print the equivalent of a configuration of goscon or fastway.
     Migrate(migrate::Migrate),
+    /// Print what every key of a configuration means, as Markdown.
+    Reference,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -93,6 +95,10 @@ pub fn main() -> ExitCode {
             Command::Echo(arguments) => echo::run(arguments).await,
             Command::Hook(command) => hook::run(command).await,
             Command::Migrate(arguments) => migrate::run(&arguments),
+            Command::Reference => {
+                print!("{}", crate::config::reference());
+                Ok(())
+            }
         }
     });
     // Reading from a terminal cannot be stopped otherwise.

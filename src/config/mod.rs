@@ -15,6 +15,7 @@ pub mod diff;
 mod error;
 mod file;
 mod locate;
+mod reference;
 mod settings;
 mod types;
 pub mod watch;
@@ -26,6 +27,7 @@ use serde_yaml as yaml;
 
 pub use error::Error;
 use file::File;
+pub use reference::reference;
 pub(crate) use settings::Bytes;
 pub use types::*;
 

@@ -53,7 +53,7 @@ macro_rules! settings {
         )*}
     )*) => {$(
         $(#[$meta])*
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, documented::Documented, documented::DocumentedFields)]
         pub struct $name {
             $($(#[$doc])* pub $field: $type,)*
         }
