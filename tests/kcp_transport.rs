@@ -335,14 +335,14 @@ async fn strangers_cost_nothing() {
             random.fill(&mut datagram[..]);
             match random.random_range(0..5) {
                 0 => {}
-                // The session's own conversation, from elsewhere.
-                4 => datagram = segment(conv, Command::Push, 1, &datagram),
                 1 => {
                     // Truncated.
                     let whole = segment(random.random(), Command::Push, 0, &datagram);
                     datagram = whole[..random.random_range(0..whole.len())].to_vec();
                 }
                 2 => datagram = segment(random.random(), Command::Push, 1, &datagram),
+                // The session's own conversation, from elsewhere.
+                3 => datagram = segment(conv, Command::Push, 1, &datagram),
                 _ => {
                     // Looks right; one in ten stands where an opener would.
                     let sn = u32::from(round % 10 != 0);
