@@ -47,6 +47,9 @@ pub(super) struct Driver {
     outbox: Outbox,
     /// Sessions that had more to send than the outbox took.
     stalled: Vec<u32>,
+    /// Sessions with something new to read. They are looked after when their readers have had the
+    /// chance to answer, so that the answer goes with what there is to send anyway.
+    answering: Vec<u32>,
     wakers: Vec<Waker>,
     mail: Mail,
     /// Everything but the sessions that are there.
@@ -87,6 +90,7 @@ impl Driver {
             armed: None,
             outbox,
             stalled: Vec::new(),
+            answering: Vec::new(),
             wakers: Vec::new(),
             mail: Mail::default(),
             counters: Counters::default(),
@@ -224,13 +228,21 @@ impl Driver {
             let entry = self.sessions[slot as usize].as_ref().expect("a session");
             let conv = entry.conv;
             let arrived = opened.then(|| entry.session.clone());
-            self.attend_with(cx, slot, now, |state| {
-                while let Some(incoming) = datagrams.next_if(|next| is_of(next, conv)) {
-                    if let Ok(incoming) = incoming {
-                        state.input(&incoming, now);
-                    }
+            let mut state = entry.session.lock();
+            while let Some(incoming) = datagrams.next_if(|next| is_of(next, conv)) {
+                if let Ok(incoming) = incoming {
+                    state.input(&incoming, now);
                 }
-            });
+            }
+            let reader = state.wake_reader();
+            drop(state);
+            match reader {
+                Some(reader) => {
+                    self.wakers.push(reader);
+                    self.answering.push(slot);
+                }
+                None => self.attend(cx, slot, now),
+            }
             if let Some((session, acceptor)) = arrived.zip(self.acceptor.as_ref()) {
                 acceptor.put(Stream::new(session));
             }
@@ -287,18 +299,6 @@ impl Driver {
 
     /// Looks after a session: sends what it has to send, wakes who waits for it.
     fn attend(&mut self, cx: &mut Context<'_>, slot: u32, now: u64) {
-        self.attend_with(cx, slot, now, |_| {});
-    }
-
-    /// Gives a session what came, and looks after it.
-    fn attend_with(
-        &mut self,
-        cx: &mut Context<'_>,
-        slot: u32,
-        now: u64,
-        input: impl FnOnce(&mut State),
-    ) {
-        let mut input = Some(input);
         loop {
             let Some(entry) = self
                 .sessions
@@ -308,9 +308,6 @@ impl Driver {
                 return;
             };
             let mut state = entry.session.lock();
-            if let Some(input) = input.take() {
-                input(&mut state);
-            }
             let next = state.attend(now, entry.path, &mut self.outbox);
             self.wakers.extend(state.ready().into_iter().flatten());
             let became_proven = entry.half_open && !state.is_half_open();
@@ -340,6 +337,14 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn attend_answering(&mut self, cx: &mut Context<'_>, now: u64) {
+        let mut answering = std::mem::take(&mut self.answering);
+        for slot in answering.drain(..) {
+            self.attend(cx, slot, now);
+        }
+        self.answering = answering;
     }
 
     /// Empties the outbox.
@@ -421,6 +426,7 @@ impl Future for Driver {
         this.link.waker.register(cx.waker());
         for _ in 0..ROUNDS {
             let now = this.link.clock.now();
+            this.attend_answering(cx, now);
             let received = this.poll_receive(cx, now);
             this.take_mail(cx, now);
             while let Some(slot) = this.timers.pop(now) {
@@ -438,6 +444,10 @@ impl Future for Driver {
             this.wake();
             if this.is_done() {
                 return Poll::Ready(());
+            }
+            if !this.answering.is_empty() {
+                // It is its turn again when those woken have had theirs.
+                break;
             }
             if received.is_pending() && this.poll_timer(cx).is_pending() {
                 return Poll::Pending;
