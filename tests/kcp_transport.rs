@@ -303,6 +303,23 @@ async fn a_port_is_not_shared_with_strangers() {
 }
 
 #[tokio::test]
+async fn a_dropped_listener_is_there_for_as_long_as_its_sessions() {
+    let settings = Kcp::default();
+    let listener = listen(&settings);
+    let (addr, control) = (listener.local_addr(), listener.control().clone());
+    let (client, server) = pair(&listener, addr, &settings).await;
+    drop(listener);
+    let reopened = control.reopen(&settings).await.expect("a session is there");
+    let (second_client, second_server) = pair(&reopened, addr, &settings).await;
+    exchange(client, server, 10_000).await;
+    exchange(second_client, second_server, 10_000).await;
+    // The streams are gone by now.
+    reopened.close().await;
+    assert!(control.reopen(&settings).await.is_none());
+    Listener::bind(addr, &settings).unwrap();
+}
+
+#[tokio::test]
 async fn replies_come_from_the_address_that_was_sent_to() {
     let listener = Listener::bind("0.0.0.0:0".parse().unwrap(), &Kcp::default()).unwrap();
     let port = listener.local_addr().port();

@@ -68,12 +68,23 @@ struct Entry {
 }
 
 impl Driver {
-    pub fn new(socket: Socket, acceptor: Option<Arc<Acceptor>>) -> Self {
+    /// For sessions that are opened from here.
+    pub fn dialling(socket: Socket) -> Self {
+        Self::new(socket, 4)
+    }
+
+    /// For sessions that others open, once it [has](Self::accept_for) an acceptor.
+    pub fn accepting(socket: Socket) -> Self {
+        Self::new(socket, quinn_udp::BATCH_SIZE)
+    }
+
+    pub fn accept_for(mut self, acceptor: Arc<Acceptor>) -> Self {
+        self.acceptor = Some(acceptor);
+        self
+    }
+
+    fn new(socket: Socket, runs: usize) -> Self {
         let link = Arc::new(Link::new());
-        let runs = match acceptor {
-            Some(_) => quinn_udp::BATCH_SIZE,
-            None => 4,
-        };
         let mut outbox = Outbox::new();
         outbox.set_longest_run(socket.longest_run());
         Self {
@@ -81,7 +92,7 @@ impl Driver {
             inbox: Inbox::new(runs),
             socket,
             link,
-            acceptor,
+            acceptor: None,
             sessions: Vec::new(),
             free: Vec::new(),
             by_peer: HashMap::new(),
@@ -142,6 +153,9 @@ impl Driver {
             opened: now,
         });
         self.by_peer.insert(path.peer, slot);
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.session_opened();
+        }
         if half_open {
             *self.half_open.entry(source(path.peer)).or_default() += 1;
             self.counters.half_open += 1;
@@ -167,6 +181,10 @@ impl Driver {
         self.wakers.extend(state.ready().into_iter().flatten());
         self.counters
             .add_session(state.kcp.stats(), state.fec_counters());
+        drop(state);
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.session_ended();
+        }
     }
 
     fn proven(&mut self, peer: SocketAddr, was_half_open: bool) {
@@ -395,11 +413,8 @@ impl Driver {
 
     /// Whether there is anything this loop could still be needed for.
     fn is_done(&self) -> bool {
-        let accepts = self
-            .acceptor
-            .as_ref()
-            .is_some_and(|acceptor| acceptor.is_open());
-        !accepts && self.by_peer.is_empty() && self.outbox.is_empty()
+        let is_idle = self.by_peer.is_empty() && self.outbox.is_empty();
+        is_idle && self.acceptor.as_ref().is_none_or(|it| it.is_over())
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
