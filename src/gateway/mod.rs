@@ -7,6 +7,7 @@
 mod accept;
 mod client;
 mod fastway;
+mod gate;
 mod generation;
 mod hosts;
 mod peek;
@@ -26,10 +27,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use fastway::Switchboard;
+pub use gate::Limit;
 pub use generation::{BuildError, Environment, Generation};
 use shutdown::Shutdown;
 
@@ -46,6 +49,8 @@ pub struct Gateway {
     path: PathBuf,
     /// The lock also keeps reloads apart.
     binds: AsyncMutex<Binds>,
+    /// What looks after the hosts of the current generation.
+    upkeep: Mutex<JoinSet<()>>,
     watcher: Watcher,
 }
 
@@ -122,6 +127,7 @@ impl Gateway {
         watcher.watch_files(generation.files());
         let added = diff(&[], &generation.config.listeners).added;
         let sockets = open(&generation, &added, &[]).await?;
+        let upkeep = generation.hosts.upkeep(&generation.config.upstream);
         let state = Arc::new(State {
             generation: ArcSwap::from_pointee(generation),
             environment,
@@ -135,6 +141,7 @@ impl Gateway {
             state,
             path,
             binds: AsyncMutex::default(),
+            upkeep: Mutex::new(upkeep),
             watcher,
         });
         gateway.listen(&mut gateway.binds.lock().await.open, sockets);
@@ -192,6 +199,9 @@ impl Gateway {
                 kcp.set(&listener.kcp);
             }
         }
+        // Nothing panics while it is held.
+        *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) =
+            new.hosts.upkeep(&new.config.upstream);
         self.state.generation.store(Arc::new(new));
         for key in &changes.removed {
             if let Some(bound) = binds.open.remove(key) {
@@ -261,6 +271,15 @@ impl Gateway {
             counters.push((bind, control.counters().await));
         }
         counters
+    }
+
+    /// How many connections the limits of listeners have kept out, or waiting.
+    pub fn refusals(&self) -> Vec<(String, Limit, u64)> {
+        let generation = self.generation();
+        let of = |(listener, gate): (&config::Listener, &Arc<gate::Gate>)| {
+            Limit::ALL.map(|limit| (listener.name.clone(), limit, gate.refusals(limit)))
+        };
+        generation.gates().flat_map(of).collect()
     }
 
     /// How many sessions are live, plain ones and handshakes included.
