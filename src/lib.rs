@@ -12,12 +12,14 @@
 //!   the fastway services carry many virtual connections between clients and servers that both
 //!   connect to the gateway.
 //!
+//! The admin interface tells over HTTP what the gateway does, and takes the few orders there are.
 //! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
 //! [`client`] is the other end: streams that resume by themselves, and fastway's endpoints. [`cli`] is the command line.
 //!
 //! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
 //! own. All configuration reaches running code through one immutable [`gateway::Generation`].
 
+mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;

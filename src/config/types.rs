@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::fastway::Version;
 
+use super::Admin;
 use super::settings::{
     Int, Name, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings, spelled_as_is,
     write,
@@ -22,6 +23,8 @@ const MIB: usize = 1 << 20;
 /// The whole configuration of a gateway.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
+    /// The admin interface.
+    pub admin: Admin,
     /// Which gateway of a group this is: the top 8 bits of its session ids. 0 to 255, default 0.
     pub node: u8,
     /// Where clients connect. Names are unique, and so is each bind with a fixed port.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Switchboard;
 use super::hosts::Hosts;
+use crate::admin::Token;
 use crate::config::diff::BindKey;
 use crate::config::{self, Config};
 use crate::hooks::Hook;
@@ -53,6 +54,8 @@ pub struct Generation {
     chains: Vec<Arc<Chain>>,
     listeners: HashMap<BindKey, usize>,
     scripts: Vec<LuaHook>,
+    /// What requests to the admin interface must show.
+    pub(crate) admin_token: Option<Token>,
     path: PathBuf,
 }
 
@@ -61,7 +64,18 @@ pub struct Generation {
 #[error("{message}")]
 pub struct BuildError {
     pub message: String,
+    pub place: Place,
     pub files: Vec<PathBuf>,
+}
+
+/// Where something is wrong, as far as that is known.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    pub file: Option<PathBuf>,
+    /// From 1.
+    pub line: Option<u64>,
+    /// The key of the configuration, such as `hosts[0].addr`.
+    pub key: Option<String>,
 }
 
 impl Generation {
@@ -77,6 +91,17 @@ impl Generation {
         let mut files = vec![path.to_owned()];
         let config = Config::load(path).map_err(|error| BuildError {
             message: error.to_string(),
+            place: Place {
+                file: Some(error.file.clone()),
+                line: error.line,
+                key: error.key.clone(),
+            },
+            files: files.clone(),
+        })?;
+        files.extend(config.admin.token_file.clone());
+        let admin_token = token(&config, path).map_err(|(message, place)| BuildError {
+            message,
+            place,
             files: files.clone(),
         })?;
         let hosts = Hosts::new(&config.hosts, previous.map(|previous| &previous.hosts));
@@ -90,6 +115,7 @@ impl Generation {
                     files.extend(error.files.iter().cloned());
                     return Err(BuildError {
                         message: error.to_string(),
+                        place: place(&error),
                         files,
                     });
                 }
@@ -109,6 +135,7 @@ impl Generation {
             listeners,
             hosts,
             scripts,
+            admin_token,
             path: path.to_owned(),
             config,
         })
@@ -123,7 +150,42 @@ impl Generation {
     /// The files it was made of.
     pub fn files(&self) -> Vec<PathBuf> {
         let scripts = self.scripts.iter().flat_map(LuaHook::files);
-        scripts.chain([self.path.clone()]).collect()
+        scripts
+            .chain([self.path.clone()])
+            .chain(self.config.admin.token_file.clone())
+            .collect()
+    }
+}
+
+fn token(config: &Config, path: &Path) -> Result<Option<Token>, (String, Place)> {
+    let Some(file) = &config.admin.token_file else {
+        return Ok(None);
+    };
+    let place = || Place {
+        file: Some(path.to_owned()),
+        key: Some("admin.token_file".to_owned()),
+        ..Place::default()
+    };
+    Token::read(file).map(Some).map_err(|error| {
+        let message = format!(
+            "{}: admin.token_file: {} {error}",
+            path.display(),
+            file.display()
+        );
+        (message, place())
+    })
+}
+
+/// Where a script is wrong: what is said of it begins with `file:line:` if that is known.
+fn place(error: &lua::LoadError) -> Place {
+    let mut parts = error.message.splitn(3, ':');
+    let (file, line) = (parts.next(), parts.next());
+    let line = line.and_then(|line| line.parse().ok());
+    let named = || Some(error.path.parent()?.join(file?));
+    Place {
+        file: line.and_then(|_| named()).or(Some(error.path.clone())),
+        line,
+        key: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod generation;
 mod hosts;
 mod peek;
 mod relay;
+mod report;
 mod scp;
 mod session;
 mod shutdown;
@@ -30,9 +31,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use fastway::Switchboard;
-pub use generation::{BuildError, Environment, Generation};
+pub use generation::{BuildError, Environment, Generation, Place};
+pub(crate) use report::Status;
+use report::{Reload, Started};
 use shutdown::Shutdown;
 
+use crate::admin;
 use crate::config::diff::{BindKey, diff};
 use crate::config::watch::Watcher;
 use crate::config::{self, Bind};
@@ -46,7 +50,10 @@ pub struct Gateway {
     path: PathBuf,
     /// Open sockets. The lock also keeps reloads apart.
     binds: AsyncMutex<HashMap<BindKey, Bound>>,
+    admin: Mutex<Option<admin::Server>>,
     watcher: Watcher,
+    started: Started,
+    last_reload: Mutex<Option<Reload>>,
 }
 
 /// What sessions and accept loops share.
@@ -99,6 +106,8 @@ pub enum Error {
     Build(#[from] BuildError),
     #[error("cannot listen on {bind}: {error}")]
     Bind { bind: Bind, error: io::Error },
+    #[error("cannot open the admin interface on {addr}: {error}; the key `admin` moves it")]
+    Admin { addr: SocketAddr, error: io::Error },
     #[error("cannot watch files: {0}")]
     Watch(String),
 }
@@ -114,6 +123,7 @@ impl Gateway {
         watcher.watch_files(generation.files());
         let added = diff(&[], &generation.config.listeners).added;
         let sockets = open(&generation, &added)?;
+        let admin = open_admin(&generation)?;
         let state = Arc::new(State {
             generation: ArcSwap::from_pointee(generation),
             environment,
@@ -127,9 +137,13 @@ impl Gateway {
             state,
             path,
             binds: AsyncMutex::default(),
+            admin: Mutex::default(),
             watcher,
+            started: Started::now(),
+            last_reload: Mutex::default(),
         });
         gateway.listen(&mut *gateway.binds.lock().await, sockets);
+        gateway.serve_admin(admin);
         let watching = Arc::downgrade(&gateway);
         tokio::spawn(async move {
             while changes.recv().await.is_some() {
@@ -145,9 +159,11 @@ impl Gateway {
 
     /// Reads everything anew and swaps it in as a whole; if anything is wrong, all stays as it
     /// was. Either is logged. Live sessions go on with what decided them.
-    pub async fn reload(&self) -> Result<(), Error> {
+    pub async fn reload(self: &Arc<Self>) -> Result<(), Error> {
         let mut binds = self.binds.lock().await;
         let result = self.try_reload(&mut binds).await;
+        let told = Reload::now(&result, self.generation().number);
+        *lock(&self.last_reload) = Some(told);
         match &result {
             Ok(()) => {
                 tracing::info!(generation = self.generation().number, "reloaded");
@@ -159,7 +175,10 @@ impl Gateway {
         result
     }
 
-    async fn try_reload(&self, binds: &mut HashMap<BindKey, Bound>) -> Result<(), Error> {
+    async fn try_reload(
+        self: &Arc<Self>,
+        binds: &mut HashMap<BindKey, Bound>,
+    ) -> Result<(), Error> {
         let old = self.state.generation.load_full();
         let built = Generation::build(&self.path, &self.state.environment, Some(&old)).await;
         let new = match built {
@@ -175,6 +194,8 @@ impl Gateway {
         // host), so sockets that cannot be opened now may be after the others are closed. That
         // would not be all or nothing: it is an error.
         let sockets = open(&new, &changes.added)?;
+        let moved = old.config.admin.bind != new.config.admin.bind;
+        let admin = moved.then(|| open_admin(&new)).transpose()?;
         for (key, bound) in binds.iter() {
             if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
                 kcp.set(&listener.kcp);
@@ -188,7 +209,17 @@ impl Gateway {
             }
         }
         self.listen(binds, sockets);
+        if let Some(admin) = admin {
+            self.serve_admin(admin);
+        }
         Ok(())
+    }
+
+    /// Serves the admin interface there, and no longer where it was.
+    fn serve_admin(self: &Arc<Self>, socket: Option<admin::Socket>) {
+        let until = self.state.shutdown.child_token();
+        let server = socket.map(|socket| socket.serve(Arc::downgrade(self), until));
+        *lock(&self.admin) = server;
     }
 
     fn watch(&self, files: impl IntoIterator<Item = PathBuf>) {
@@ -246,6 +277,11 @@ impl Gateway {
             counters.push((bind, control.counters().await));
         }
         counters
+    }
+
+    /// Whether new sessions are turned away.
+    pub fn is_draining(&self) -> bool {
+        self.state.draining.is_cancelled()
     }
 
     /// How many sessions are live, plain ones and handshakes included.
@@ -321,8 +357,7 @@ impl State {
     }
 
     fn table(&self) -> MutexGuard<'_, Table<Arc<Entry>>> {
-        // Nothing panics while it is held.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 
@@ -338,6 +373,21 @@ impl Drop for Listing {
             .table()
             .remove(self.id, Instant::now() + self.remembered);
     }
+}
+
+/// Nothing panics while one of ours is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open_admin(generation: &Generation) -> Result<Option<admin::Socket>, Error> {
+    let Some(addr) = generation.config.admin.bind else {
+        return Ok(None);
+    };
+    let opened = admin::Socket::open(addr);
+    opened
+        .map(Some)
+        .map_err(|error| Error::Admin { addr, error })
 }
 
 /// Opens all sockets or none.

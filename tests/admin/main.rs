@@ -1,0 +1,20 @@
+//! The admin interface of a running gateway.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod orders;
+mod strangers;
+
+/// One scp listener called `game` to `builtin:echo`, and an admin interface.
+const CONFIG: &str = "admin: 127.0.0.1:0
+listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp}]
+hosts: [{name: echo, addr: 'builtin:echo'}]
+";
+
+/// The same with a hook.
+const SCRIPTED: &str = "admin: 127.0.0.1:0
+listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [route]}]
+hosts: [{name: echo, addr: 'builtin:echo'}]
+hooks: [{name: route, lua: route.lua, timeout: 5s, config: {key: sesame}}]
+";
