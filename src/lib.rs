@@ -28,6 +28,7 @@ pub mod gateway;
 mod handshake;
 pub mod hooks;
 mod link;
+mod metrics;
 pub mod proto;
 pub mod session;
 pub mod transport;

@@ -2,17 +2,19 @@
 
 use std::sync::{Arc, Weak};
 
-use axum::extract::Extension;
-use axum::http::StatusCode;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query};
+use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::guard::guard;
 use super::{Fault, Problem};
-use crate::gateway::{Error, Gateway, Status};
+use crate::gateway::{Error, Explained, Filter, Gateway, MAX_LIMIT, Sessions, Status};
+use crate::transport::kcp::Counters;
 
 type Running = Extension<Arc<Gateway>>;
 
@@ -36,6 +38,11 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter)> {
         ("get", "/readyz", get(readyz)),
         ("get", "/status", get(status)),
         ("get", "/config", get(config)),
+        ("get", "/sessions", get(sessions)),
+        ("get", "/sessions/{id}", get(session)),
+        ("delete", "/sessions/{id}", delete(kick)),
+        ("get", "/metrics", get(metrics)),
+        ("get", "/kcp/snmp", get(snmp)),
         ("post", "/reload", post(reload)),
         ("post", "/drain", post(drain)),
     ]
@@ -63,6 +70,92 @@ async fn config(gateway: Running) -> Result<Json<Value>, Problem> {
     config
         .map(Json)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+async fn metrics(gateway: Running) -> Response {
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], gateway.metrics().await).into_response()
+}
+
+/// The counters under the names that kcp-go has for them: the sums, and those of each bind.
+async fn snmp(gateway: Running) -> Json<Value> {
+    let mut total = Counters::default();
+    let mut binds = Vec::new();
+    for (key, counters) in gateway.kcp_counters().await {
+        total += counters;
+        let mut shown = snmp_names(&counters);
+        shown["bind"] = key.bind.to_string().into();
+        binds.push(shown);
+    }
+    let mut shown = snmp_names(&total);
+    shown["binds"] = binds.into();
+    Json(shown)
+}
+
+fn snmp_names(counters: &Counters) -> Value {
+    let stats = &counters.stats;
+    json!({
+        "BytesSent": stats.bytes_sent,
+        "BytesReceived": stats.bytes_received,
+        "MaxConn": counters.max_established,
+        "ActiveOpens": counters.active_opens,
+        "PassiveOpens": counters.passive_opens,
+        "CurrEstab": counters.established,
+        "InErrs": counters.strangers,
+        "KCPInErrors": stats.in_errs,
+        "InPkts": stats.in_pkts,
+        "OutPkts": stats.out_pkts,
+        "InSegs": stats.in_segs,
+        "OutSegs": stats.out_segs,
+        "InBytes": stats.in_bytes,
+        "OutBytes": stats.out_bytes,
+        "RetransSegs": stats.retrans_segs,
+        "FastRetransSegs": stats.fast_retrans_segs,
+        "EarlyRetransSegs": stats.early_retrans_segs,
+        "LostSegs": stats.lost_segs,
+        "RepeatSegs": stats.repeat_segs,
+        "FECParityShards": counters.fec_parity_shards,
+        "FECErrs": counters.fec_errors,
+        "FECRecovered": counters.fec_recovered,
+        "FECShortShards": counters.fec_short_shards,
+    })
+}
+
+async fn sessions(
+    gateway: Running,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Json<Sessions>, Problem> {
+    let bad = |message: String| Problem::new(StatusCode::BAD_REQUEST, message);
+    let Query(filter) = filter.map_err(|rejection| bad(rejection.body_text()))?;
+    if !(1..=MAX_LIMIT).contains(&filter.limit) {
+        return Err(bad(format!("limit must be 1 to {MAX_LIMIT}")));
+    }
+    Ok(Json(gateway.list(&filter).await))
+}
+
+async fn session(
+    gateway: Running,
+    id: Result<Path<u64>, PathRejection>,
+) -> Result<Json<Explained>, Problem> {
+    let explained = match id {
+        Ok(Path(id)) => gateway.explain(id).await,
+        Err(_) => None,
+    };
+    explained.map(Json).ok_or_else(no_session)
+}
+
+async fn kick(
+    gateway: Running,
+    id: Result<Path<u64>, PathRejection>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let id = id.ok().map(|Path(id)| id).filter(|id| gateway.kick(*id));
+    let id = id.ok_or_else(no_session)?;
+    tracing::info!(id, "session kicked, as asked over HTTP");
+    Ok((StatusCode::ACCEPTED, Json(json!({"id": id}))))
+}
+
+fn no_session() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no such session")
 }
 
 /// In a task of its own: who asked may leave before it is done.

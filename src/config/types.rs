@@ -97,6 +97,17 @@ pub enum Session {
     Snet,
 }
 
+impl Session {
+    /// Its name, as the file has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Scp => "scp",
+            Self::Snet => "snet",
+        }
+    }
+}
+
 /// What a listener does with its sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

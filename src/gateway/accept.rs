@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::fastway;
+use super::live::Registration;
 use super::scp::Scp;
 use super::session::{Opened, Session};
 use super::snet::Snet;
@@ -87,6 +88,8 @@ async fn open(
     let generation = state.generation.load_full();
     // A bind that a reload has just removed may have accepted one more.
     let (listener, chain) = generation.listener(&key)?;
+    let metrics = &state.metrics;
+    metrics.accepted(&listener.name, connection.transport());
     connection.configure(listener).ok()?;
     let mut info = SessionInfo {
         id: 0,
@@ -133,6 +136,8 @@ async fn open(
         Ok(Some(accepted)) => accepted,
         Ok(None) => return None,
         Err(error) => {
+            let session = listener.session.name();
+            state.metrics.refused(&listener.name, session, &error);
             tracing::info!(
                 client = %client_addr,
                 listener = listener.name,
@@ -143,6 +148,10 @@ async fn open(
             return None;
         }
     };
+    if info.id == 0 {
+        info.id = state.live.number();
+    }
+    let registration = Registration::new(&state, &info, generation.number);
     if listener.service != config::Service::Proxy {
         let service = fastway::Service {
             state: &state,
@@ -151,6 +160,7 @@ async fn open(
             key: &key,
             chain,
             info,
+            registration,
         };
         service.run(client).await;
         return None;
@@ -162,6 +172,7 @@ async fn open(
         chain,
         client,
         info,
+        registration,
         listing,
     };
     session.open().await
@@ -204,8 +215,17 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// What a client that wanted its session back was told, a stable label.
+    pub fn code(&self) -> Option<String> {
+        match self {
+            Self::ScpRefused(_, code) => Some((*code as u32).to_string()),
+            Self::SnetRefused(_, refusal) => Some(refusal.label().to_owned()),
+            _ => None,
+        }
+    }
+
     /// A stable label for logs and metrics.
-    fn label(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Io(_) => "connection",
             Self::Scp(error) => error.label(),

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
 
 use super::Switchboard;
 use super::hosts::Hosts;
@@ -15,6 +18,7 @@ use crate::hooks::chain::{Chain, Link};
 use crate::hooks::host::Roster;
 use crate::hooks::lua::{self, LuaHook};
 use crate::hooks::shared::Shared;
+use crate::hooks::stats::{Book, HookStats};
 
 /// What outlives generations and is there for all of them.
 #[derive(Clone)]
@@ -23,6 +27,8 @@ pub struct Environment {
     pub pool: Arc<lua::Pool>,
     /// What they remember.
     pub shared: Arc<Shared>,
+    /// What calls of hooks cost and how they end.
+    pub stats: Arc<Book>,
     /// The fastway endpoints that are connected.
     pub fastway: Arc<Switchboard>,
 }
@@ -33,6 +39,7 @@ impl Environment {
         Self {
             pool: lua::Pool::per_processor(),
             shared: Arc::default(),
+            stats: Arc::default(),
             fastway: Arc::default(),
         }
     }
@@ -54,9 +61,18 @@ pub struct Generation {
     chains: Vec<Arc<Chain>>,
     listeners: HashMap<BindKey, usize>,
     scripts: Vec<LuaHook>,
+    /// By hook, in the order of the configuration.
+    pub(super) loaded: Vec<Loaded>,
     /// What requests to the admin interface must show.
     pub(crate) admin_token: Option<Token>,
     path: PathBuf,
+}
+
+/// What a hook was made of, and when.
+pub(super) struct Loaded {
+    pub at: SystemTime,
+    /// SHA-256 of its file in hexadecimal; empty if that has vanished since.
+    pub sha256: String,
 }
 
 /// Why no generation could be built, and the files to watch for a change of that.
@@ -107,9 +123,13 @@ impl Generation {
         let hosts = Hosts::new(&config.hosts, previous.map(|previous| &previous.hosts));
         files.extend(config.hooks.iter().map(|hook| hook.lua.clone()));
         let mut scripts = Vec::new();
+        let mut loaded = Vec::new();
         for hook in &config.hooks {
             match load(hook, environment, &hosts).await {
-                Ok(script) => scripts.push(script),
+                Ok(script) => {
+                    scripts.push(script);
+                    loaded.push(Loaded::now(&hook.lua));
+                }
                 Err(error) => {
                     files.extend(scripts.iter().flat_map(LuaHook::files));
                     files.extend(error.files.iter().cloned());
@@ -124,7 +144,7 @@ impl Generation {
         let chains = config
             .listeners
             .iter()
-            .map(|listener| Arc::new(chain(listener, &config, &scripts)));
+            .map(|listener| Arc::new(chain(listener, &config, &scripts, &environment.stats)));
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners
             .flat_map(|(at, listener)| BindKey::of(listener).into_iter().map(move |key| (key, at)))
@@ -135,6 +155,7 @@ impl Generation {
             listeners,
             hosts,
             scripts,
+            loaded,
             admin_token,
             path: path.to_owned(),
             config,
@@ -154,6 +175,20 @@ impl Generation {
             .chain([self.path.clone()])
             .chain(self.config.admin.token_file.clone())
             .collect()
+    }
+}
+
+impl Loaded {
+    fn now(file: &Path) -> Self {
+        let text = std::fs::read(file).ok();
+        let hex = |text: Vec<u8>| {
+            let digest = Sha256::digest(text);
+            digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        Self {
+            at: SystemTime::now(),
+            sha256: text.map_or_else(String::new, hex),
+        }
     }
 }
 
@@ -190,20 +225,24 @@ fn place(error: &lua::LoadError) -> Place {
 }
 
 /// The hooks that `listener` names, the built-in rule behind them.
-fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook]) -> Chain {
+fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook], stats: &Book) -> Chain {
     let named = listener.hooks.iter().filter_map(|name| {
         let at = config.hooks.iter().position(|hook| hook.name == *name)?;
         Some(Link {
             hook: Arc::new(scripts[at].clone()),
             on_error: config.hooks[at].on_error,
+            stats: stats.of(name),
         })
     });
     let builtin: Arc<dyn Hook> = Arc::new(Builtin::new(config.announce.clone()));
+    // Of its own, as a hook may have the same name. Nobody asks for it: it costs nothing.
+    let own = Arc::new(HookStats::new(builtin.name()));
     Chain::new(
         named
             .chain([Link {
                 hook: builtin,
                 on_error: config::OnError::Deny,
+                stats: own,
             }])
             .collect(),
     )

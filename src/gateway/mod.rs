@@ -6,9 +6,13 @@
 
 mod accept;
 mod client;
+mod explain;
+mod expose;
 mod fastway;
 mod generation;
 mod hosts;
+mod live;
+mod metrics;
 mod peek;
 mod relay;
 mod report;
@@ -23,15 +27,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use explain::{Explained, Filter, MAX_LIMIT, Sessions};
 pub use fastway::Switchboard;
 pub use generation::{BuildError, Environment, Generation, Place};
+use live::{Registry, Resumed};
+use metrics::Metrics;
 pub(crate) use report::Status;
 use report::{Reload, Started};
 use shutdown::Shutdown;
@@ -61,6 +68,8 @@ struct State {
     generation: ArcSwap<Generation>,
     environment: Environment,
     table: Mutex<Table<Arc<Entry>>>,
+    live: Registry,
+    metrics: Metrics,
     /// Accepting connections and running sessions.
     sessions: TaskTracker,
     /// Sockets that accept, or deliver what ended sessions have left.
@@ -128,6 +137,8 @@ impl Gateway {
             generation: ArcSwap::from_pointee(generation),
             environment,
             table: Mutex::default(),
+            live: Registry::default(),
+            metrics: Metrics::default(),
             sessions: TaskTracker::new(),
             listeners: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -164,6 +175,7 @@ impl Gateway {
         let result = self.try_reload(&mut binds).await;
         let told = Reload::now(&result, self.generation().number);
         *lock(&self.last_reload) = Some(told);
+        self.state.metrics.reloaded(result.is_ok());
         match &result {
             Ok(()) => {
                 tracing::info!(generation = self.generation().number, "reloaded");
@@ -263,15 +275,17 @@ impl Gateway {
             .collect()
     }
 
-    /// What the KCP binds have counted since they were opened.
-    pub async fn kcp_counters(&self) -> Vec<(Bind, kcp::Counters)> {
+    /// What the KCP binds have counted since they were opened, in the order of the binds.
+    pub async fn kcp_counters(&self) -> Vec<(BindKey, kcp::Counters)> {
         let controls: Vec<_> = {
             let binds = self.binds.lock().await;
             let kcp = binds
                 .iter()
-                .filter_map(|(key, bound)| Some((key.bind, bound.kcp.clone()?)));
+                .filter_map(|(key, bound)| Some((key.clone(), bound.kcp.clone()?)));
             kcp.collect()
         };
+        let mut controls: Vec<(BindKey, kcp::Control)> = controls;
+        controls.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut counters = Vec::new();
         for (bind, control) in controls {
             counters.push((bind, control.counters().await));
@@ -354,6 +368,19 @@ impl State {
             remembered: resume_wait,
         };
         Some((stream, listing))
+    }
+
+    /// A session goes on over another connection.
+    fn resumed(&self, id: u32, client_addr: SocketAddr, transport: &'static str, resent: u64) {
+        if let Some(record) = self.live.get(id.into()) {
+            let resumed = Resumed {
+                at: SystemTime::now(),
+                transport,
+                client_addr,
+                resent,
+            };
+            record.resumed(self, resumed);
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table<Arc<Entry>>> {

@@ -5,10 +5,12 @@ use std::time::{Instant, SystemTime};
 
 use serde::{Serialize, Serializer};
 
+use super::generation::Loaded;
 use super::{Error, Gateway, lock};
 use crate::admin::Fault;
 use crate::config::diff::BindKey;
-use crate::config::{Listener, Service, Session};
+use crate::config::{Hook, Listener, Service, Session};
+use crate::hooks::stats::{Asked, HookStats};
 
 /// A gateway as a whole, at one moment.
 #[derive(Debug, Serialize)]
@@ -21,10 +23,10 @@ pub(crate) struct Status {
     /// Counts up with each reload that succeeded.
     generation: u64,
     draining: bool,
-    /// Handshakes included.
-    connections: usize,
+    sessions: usize,
     listeners: Vec<ListenerStatus>,
     hosts: Vec<HostStatus>,
+    hooks: Vec<HookStatus>,
     last_reload: Option<Reload>,
 }
 
@@ -35,6 +37,12 @@ struct ListenerStatus {
     service: Service,
     hooks: Vec<String>,
     binds: Vec<BindStatus>,
+    sessions: u64,
+    away: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
+    resent_bytes: u64,
+    replay_buffer_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,6 +58,45 @@ struct HostStatus {
     addr: String,
     weight: u32,
     sessions: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct HookStatus {
+    name: String,
+    file: String,
+    sha256: String,
+    #[serde(serialize_with = "rfc3339")]
+    loaded_at: SystemTime,
+    calls: u64,
+    errors: u64,
+    last_error: Option<ErrorStatus>,
+    /// Those that it was asked for.
+    decisions: Vec<DecisionStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorStatus {
+    #[serde(serialize_with = "rfc3339")]
+    at: SystemTime,
+    message: String,
+}
+
+#[derive(Debug, Serialize)]
+struct DecisionStatus {
+    decision: &'static str,
+    calls: u64,
+    errors: u64,
+    denials: u64,
+    /// What sessions waited for an answer: upper bounds of the quantiles.
+    latency_seconds: Quantiles,
+}
+
+#[derive(Debug, Serialize)]
+struct Quantiles {
+    p50: Option<f64>,
+    p90: Option<f64>,
+    p99: Option<f64>,
+    max: Option<f64>,
 }
 
 /// How a reload went.
@@ -91,6 +138,12 @@ impl Reload {
 }
 
 impl Gateway {
+    /// Whether what is in force is what the files say, as far as that was tried.
+    pub(super) fn last_reload_succeeded(&self) -> bool {
+        let last = lock(&self.last_reload);
+        last.as_ref().is_none_or(|reload| reload.succeeded)
+    }
+
     /// What it is doing.
     pub(crate) async fn status(&self) -> Status {
         let generation = self.generation();
@@ -102,7 +155,14 @@ impl Gateway {
                 transport: key.bind.transport.to_string(),
                 addr: binds.get(key).map(|bound| bound.addr),
             };
+            let meter = self.state.metrics.listener(&listener.name);
             ListenerStatus {
+                sessions: self.state.metrics.sessions_of(&listener.name),
+                away: meter.away.get(),
+                received_bytes: meter.received.get(),
+                sent_bytes: meter.sent.get(),
+                resent_bytes: meter.resent.get(),
+                replay_buffer_bytes: meter.replay.get(),
                 name: listener.name.clone(),
                 session: listener.session,
                 service: listener.service,
@@ -117,6 +177,10 @@ impl Gateway {
             weight: host.weight,
             sessions: host.sessions(),
         });
+        let stats = &self.state.environment.stats;
+        let hooks = config.hooks.iter().zip(&generation.loaded);
+        let hooks =
+            hooks.map(|(hook, loaded)| HookStatus::new(hook, loaded, &stats.of(&hook.name)));
         Status {
             version: env!("CARGO_PKG_VERSION"),
             started_at: self.started.at,
@@ -124,10 +188,52 @@ impl Gateway {
             node: config.node,
             generation: generation.number,
             draining: self.is_draining(),
-            connections: self.sessions(),
+            sessions: self.state.live.len(),
             listeners,
             hosts: hosts.collect(),
+            hooks: hooks.collect(),
             last_reload: lock(&self.last_reload).clone(),
+        }
+    }
+}
+
+impl HookStatus {
+    fn new(hook: &Hook, loaded: &Loaded, stats: &HookStats) -> Self {
+        let decisions: Vec<_> = stats
+            .decisions()
+            .map(|(name, asked)| DecisionStatus::new(name, asked))
+            .filter(|decision| decision.calls > 0)
+            .collect();
+        Self {
+            name: hook.name.clone(),
+            file: hook.lua.display().to_string(),
+            sha256: loaded.sha256.clone(),
+            loaded_at: loaded.at,
+            calls: decisions.iter().map(|decision| decision.calls).sum(),
+            errors: decisions.iter().map(|decision| decision.errors).sum(),
+            last_error: stats.last_error().map(|error| ErrorStatus {
+                at: error.at,
+                message: error.message,
+            }),
+            decisions,
+        }
+    }
+}
+
+impl DecisionStatus {
+    fn new(decision: &'static str, asked: &Asked) -> Self {
+        let quantile = |share| Some(asked.latency.quantile(share)?.as_secs_f64());
+        Self {
+            decision,
+            calls: asked.latency.count(),
+            errors: asked.errors().values().sum(),
+            denials: asked.denials.get(),
+            latency_seconds: Quantiles {
+                p50: quantile(0.5),
+                p90: quantile(0.9),
+                p99: quantile(0.99),
+                max: quantile(1.0),
+            },
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, SimplexStream};
@@ -13,6 +13,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::hosts::{Backend, Hosts, Occupied};
+use super::metrics::Metrics;
 use crate::client;
 use crate::config::{self, HostAddr, Resolve, UpstreamSession};
 use crate::hooks::Target;
@@ -54,6 +55,7 @@ pub(super) struct Connector<'a> {
     pub config: &'a config::Upstream,
     /// What the client asked for; a server that is reached by scp is asked for the same.
     pub requested: Option<&'a str>,
+    pub metrics: &'a Metrics,
 }
 
 impl Connector<'_> {
@@ -64,13 +66,13 @@ impl Connector<'_> {
         let name = match &target {
             // For fastway; no script can answer it here.
             Some(Target::Id(_)) => return Err(ConnectError::NoHost),
-            Some(Target::Addr(addr)) => return self.dial(addr).await,
+            Some(Target::Addr(addr)) => return self.dial("", addr).await,
             Some(Target::Name(name)) if self.hosts.has(name) => Some(name.as_str()),
             Some(Target::Name(name)) => {
                 if let Some(rule) = &self.config.resolve
                     && let Some(addr) = resolvable(rule, name)
                 {
-                    match self.dial(&addr).await {
+                    match self.dial("", &addr).await {
                         Err(error) if self.any().is_none() => return Err(error),
                         Err(error) => tracing::warn!(name, %error, "falling back to any host"),
                         connected => return connected,
@@ -107,18 +109,21 @@ impl Connector<'_> {
                 addr: backend.host.addr.clone(),
                 occupied: None,
             },
-            HostAddr::Dial { .. } => self.dial(&backend.host.addr).await?,
+            HostAddr::Dial { .. } => self.dial(&backend.host.name, &backend.host.addr).await?,
         };
         connected.occupied = Some(backend.occupy());
         Ok(connected)
     }
 
-    async fn dial(&self, addr: &str) -> Result<Connected, ConnectError> {
+    /// `host` is the name of the host that has the address, if one has.
+    async fn dial(&self, host: &str, addr: &str) -> Result<Connected, ConnectError> {
         let limit = self.config.connect_timeout;
+        let started = Instant::now();
         let upstream = match self.config.session {
             UpstreamSession::Plain => connect_tcp(addr, limit).await.map(Upstream::Tcp),
             UpstreamSession::Scp => connect_scp(addr, limit, self.requested).await,
         };
+        self.metrics.dialled(host, &upstream, started.elapsed());
         let failed = |error| ConnectError::Failed {
             addr: addr.to_owned(),
             error,

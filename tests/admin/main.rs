@@ -4,6 +4,7 @@
 mod common;
 
 mod orders;
+mod sessions;
 mod strangers;
 
 /// One scp listener called `game` to `builtin:echo`, and an admin interface.
