@@ -6,15 +6,21 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query};
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::guard::guard;
 use super::{Fault, Problem};
 use crate::gateway::{Error, Explained, Filter, Gateway, MAX_LIMIT, Sessions, Status};
 use crate::transport::kcp::Counters;
+
+const PAGE: &str = include_str!("page.html");
+const OPENAPI: &str = include_str!("openapi.json");
 
 type Running = Extension<Arc<Gateway>>;
 
@@ -34,6 +40,8 @@ pub(super) fn router(gateway: Weak<Gateway>) -> Router {
 /// Every route by its method and path.
 fn routes() -> Vec<(&'static str, &'static str, MethodRouter)> {
     vec![
+        ("get", "/", get(page)),
+        ("get", "/openapi.json", get(openapi)),
         ("get", "/healthz", get(healthz)),
         ("get", "/readyz", get(readyz)),
         ("get", "/status", get(status)),
@@ -46,6 +54,23 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter)> {
         ("post", "/reload", post(reload)),
         ("post", "/drain", post(drain)),
     ]
+}
+
+/// The page, which may run no script but its own.
+async fn page() -> Response {
+    let script = PAGE.split_once("<script>").map(|(_, rest)| rest);
+    let script = script.and_then(|rest| rest.split_once("</script>"));
+    let hash = STANDARD.encode(Sha256::digest(script.map_or("", |(script, _)| script)));
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{hash}'; style-src 'unsafe-inline'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    );
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(PAGE)).into_response()
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
 async fn healthz() -> Json<Value> {
@@ -101,7 +126,7 @@ fn snmp_names(counters: &Counters) -> Value {
         "ActiveOpens": counters.active_opens,
         "PassiveOpens": counters.passive_opens,
         "CurrEstab": counters.established,
-        "InErrs": counters.strangers,
+        "Strangers": counters.strangers,
         "KCPInErrors": stats.in_errs,
         "InPkts": stats.in_pkts,
         "OutPkts": stats.out_pkts,
@@ -196,5 +221,24 @@ impl From<&Error> for Fault {
             line: place.line,
             key: place.key,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn what_is_described_is_what_there_is() {
+        let described: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut paths = BTreeSet::new();
+        for (path, operations) in described["paths"].as_object().unwrap() {
+            for method in operations.as_object().unwrap().keys() {
+                paths.insert((method.clone(), path.clone()));
+            }
+        }
+        let own = |(method, path, _): (&str, &str, MethodRouter)| (method.into(), path.into());
+        assert_eq!(paths, routes().into_iter().map(own).collect());
     }
 }

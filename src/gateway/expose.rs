@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::{Bind, Gateway};
 use crate::config::diff::BindKey;
 use crate::hooks::stats::Asked;
-use crate::metrics::{Count, Histogram, Kind, Text, borrowed, process};
+use crate::metrics::{Count, Kind, Text, borrowed, process};
 use crate::proto::fastway::Role;
 use crate::transport::kcp::Counters;
 
@@ -177,8 +177,9 @@ impl Gateway {
     }
 
     fn write_hooks(&self, text: &mut Text) {
+        type Write = dyn Fn(&mut Text, &[(&str, &str)], &Asked);
         let hooks = self.state.environment.stats.all();
-        let mut each = |kind, name, help, write: &dyn Fn(&mut Text, &[(&str, &str)], &Asked)| {
+        let mut each = |kind, name, help, write: &Write| {
             text.family(kind, name, help);
             for stats in &hooks {
                 for (decision, asked) in stats.decisions() {
@@ -187,13 +188,12 @@ impl Gateway {
                 }
             }
         };
-        let called = |histogram: &Histogram| histogram.count() > 0;
         each(
             Kind::Histogram,
             "stablegate_hook_call_seconds",
             "How long sessions waited for answers of hooks.",
             &|text, labels, asked| {
-                if called(&asked.latency) {
+                if asked.latency.count() > 0 {
                     text.histogram(labels, &asked.latency);
                 }
             },
@@ -203,7 +203,7 @@ impl Gateway {
             "stablegate_hook_denials_total",
             "Sessions denied, by errors too.",
             &|text, labels, asked| {
-                if called(&asked.latency) {
+                if asked.latency.count() > 0 {
                     text.sample(labels, asked.denials.get());
                 }
             },

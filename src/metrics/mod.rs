@@ -32,6 +32,9 @@ impl Count {
     }
 }
 
+/// Names of labels with their values.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+
 /// Things of one kind that differ in the values of `N` labels. Finding one takes a lock: what
 /// counts often keeps what it found.
 #[derive(Debug)]
@@ -57,7 +60,7 @@ impl<const N: usize, T: Default> Family<N, T> {
     }
 
     /// All of them with their labels, in the order of those.
-    pub fn all(&self) -> Vec<(Vec<(&'static str, String)>, Arc<T>)> {
+    pub fn all(&self) -> Vec<(Labels, Arc<T>)> {
         let labelled = |(values, member): (&[String; N], &Arc<T>)| {
             let labels = self.labels.into_iter().zip(values.iter().cloned());
             (labels.collect(), member.clone())

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::{Count, Family, Histogram};
+use super::{Count, Family, Histogram, Labels};
 
 /// What kind of metric a family is.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +106,7 @@ impl Text {
 }
 
 /// Labels as [`Text::sample`] takes them.
-pub(crate) fn borrowed<'a>(labels: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+pub(crate) fn borrowed(labels: &Labels) -> Vec<(&str, &str)> {
     labels
         .iter()
         .map(|(label, value)| (*label, &**value))

@@ -66,6 +66,10 @@ async fn sessions_of_all_kinds_are_there() {
     let player = fastway::Endpoint::client(player, fastway::Options::default());
     gateway.log().nth("endpoint joined", 0).await;
 
+    until(admin, "/sessions?listener=raw", |answer| {
+        answer.json()["sessions"][0]["sent_bytes"] == 5
+    })
+    .await;
     let all = list(admin, "").await;
     let kinds: Vec<_> = all
         .iter()
