@@ -252,7 +252,7 @@ impl Process {
         let config = directory.path().join("config.yaml");
         std::fs::write(
             &config,
-            "listeners:\n\
+            "admin: ''\nlisteners:\n\
              - {name: clients, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-client}\n\
              - {name: servers, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-server}\n",
         )?;

@@ -490,7 +490,7 @@ impl Proxy {
         std::fs::write(
             &config,
             format!(
-                "scp: {{resume_wait: 1s}}\nhosts: [{{name: echo, addr: \"{upstream}\"}}]\n\
+                "admin: ''\nscp: {{resume_wait: 1s}}\nhosts: [{{name: echo, addr: \"{upstream}\"}}]\n\
                  listeners:\n  - {{name: bench, bind: [\"tcp://127.0.0.1:0\"], session: scp, service: proxy}}\n"
             ),
         )?;

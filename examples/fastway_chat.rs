@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 const CHAT: u32 = 1;
 
 const CONFIG: &str = "
+admin: ''
 listeners:
   - {name: clients, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-client}
   - {name: servers, bind: ['tcp://127.0.0.2:0'], session: plain, service: fastway-server}

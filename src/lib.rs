@@ -12,6 +12,7 @@
 //!   the fastway services carry many virtual connections between clients and servers that both
 //!   connect to the gateway.
 //!
+//! The admin interface tells over HTTP what the gateway does, and takes the few orders there are.
 //! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
 //! [`client`] is the other end: streams that resume by themselves, and fastway's endpoints. [`cli`] is the command line.
 //!
@@ -20,6 +21,7 @@
 //! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
 //! own. All configuration reaches running code through one immutable [`gateway::Generation`].
 
+mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -29,6 +31,7 @@ mod handshake;
 pub mod health;
 pub mod hooks;
 mod link;
+mod metrics;
 pub mod proto;
 pub mod session;
 pub mod transport;

@@ -73,7 +73,7 @@ impl Fixture {
 
 fn config(host: &str, kcp: &str) -> String {
     format!(
-        "listeners: [{{name: game, bind: ['tcp://127.0.0.1:0', 'kcp://127.0.0.1:0'], session: scp}}]\n\
+        "admin: ''\nlisteners: [{{name: game, bind: ['tcp://127.0.0.1:0', 'kcp://127.0.0.1:0'], session: scp}}]\n\
          hosts: [{{name: server, addr: '{host}'}}]\n\
          kcp: {{{kcp}}}\n"
     )

@@ -114,6 +114,26 @@ hosts:
 }
 
 #[tokio::test]
+async fn the_manager_of_goscon() {
+    let directory = tempfile::tempdir().unwrap();
+    for (manager, admin, remarked) in [
+        ("''", None, false),
+        ("localhost:7000", Some("127.0.0.1:7000"), false),
+        ("'[::1]:7000'", Some("[::1]:7000"), false),
+        ("127.0.0.1:6620", Some("127.0.0.1:6620"), false),
+        ("':7000'", Some("127.0.0.1:7000"), true),
+        ("10.0.0.1:7000", Some("127.0.0.1:7000"), true),
+    ] {
+        let file = format!("manager: {manager}\nhosts: [{{name: a, addr: 'a:1'}}]\n");
+        fs::write(directory.path().join("goscon.yaml"), file).unwrap();
+        let (text, config) = migrated(directory.path(), "goscon", "goscon.yaml").await;
+        let admin = admin.map(|addr| addr.parse().unwrap());
+        assert_eq!(config.admin.bind, admin, "{manager}");
+        assert_eq!(text.starts_with("# manager: "), remarked, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn flags_of_goscon() {
     let directory = tempfile::tempdir().unwrap();
     let settings = r#"{"hosts": [{"addr": "127.0.0.1:1250", "weight": 100, "name": "test1"}],

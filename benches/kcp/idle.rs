@@ -25,7 +25,7 @@ pub async fn report() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("config.yaml");
         let config = format!(
-            "listeners: [{{name: game, bind: ['{transport}://127.0.0.1:0'], session: scp}}]\n\
+            "admin: ''\nlisteners: [{{name: game, bind: ['{transport}://127.0.0.1:0'], session: scp}}]\n\
              hosts: [{{name: echo, addr: 'builtin:echo'}}]\n"
         );
         std::fs::write(&path, config).expect("a file");

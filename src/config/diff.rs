@@ -8,7 +8,7 @@ use super::{Bind, Listener};
 ///
 /// A bind with a fixed port stays the same socket when it moves to another listener. With port 0
 /// only the listener and the position tell one bind from another.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BindKey {
     /// The bind as it is configured.
     pub bind: Bind,

@@ -9,14 +9,15 @@ use serde_yaml as yaml;
 use super::settings::{Int, Name, read};
 use super::types::{FastwayPatch, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch};
 use super::{
-    Announce, Bind, Config, Error, Fastway, Hook, Host, Kcp, Limits, Listener, Peek, ProxyHeader,
-    Scp, Service, Session, Snet, Tcp, Transport, Upstream, UpstreamSession,
+    Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Kcp, Limits, Listener, Peek,
+    ProxyHeader, Scp, Service, Session, Snet, Tcp, Transport, Upstream, UpstreamSession,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
+    admin: Option<Admin>,
     #[serde(default, deserialize_with = "read::<Int<_, 0, 255>, _, _>")]
     node: u8,
     listeners: Vec<ListenerFile>,
@@ -157,7 +158,13 @@ impl File {
             lua: directory.join(&hook.lua),
             ..hook
         };
+        let admin = self.admin.unwrap_or_default();
+        let admin = Admin {
+            token_file: admin.token_file.map(|file| directory.join(file)),
+            ..admin
+        };
         Config {
+            admin,
             node: self.node,
             listeners: self.listeners.into_iter().map(listener).collect(),
             upstream: self.upstream.unwrap_or_default(),

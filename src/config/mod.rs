@@ -11,12 +11,14 @@
 //!
 //! A reload compares binds with [`diff`], and is told by [`watch`] when to happen.
 
+mod admin;
 pub mod diff;
 mod error;
 mod file;
 mod hosts;
 mod locate;
 mod network;
+mod redact;
 mod reference;
 mod settings;
 mod types;
@@ -27,6 +29,7 @@ use std::path::Path;
 
 use serde_yaml as yaml;
 
+pub use admin::Admin;
 pub use error::Error;
 use file::File;
 pub use hosts::{Choose, Eject, Health};
@@ -84,6 +87,7 @@ mod tests {
     use crate::proto::fastway::Version;
 
     const FULL: &str = r#"
+admin: {bind: "0.0.0.0:7000", token_file: secrets/admin, names: [gate.example.com]}
 node: 7
 listeners:
   - name: game
@@ -180,6 +184,11 @@ replay_memory: 1GiB
             hosts: [{name: h, addr: 'h:1'}]\n\
             hooks: [{name: r, lua: r.lua}]\n";
         let expected = Config {
+            admin: Admin {
+                bind: Some(([127, 0, 0, 1], 6620).into()),
+                token_file: None,
+                names: Vec::new(),
+            },
             node: 0,
             listeners: vec![Listener {
                 name: "a".to_owned(),
@@ -327,7 +336,12 @@ replay_memory: 1GiB
         };
         assert_eq!((Kcp::default().fec(), kcp.fec()), (None, Some((10, 3))));
         let bind = |text: &str| text.parse::<Bind>().unwrap();
-        assert_eq!(config.node, 7);
+        let admin = Admin {
+            bind: Some(([0, 0, 0, 0], 7000).into()),
+            token_file: Some("/etc/gate/secrets/admin".into()),
+            names: vec!["gate.example.com".to_owned()],
+        };
+        assert_eq!((config.admin, config.node), (admin, 7));
         let common = Fastway {
             max_packet: 65_536,
             max_virtual_connections: 0,
@@ -501,6 +515,19 @@ replay_memory: 1GiB
     }
 
     #[test]
+    fn the_admin_interface_is_an_address_or_a_block() {
+        let of = |text: &str| {
+            parse(&format!("listeners: []\nadmin: {text}\n"))
+                .unwrap()
+                .admin
+        };
+        assert_eq!(of("'127.0.0.1:6620'"), Admin::default());
+        assert_eq!(of("{}"), Admin::default());
+        assert_eq!(of("'[::1]:1'").bind, Some("[::1]:1".parse().unwrap()));
+        assert_eq!((of("''").bind, of("{bind: ''}").bind), (None, None));
+    }
+
+    #[test]
     fn every_frame_is_read() {
         for (text, frame) in [
             ("none", Frame::None),
@@ -565,10 +592,28 @@ replay_memory: 1GiB
                  read_timeout, keepalive, nodelay",
             ),
             (
-                "admin: 127.0.0.1:6620\nlisteners: []\n",
-                "1: admin: unknown key, expected one of \
-                 node, listeners, scp, snet, tcp, kcp, fastway, upstream, hosts, hooks, \
-                 announce, replay_memory",
+                "administration: 127.0.0.1:6620\nlisteners: []\n",
+                "1: administration: unknown key, expected one of \
+                 admin, node, listeners, scp, snet, tcp, kcp, fastway, upstream, hosts, hooks, \
+                 announce",
+            ),
+            (
+                "listeners: []\nadmin: 0.0.0.0:6620\n",
+                "2: admin: others can reach 0.0.0.0:6620: \
+                 write {bind: \"0.0.0.0:6620\", token_file: …}",
+            ),
+            (
+                "listeners: []\nadmin: localhost:6620\n",
+                "2: admin: `localhost:6620` is no IP address with a port: \
+                 write 127.0.0.1:6620",
+            ),
+            (
+                "listeners: []\nadmin:\n  names: [a:1]\n",
+                "3: admin: `a:1` is no name in lower case, without a port",
+            ),
+            (
+                "listeners: []\nadmin:\n  token: x\n",
+                "3: admin.token: unknown key, expected one of bind, token_file, names",
             ),
             (
                 "listeners:\n- name: a\n  limit: {}\n",

@@ -3,8 +3,8 @@
 use documented::{Documented, DocumentedFields};
 
 use super::{
-    Announce, Config, Eject, Fastway, Health, Hook, Host, Kcp, Limits, Listener, Peek, ProxyHeader,
-    Resolve, Scp, Snet, Tcp, Upstream,
+    Admin, Announce, Config, Eject, Fastway, Health, Hook, Host, Kcp, Limits, Listener, Peek,
+    ProxyHeader, Resolve, Scp, Snet, Tcp, Upstream,
 };
 
 const PREAMBLE: &str = "\
@@ -24,6 +24,7 @@ a listener, where each key that is set goes before that at the top.
 pub fn reference() -> String {
     let mut text = PREAMBLE.to_owned();
     section::<Config>("The file", &mut text);
+    section::<Admin>("`admin`", &mut text);
     section::<Listener>("`listeners`", &mut text);
     section::<Peek>("`listeners[].peek`", &mut text);
     section::<Limits>("`listeners[].limits`", &mut text);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::fastway::Version;
 
+use super::Admin;
 use super::hosts::{Choose, Eject, Health};
 use super::network::Network;
 use super::settings::{
@@ -25,6 +26,8 @@ const MIB: usize = 1 << 20;
 /// The whole configuration of a gateway.
 #[derive(Debug, Clone, PartialEq, Serialize, Documented, DocumentedFields)]
 pub struct Config {
+    /// The admin interface.
+    pub admin: Admin,
     /// Which gateway of a group this is: the top 8 bits of its session ids. 0 to 255, default 0.
     pub node: u8,
     /// Where clients connect. Names are unique, and so is each bind with a fixed port.
@@ -106,6 +109,17 @@ pub enum Session {
     Scp,
     /// funny/snet's protocol: resumed after a broken connection, and encrypted if it shall be.
     Snet,
+}
+
+impl Session {
+    /// Its name, as the file has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Scp => "scp",
+            Self::Snet => "snet",
+        }
+    }
 }
 
 /// What a listener does with its sessions.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::Client;
 use super::fastway;
 use super::gate::{Gate, Limit, Place};
+use super::live::Registration;
 use super::scp::Scp;
 use super::session::{Opened, Session};
 use super::snet::Snet;
@@ -149,6 +150,8 @@ async fn open(
     let generation = state.generation.load_full();
     // A bind that a reload has just removed may have accepted one more.
     let (listener, chain) = generation.listener(&key)?;
+    let metrics = &state.metrics;
+    metrics.accepted(&listener.name, connection.transport());
     connection.configure(listener).ok()?;
     let limits = &listener.limits;
     if !place.is_identified() {
@@ -159,7 +162,7 @@ async fn open(
         let identified =
             read.and_then(|()| Ok(place.identify(limits, client.ip(), Instant::now())?));
         if let Err(error) = identified {
-            failed(&place, listener, peer, &error);
+            failed(&state, &place, listener, peer, &error);
             if matches!(error, Error::Limited(_)) {
                 connection.reset();
             }
@@ -219,11 +222,15 @@ async fn open(
         Ok(Some(accepted)) => accepted,
         Ok(None) => return None,
         Err(error) => {
-            failed(&place, listener, client_addr, &error);
+            failed(&state, &place, listener, client_addr, &error);
             return None;
         }
     };
     place.settle();
+    if info.id == 0 {
+        info.id = state.live.number();
+    }
+    let registration = Registration::new(&state, &info, generation.number);
     if listener.service != config::Service::Proxy {
         let service = fastway::Service {
             state: &state,
@@ -232,6 +239,7 @@ async fn open(
             key: &key,
             chain,
             info,
+            registration,
         };
         service.run(client).await;
         return None;
@@ -243,6 +251,7 @@ async fn open(
         chain,
         client,
         info,
+        registration,
         listing,
         place,
     };
@@ -259,17 +268,25 @@ async fn read_header(connection: &mut transport::Stream) -> Result<(), Error> {
     Ok(())
 }
 
-fn failed(place: &Place, listener: &config::Listener, client: SocketAddr, error: &Error) {
-    match error {
-        Error::Limited(limit) => refused(place.gate(), listener, client, *limit),
-        error => tracing::info!(
-            %client,
-            listener = listener.name,
-            reason = error.label(),
-            %error,
-            "handshake failed"
-        ),
+fn failed(
+    state: &State,
+    place: &Place,
+    listener: &config::Listener,
+    client: SocketAddr,
+    error: &Error,
+) {
+    if let Error::Limited(limit) = error {
+        return refused(place.gate(), listener, client, *limit);
     }
+    let session = listener.session.name();
+    state.metrics.refused(&listener.name, session, error);
+    tracing::info!(
+        %client,
+        listener = listener.name,
+        reason = error.label(),
+        %error,
+        "handshake failed"
+    );
 }
 
 /// A session that a handshake opened, for the gateway to run.
@@ -313,8 +330,17 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// What a client that wanted its session back was told, a stable label.
+    pub fn code(&self) -> Option<String> {
+        match self {
+            Self::ScpRefused(_, code) => Some((*code as u32).to_string()),
+            Self::SnetRefused(_, refusal) => Some(refusal.label().to_owned()),
+            _ => None,
+        }
+    }
+
     /// A stable label for logs and metrics.
-    fn label(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Io(_) => "connection",
             Self::Scp(error) => error.label(),

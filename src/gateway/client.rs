@@ -6,6 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::live::{Look, ReplayUse};
+use crate::session::Connection;
 use crate::{session, transport};
 
 /// A client's stream.
@@ -56,6 +58,32 @@ impl Client {
         match self {
             Self::Plain(_) => false,
             Self::Resumable(stream) => stream.connection().is_none(),
+        }
+    }
+
+    /// Memory of its replay buffer, bytes.
+    pub fn replay_memory(&self) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Resumable(stream) => stream.core().replay_memory(),
+        }
+    }
+
+    /// How it is.
+    pub fn look(&self) -> Look {
+        let (connection, core) = match self {
+            Self::Plain(stream) => (Some(stream), None),
+            Self::Resumable(stream) => (stream.connection(), Some(stream.core())),
+        };
+        Look {
+            round_trip: connection.and_then(transport::Stream::round_trip),
+            undelivered: connection.map(Connection::undelivered),
+            replay: core.map(|core| ReplayUse {
+                memory: core.replay_memory(),
+                kept: core.sent() - core.replay_start(),
+                unconfirmed: core.window() - core.room(),
+                window: core.window(),
+            }),
         }
     }
 

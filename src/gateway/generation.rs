@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
+
+use sha2::{Digest, Sha256};
 
 use super::Switchboard;
 use super::gate::Gate;
 use super::hosts::Hosts;
+use crate::admin::Token;
 use crate::config::diff::BindKey;
 use crate::config::{self, Config};
 use crate::hooks::Hook;
@@ -16,6 +19,7 @@ use crate::hooks::chain::{Chain, Link};
 use crate::hooks::host::Roster;
 use crate::hooks::lua::{self, LuaHook};
 use crate::hooks::shared::Shared;
+use crate::hooks::stats::{Book, HookStats};
 
 /// What outlives generations and is there for all of them.
 #[derive(Clone)]
@@ -24,6 +28,8 @@ pub struct Environment {
     pub pool: Arc<lua::Pool>,
     /// What they remember.
     pub shared: Arc<Shared>,
+    /// What calls of hooks cost and how they end.
+    pub stats: Arc<Book>,
     /// The fastway endpoints that are connected.
     pub fastway: Arc<Switchboard>,
 }
@@ -34,6 +40,7 @@ impl Environment {
         Self {
             pool: lua::Pool::per_processor(),
             shared: Arc::default(),
+            stats: Arc::default(),
             fastway: Arc::default(),
         }
     }
@@ -57,7 +64,18 @@ pub struct Generation {
     gates: Vec<Arc<Gate>>,
     listeners: HashMap<BindKey, usize>,
     scripts: Vec<LuaHook>,
+    /// By hook, in the order of the configuration.
+    pub(super) loaded: Vec<Loaded>,
+    /// What requests to the admin interface must show.
+    pub(crate) admin_token: Option<Token>,
     path: PathBuf,
+}
+
+/// What a hook was made of, and when.
+pub(super) struct Loaded {
+    pub at: SystemTime,
+    /// SHA-256 of its file in hexadecimal; empty if that has vanished since.
+    pub sha256: String,
 }
 
 /// Why no generation could be built, and the files to watch for a change of that.
@@ -65,7 +83,18 @@ pub struct Generation {
 #[error("{message}")]
 pub struct BuildError {
     pub message: String,
+    pub place: Place,
     pub files: Vec<PathBuf>,
+}
+
+/// Where something is wrong, as far as that is known.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    pub file: Option<PathBuf>,
+    /// From 1.
+    pub line: Option<u64>,
+    /// The key of the configuration, such as `hosts[0].addr`.
+    pub key: Option<String>,
 }
 
 impl Generation {
@@ -81,20 +110,36 @@ impl Generation {
         let mut files = vec![path.to_owned()];
         let config = Config::load(path).map_err(|error| BuildError {
             message: error.to_string(),
+            place: Place {
+                file: Some(error.file.clone()),
+                line: error.line,
+                key: error.key.clone(),
+            },
+            files: files.clone(),
+        })?;
+        files.extend(config.admin.token_file.clone());
+        let admin_token = token(&config, path).map_err(|(message, place)| BuildError {
+            message,
+            place,
             files: files.clone(),
         })?;
         let known = previous.map(|previous| &previous.hosts);
         let hosts = Hosts::new(&config.hosts, &config.upstream, known, Instant::now());
         files.extend(config.hooks.iter().map(|hook| hook.lua.clone()));
         let mut scripts = Vec::new();
+        let mut loaded = Vec::new();
         for hook in &config.hooks {
             match load(hook, environment, &hosts).await {
-                Ok(script) => scripts.push(script),
+                Ok(script) => {
+                    scripts.push(script);
+                    loaded.push(Loaded::now(&hook.lua));
+                }
                 Err(error) => {
                     files.extend(scripts.iter().flat_map(LuaHook::files));
                     files.extend(error.files.iter().cloned());
                     return Err(BuildError {
                         message: error.to_string(),
+                        place: place(&error),
                         files,
                     });
                 }
@@ -103,7 +148,7 @@ impl Generation {
         let chains = config
             .listeners
             .iter()
-            .map(|listener| Arc::new(chain(listener, &config, &scripts)));
+            .map(|listener| Arc::new(chain(listener, &config, &scripts, &environment.stats)));
         let gates = config.listeners.iter().map(|listener| {
             let known = previous.and_then(|previous| previous.gate_of(&listener.name));
             known.cloned().unwrap_or_default()
@@ -120,6 +165,8 @@ impl Generation {
             listeners,
             hosts,
             scripts,
+            loaded,
+            admin_token,
             path: path.to_owned(),
             config,
         })
@@ -150,25 +197,78 @@ impl Generation {
     /// The files it was made of.
     pub fn files(&self) -> Vec<PathBuf> {
         let scripts = self.scripts.iter().flat_map(LuaHook::files);
-        scripts.chain([self.path.clone()]).collect()
+        scripts
+            .chain([self.path.clone()])
+            .chain(self.config.admin.token_file.clone())
+            .collect()
+    }
+}
+
+impl Loaded {
+    fn now(file: &Path) -> Self {
+        let text = std::fs::read(file).ok();
+        let hex = |text: Vec<u8>| {
+            let digest = Sha256::digest(text);
+            digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        Self {
+            at: SystemTime::now(),
+            sha256: text.map_or_else(String::new, hex),
+        }
+    }
+}
+
+fn token(config: &Config, path: &Path) -> Result<Option<Token>, (String, Place)> {
+    let Some(file) = &config.admin.token_file else {
+        return Ok(None);
+    };
+    let place = || Place {
+        file: Some(path.to_owned()),
+        key: Some("admin.token_file".to_owned()),
+        ..Place::default()
+    };
+    Token::read(file).map(Some).map_err(|error| {
+        let message = format!(
+            "{}: admin.token_file: {} {error}",
+            path.display(),
+            file.display()
+        );
+        (message, place())
+    })
+}
+
+/// Where a script is wrong: what is said of it begins with `file:line:` if that is known.
+fn place(error: &lua::LoadError) -> Place {
+    let mut parts = error.message.splitn(3, ':');
+    let (file, line) = (parts.next(), parts.next());
+    let line = line.and_then(|line| line.parse().ok());
+    let named = || Some(error.path.parent()?.join(file?));
+    Place {
+        file: line.and_then(|_| named()).or(Some(error.path.clone())),
+        line,
+        key: None,
     }
 }
 
 /// The hooks that `listener` names, the built-in rule behind them.
-fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook]) -> Chain {
+fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook], stats: &Book) -> Chain {
     let named = listener.hooks.iter().filter_map(|name| {
         let at = config.hooks.iter().position(|hook| hook.name == *name)?;
         Some(Link {
             hook: Arc::new(scripts[at].clone()),
             on_error: config.hooks[at].on_error,
+            stats: stats.of(name),
         })
     });
     let builtin: Arc<dyn Hook> = Arc::new(Builtin::new(config.announce.clone()));
+    // Of its own, as a hook may have the same name. Nobody asks for it: it costs nothing.
+    let own = Arc::new(HookStats::new(builtin.name()));
     Chain::new(
         named
             .chain([Link {
                 hook: builtin,
                 on_error: config::OnError::Deny,
+                stats: own,
             }])
             .collect(),
     )

@@ -6,12 +6,17 @@
 
 mod accept;
 mod client;
+mod explain;
+mod expose;
 mod fastway;
 mod gate;
 mod generation;
 mod hosts;
+mod live;
+mod metrics;
 mod peek;
 mod relay;
+mod report;
 mod scp;
 mod session;
 mod shutdown;
@@ -23,7 +28,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
@@ -31,11 +36,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use explain::{Explained, Filter, MAX_LIMIT, Sessions};
 pub use fastway::Switchboard;
 pub use gate::Limit;
-pub use generation::{BuildError, Environment, Generation};
+pub use generation::{BuildError, Environment, Generation, Place};
+use live::{Registry, Resumed};
+use metrics::Metrics;
+pub(crate) use report::Status;
+use report::{Reload, Started};
 use shutdown::Shutdown;
 
+use crate::admin;
 use crate::config::diff::{BindKey, diff};
 use crate::config::watch::Watcher;
 use crate::config::{self, Bind};
@@ -51,7 +62,10 @@ pub struct Gateway {
     binds: AsyncMutex<Binds>,
     /// What looks after the hosts of the current generation.
     upkeep: Mutex<JoinSet<()>>,
+    admin: Mutex<Option<admin::Server>>,
     watcher: Watcher,
+    started: Started,
+    last_reload: Mutex<Option<Reload>>,
 }
 
 /// What sessions and accept loops share.
@@ -59,6 +73,8 @@ struct State {
     generation: ArcSwap<Generation>,
     environment: Environment,
     table: Mutex<Table<Arc<Entry>>>,
+    live: Registry,
+    metrics: Metrics,
     /// Accepting connections and running sessions.
     sessions: TaskTracker,
     /// Sockets that accept, or deliver what ended sessions have left.
@@ -112,6 +128,8 @@ pub enum Error {
     Build(#[from] BuildError),
     #[error("cannot listen on {bind}: {error}")]
     Bind { bind: Bind, error: io::Error },
+    #[error("cannot open the admin interface on {addr}: {error}; the key `admin` moves it")]
+    Admin { addr: SocketAddr, error: io::Error },
     #[error("cannot watch files: {0}")]
     Watch(String),
 }
@@ -128,10 +146,13 @@ impl Gateway {
         let added = diff(&[], &generation.config.listeners).added;
         let sockets = open(&generation, &added, &[]).await?;
         let upkeep = generation.hosts.upkeep(&generation.config.upstream);
+        let admin = open_admin(&generation)?;
         let state = Arc::new(State {
             generation: ArcSwap::from_pointee(generation),
             environment,
             table: Mutex::default(),
+            live: Registry::default(),
+            metrics: Metrics::default(),
             sessions: TaskTracker::new(),
             listeners: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -142,9 +163,13 @@ impl Gateway {
             path,
             binds: AsyncMutex::default(),
             upkeep: Mutex::new(upkeep),
+            admin: Mutex::default(),
             watcher,
+            started: Started::now(),
+            last_reload: Mutex::default(),
         });
         gateway.listen(&mut gateway.binds.lock().await.open, sockets);
+        gateway.serve_admin(admin);
         let watching = Arc::downgrade(&gateway);
         tokio::spawn(async move {
             while changes.recv().await.is_some() {
@@ -160,9 +185,12 @@ impl Gateway {
 
     /// Reads everything anew and swaps it in as a whole; if anything is wrong, all stays as it
     /// was. Either is logged. Live sessions go on with what decided them.
-    pub async fn reload(&self) -> Result<(), Error> {
+    pub async fn reload(self: &Arc<Self>) -> Result<(), Error> {
         let mut binds = self.binds.lock().await;
         let result = self.try_reload(&mut binds).await;
+        let told = Reload::now(&result, self.generation().number);
+        *lock(&self.last_reload) = Some(told);
+        self.state.metrics.reloaded(result.is_ok());
         match &result {
             Ok(()) => {
                 tracing::info!(generation = self.generation().number, "reloaded");
@@ -174,7 +202,7 @@ impl Gateway {
         result
     }
 
-    async fn try_reload(&self, binds: &mut Binds) -> Result<(), Error> {
+    async fn try_reload(self: &Arc<Self>, binds: &mut Binds) -> Result<(), Error> {
         let old = self.state.generation.load_full();
         let built = Generation::build(&self.path, &self.state.environment, Some(&old)).await;
         let new = match built {
@@ -194,14 +222,14 @@ impl Gateway {
             let mut controls = sockets.iter().filter_map(|(_, socket, _)| socket.control());
             !control.is_closed() && !controls.any(|it| it.local_addr() == control.local_addr())
         });
+        let moved = old.config.admin.bind != new.config.admin.bind;
+        let admin = moved.then(|| open_admin(&new)).transpose()?;
         for (key, bound) in &binds.open {
             if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
                 kcp.set(&listener.kcp);
             }
         }
-        // Nothing panics while it is held.
-        *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) =
-            new.hosts.upkeep(&new.config.upstream);
+        *lock(&self.upkeep) = new.hosts.upkeep(&new.config.upstream);
         self.state.generation.store(Arc::new(new));
         for key in &changes.removed {
             if let Some(bound) = binds.open.remove(key) {
@@ -211,7 +239,17 @@ impl Gateway {
             }
         }
         self.listen(&mut binds.open, sockets);
+        if let Some(admin) = admin {
+            self.serve_admin(admin);
+        }
         Ok(())
+    }
+
+    /// Serves the admin interface there, and no longer where it was.
+    fn serve_admin(self: &Arc<Self>, socket: Option<admin::Socket>) {
+        let until = self.state.shutdown.child_token();
+        let server = socket.map(|socket| socket.serve(Arc::downgrade(self), until));
+        *lock(&self.admin) = server;
     }
 
     fn watch(&self, files: impl IntoIterator<Item = PathBuf>) {
@@ -256,16 +294,18 @@ impl Gateway {
             .collect()
     }
 
-    /// What the KCP binds have counted since they were opened.
-    pub async fn kcp_counters(&self) -> Vec<(Bind, kcp::Counters)> {
+    /// What the KCP binds have counted since they were opened, in the order of the binds.
+    pub async fn kcp_counters(&self) -> Vec<(BindKey, kcp::Counters)> {
         let controls: Vec<_> = {
             let binds = self.binds.lock().await;
             let kcp = binds
                 .open
                 .iter()
-                .filter_map(|(key, bound)| Some((key.bind, bound.kcp.clone()?)));
+                .filter_map(|(key, bound)| Some((key.clone(), bound.kcp.clone()?)));
             kcp.collect()
         };
+        let mut controls: Vec<(BindKey, kcp::Control)> = controls;
+        controls.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut counters = Vec::new();
         for (bind, control) in controls {
             counters.push((bind, control.counters().await));
@@ -280,6 +320,11 @@ impl Gateway {
             Limit::ALL.map(|limit| (listener.name.clone(), limit, gate.refusals(limit)))
         };
         generation.gates().flat_map(of).collect()
+    }
+
+    /// Whether new sessions are turned away.
+    pub fn is_draining(&self) -> bool {
+        self.state.draining.is_cancelled()
     }
 
     /// How many sessions are live, plain ones and handshakes included.
@@ -354,9 +399,21 @@ impl State {
         Some((stream, listing))
     }
 
+    /// A session goes on over another connection.
+    fn resumed(&self, id: u32, client_addr: SocketAddr, transport: &'static str, resent: u64) {
+        if let Some(record) = self.live.get(id.into()) {
+            let resumed = Resumed {
+                at: SystemTime::now(),
+                transport,
+                client_addr,
+                resent,
+            };
+            record.resumed(self, resumed);
+        }
+    }
+
     fn table(&self) -> MutexGuard<'_, Table<Arc<Entry>>> {
-        // Nothing panics while it is held.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 
@@ -372,6 +429,21 @@ impl Drop for Listing {
             .table()
             .remove(self.id, Instant::now() + self.remembered);
     }
+}
+
+/// Nothing panics while one of ours is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open_admin(generation: &Generation) -> Result<Option<admin::Socket>, Error> {
+    let Some(addr) = generation.config.admin.bind else {
+        return Ok(None);
+    };
+    let opened = admin::Socket::open(addr);
+    opened
+        .map(Some)
+        .map_err(|error| Error::Admin { addr, error })
 }
 
 /// Opens all sockets or none; those that are still there are taken over.

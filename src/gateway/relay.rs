@@ -10,6 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::client::Client;
+use super::live::Record;
 use super::upstream::Upstream;
 
 /// The most moved in one step. The space lies on the stack of the thread that happens to run the
@@ -74,16 +75,26 @@ impl Relay {
         }
     }
 
-    /// Moves bytes until the session has ended.
-    pub async fn run(&mut self) -> End {
-        let end = poll_fn(|cx| self.poll(cx)).await;
+    /// Moves bytes until the session has ended, and keeps its record.
+    pub async fn run(&mut self, record: &Record) -> End {
+        let end = poll_fn(|cx| {
+            let end = self.poll(cx);
+            record.publish(self.received, self.sent, &self.client);
+            end
+        })
+        .await;
         self.unforwarded += self.to_upstream.len() as u64;
         if end != End::Closed || matches!(self.client, Client::Plain(_)) {
             return self.upstream_failed.map_or(end, End::UpstreamFailed);
         }
         // A resumable session has no half-close: its upstream has ended it, but the client gets
         // the rest.
-        let delivered = poll_fn(|cx| self.client.poll_finish(cx)).await;
+        let delivered = poll_fn(|cx| {
+            let delivered = self.client.poll_finish(cx);
+            record.publish(self.received, self.sent, &self.client);
+            delivered
+        })
+        .await;
         match self.upstream_failed {
             _ if !delivered => End::Undelivered,
             Some(kind) => End::UpstreamFailed(kind),

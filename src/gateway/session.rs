@@ -14,6 +14,8 @@ use super::client::Client;
 use super::gate::Place;
 use super::generation::Generation;
 use super::hosts::Occupied;
+use super::live::{Record, Registration};
+use super::metrics::Metrics;
 use super::peek::peek;
 use super::relay::{self, Relay};
 use super::upstream::{ConnectError, Connected, Connector};
@@ -33,8 +35,18 @@ pub(super) struct Session<'a> {
     pub chain: &'a Arc<Chain>,
     pub client: Client,
     pub info: SessionInfo,
+    pub registration: Registration,
     pub listing: Option<Listing>,
     pub place: Place,
+}
+
+/// What decides about a session.
+struct Deciding<'a> {
+    generation: &'a Generation,
+    listener: &'a config::Listener,
+    chain: &'a Chain,
+    record: &'a Record,
+    metrics: &'a Metrics,
 }
 
 /// A session with its upstream.
@@ -45,6 +57,7 @@ pub(super) struct Opened {
     started: Instant,
     relay: Relay,
     target: String,
+    registration: Registration,
     _occupied: Option<Occupied>,
     _listing: Option<Listing>,
     place: Place,
@@ -58,6 +71,7 @@ enum Reason {
     /// The client left before its upstream was there.
     LeftEarly,
     Relayed(relay::End),
+    Kicked,
     Shutdown,
 }
 
@@ -82,6 +96,7 @@ impl Session<'_> {
             chain,
             mut client,
             info,
+            registration,
             listing,
             place,
         } = self;
@@ -89,10 +104,20 @@ impl Session<'_> {
         let mut subject = Subject {
             info: Arc::new(info),
             attrs: Attrs::new(),
+            trace: Some(registration.record().trace.clone()),
         };
-        let opening = Box::pin(open(generation, listener, chain, &mut client, &mut subject));
+        let record = registration.record();
+        let deciding = Deciding {
+            generation,
+            listener,
+            chain,
+            record,
+            metrics: &state.metrics,
+        };
+        let opening = Box::pin(deciding.open(&mut client, &mut subject));
+        let opening = record.until_kicked(opening);
         let reason = match state.shutdown.interrupts(opening).await {
-            Some(Ok((connected, first, peeked))) => {
+            Some(Some(Ok((connected, first, peeked)))) => {
                 tracing::info!(
                     id = subject.info.id,
                     listener = %subject.info.listener,
@@ -100,6 +125,8 @@ impl Session<'_> {
                     target = connected.addr,
                     "session opened"
                 );
+                let host = connected.occupied.as_ref().map(|o| o.host().name.clone());
+                record.story().target = Some((connected.addr.clone(), host));
                 return Some(Box::new(Opened {
                     state: state.clone(),
                     chain: chain.clone(),
@@ -107,12 +134,14 @@ impl Session<'_> {
                     started,
                     relay: Relay::new(client, connected.upstream, first, peeked),
                     target: connected.addr,
+                    registration,
                     _occupied: connected.occupied,
                     _listing: listing,
                     place,
                 }));
             }
-            Some(Err(reason)) => reason,
+            Some(Some(Err(reason))) => reason,
+            Some(None) => Reason::Kicked,
             None => Reason::Shutdown,
         };
         let account = Account {
@@ -126,56 +155,70 @@ impl Session<'_> {
         drop(place);
         // All the client gets is the end.
         let leaving = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx)));
-        let closing = account.close(chain, &mut subject, started.elapsed());
+        let closing = account.close(chain, &mut subject, record, started.elapsed());
         let _ = tokio::join!(leaving, closing);
         None
     }
 }
 
-/// Asks the hooks and connects to the upstream. Returns what the upstream gets first, and how
-/// much of that came from the client.
-async fn open(
-    generation: &Generation,
-    listener: &config::Listener,
-    chain: &Chain,
-    client: &mut Client,
-    subject: &mut Subject,
-) -> Result<(Connected, BytesMut, usize), Reason> {
-    let mut first_data = Bytes::new();
-    if let Some(settings) = &listener.peek {
-        first_data = peek(client, settings).await.into();
-        Arc::make_mut(&mut subject.info).first_data = Some(first_data.clone());
-    }
-    let connecting = async {
-        chain.access(subject).await.map_err(Reason::Denied)?;
-        let target = chain.select_target(subject).await.map_err(Reason::Denied)?;
-        let connector = Connector {
-            hosts: &generation.hosts,
-            config: &generation.config.upstream,
-            info: &subject.info.clone(),
+impl Deciding<'_> {
+    /// Asks the hooks and connects to the upstream. Returns what the upstream gets first, and how
+    /// much of that came from the client.
+    async fn open(
+        self,
+        client: &mut Client,
+        subject: &mut Subject,
+    ) -> Result<(Connected, BytesMut, usize), Reason> {
+        let Self {
+            generation,
+            listener,
+            chain,
+            record,
+            metrics,
+        } = self;
+        let mut first_data = Bytes::new();
+        if let Some(settings) = &listener.peek {
+            first_data = peek(client, settings).await.into();
+            Arc::make_mut(&mut subject.info).first_data = Some(first_data.clone());
+        }
+        record.story().info = subject.info.clone();
+        let connecting = async {
+            chain.access(subject).await.map_err(Reason::Denied)?;
+            let target = chain.select_target(subject).await.map_err(Reason::Denied)?;
+            let connector = Connector {
+                hosts: &generation.hosts,
+                config: &generation.config.upstream,
+                info: &subject.info.clone(),
+                metrics,
+            };
+            let connected = connector
+                .connect(target)
+                .await
+                .map_err(Reason::ConnectFailed)?;
+            let message = chain
+                .announce(subject, &connected.addr)
+                .await
+                .map_err(Reason::Denied)?;
+            Ok((connected, message))
         };
-        let connected = connector
-            .connect(target)
-            .await
-            .map_err(Reason::ConnectFailed)?;
-        let message = chain
-            .announce(subject, &connected.addr)
-            .await
-            .map_err(Reason::Denied)?;
-        Ok((connected, message))
-    };
-    // The client may lose its connection and come back meanwhile.
-    let (connected, message) = client.attend(connecting).await.ok_or(Reason::LeftEarly)??;
-    let mut first = BytesMut::from(message);
-    first.extend_from_slice(&first_data);
-    Ok((connected, first, first_data.len()))
+        // The client may lose its connection and come back meanwhile.
+        let (connected, message) = client.attend(connecting).await.ok_or(Reason::LeftEarly)??;
+        let mut first = BytesMut::from(message);
+        first.extend_from_slice(&first_data);
+        Ok((connected, first, first_data.len()))
+    }
 }
 
 impl Opened {
     /// Runs the session to its end, which is logged and told to its hooks.
     pub async fn run(mut self: Box<Self>) {
-        let end = self.state.shutdown.interrupts(self.relay.run()).await;
-        let reason = end.map_or(Reason::Shutdown, Reason::Relayed);
+        let record = self.registration.record();
+        let relaying = record.until_kicked(self.relay.run(record));
+        let reason = match self.state.shutdown.interrupts(relaying).await {
+            Some(Some(end)) => Reason::Relayed(end),
+            Some(None) => Reason::Kicked,
+            None => Reason::Shutdown,
+        };
         Box::pin(self.close(reason)).await;
     }
 
@@ -194,14 +237,22 @@ impl Opened {
         let duration = self.started.elapsed();
         // Whoever reads of the end may rely on there being room.
         self.place.vacate();
+        let record = self.registration.record();
         account
-            .close(&self.chain, &mut self.subject, duration)
+            .close(&self.chain, &mut self.subject, record, duration)
             .await;
     }
 }
 
 impl Account {
-    async fn close(self, chain: &Chain, subject: &mut Subject, duration: Duration) {
+    async fn close(
+        self,
+        chain: &Chain,
+        subject: &mut Subject,
+        record: &Record,
+        duration: Duration,
+    ) {
+        record.ended(self.reason.label(), self.reason.to_string(), duration);
         tracing::info!(
             id = subject.info.id,
             listener = %subject.info.listener,
@@ -242,6 +293,7 @@ impl Reason {
                 relay::End::UpstreamFailed(_) => "upstream_failed",
                 relay::End::ClientGone(_) => "client_gone",
             },
+            Self::Kicked => "kicked",
             Self::Shutdown => "shutdown",
         }
     }
@@ -277,6 +329,7 @@ impl fmt::Display for Reason {
                     )
                 }
             },
+            Self::Kicked => f.write_str("ended over the admin interface"),
             Self::Shutdown => f.write_str("the gateway shuts down"),
         }
     }

@@ -147,6 +147,8 @@ impl Snet<'_> {
         let resent = offer
             .attach(connection, request.counts.received)
             .map_err(|_| refused(Refusal::NotAcceptable))?;
+        self.state
+            .resumed(request.id as u32, client, transport, resent);
         tracing::info!(id = request.id, %client, transport, resent, "session resumed");
         Ok(())
     }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, SimplexStream};
 use tokio::time::timeout;
 
 use super::hosts::{Backend, Hosts, Name, Occupied, Wish, is_ours, lookup};
+use super::metrics::Metrics;
 use crate::client;
 use crate::config::{self, HostAddr, ProxyVersion, Resolve, Transport, UpstreamSession};
 use crate::hooks::{SessionInfo, Target};
@@ -55,6 +56,7 @@ pub(super) struct Connector<'a> {
     pub config: &'a config::Upstream,
     /// Whom it is for. A server that is reached by scp is asked for what the client asked for.
     pub info: &'a SessionInfo,
+    pub metrics: &'a Metrics,
 }
 
 impl Connector<'_> {
@@ -109,7 +111,7 @@ impl Connector<'_> {
             HostAddr::BuiltinEcho => Upstream::Echo(SimplexStream::new_unsplit(ECHO_BUFFER)),
             HostAddr::Dial { .. } => {
                 let kept = self.config.resolve_interval.is_some();
-                let dialled = self.dial(&backend.name, &host.addr, kept).await;
+                let dialled = self.dial(&host.name, &backend.name, &host.addr, kept).await;
                 self.judge(backend, &dialled);
                 dialled?
             }
@@ -147,14 +149,22 @@ impl Connector<'_> {
             error: io::Error::new(io::ErrorKind::InvalidInput, message),
         })?;
         Ok(Connected {
-            upstream: self.dial(&name, addr, false).await?,
+            upstream: self.dial("", &name, addr, false).await?,
             addr: addr.to_owned(),
             occupied: None,
         })
     }
 
-    /// Tries all addresses of a name in random order, each within the time limit.
-    async fn dial(&self, name: &Name, addr: &str, kept: bool) -> Result<Upstream, ConnectError> {
+    /// Tries all addresses of a name in random order, each within the time limit. `host` is the
+    /// name of the host that has the address, if one has.
+    async fn dial(
+        &self,
+        host: &str,
+        name: &Name,
+        addr: &str,
+        kept: bool,
+    ) -> Result<Upstream, ConnectError> {
+        let started = Instant::now();
         let limit = self.config.connect_timeout;
         let trying = async {
             let mut last = io::ErrorKind::NotFound.into();
@@ -170,7 +180,9 @@ impl Connector<'_> {
             }
             Err(last)
         };
-        trying.await.map_err(|error| {
+        let dialled = trying.await;
+        self.metrics.dialled(host, &dialled, started.elapsed());
+        dialled.map_err(|error| {
             if is_ours(&error) {
                 return ConnectError::Exhausted(error);
             }

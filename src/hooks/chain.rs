@@ -1,9 +1,12 @@
 //! The hooks of a listener, asked in order.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::stats::HookStats;
+use super::trace::{Decision, Outcome, Trace};
 use super::{Answer, Attrs, Call, Ended, Hook, Question, Reply, SessionInfo, Target};
 use crate::config::OnError;
 
@@ -18,6 +21,7 @@ pub struct Chain {
 pub struct Link {
     pub hook: Arc<dyn Hook>,
     pub on_error: OnError,
+    pub stats: Arc<HookStats>,
 }
 
 /// A session as the hooks see it, over all its questions.
@@ -25,6 +29,8 @@ pub struct Link {
 pub struct Subject {
     pub info: Arc<SessionInfo>,
     pub attrs: Attrs,
+    /// Where decisions are noted, if anywhere.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// A session that may not go on.
@@ -88,20 +94,43 @@ impl Chain {
 
 impl Link {
     async fn ask(&self, subject: &mut Subject, question: Question) -> Result<Answer, Denied> {
+        let trace = subject.trace.as_ref();
+        let trace = trace.filter(|_| !matches!(question, Question::Closed(_)));
+        let name = &self.stats.name;
+        let decision = trace.map(|_| Decision::new(name.clone(), &question, &subject.attrs));
         let call = Call {
-            question,
+            question: question.clone(),
             info: subject.info.clone(),
             attrs: std::mem::take(&mut subject.attrs),
         };
+        let asked = Instant::now();
         let Reply {
             answer,
             attrs,
             cost,
         } = self.hook.call(call).await;
         subject.attrs = attrs;
-        let denied = |reason| Denied {
-            hook: self.hook.name().to_owned(),
-            reason,
+        // Who passes at no cost was not asked.
+        let told = !cost.is_zero() || answer.is_err();
+        if told {
+            self.stats.answered(&question, asked.elapsed());
+        }
+        if let Some((trace, mut decision)) = trace.zip(decision)
+            && (told || !matches!(answer, Ok(Answer::Pass)))
+        {
+            decision.cost(cost);
+            decision.outcome = match &answer {
+                Ok(answer) => Outcome::from(answer),
+                Err(error) => Outcome::Failed(error.kind, error.message.as_str().into()),
+            };
+            trace.add(decision);
+        }
+        let denied = |reason| {
+            self.stats.denied(&question);
+            Denied {
+                hook: self.hook.name().to_owned(),
+                reason,
+            }
         };
         match answer {
             Ok(Answer::Deny { reason }) => Err(denied(reason)),
@@ -115,6 +144,7 @@ impl Link {
                     %error,
                     "hook failed"
                 );
+                self.stats.failed(&question, &error);
                 match self.on_error {
                     OnError::Skip => Ok(Answer::Pass),
                     OnError::Deny => Err(denied(error.to_string())),
@@ -157,8 +187,9 @@ mod tests {
     }
 
     fn chain(links: Vec<(Fixed, OnError)>) -> Chain {
-        let link = |(hook, on_error)| Link {
-            hook: Arc::new(hook) as Arc<dyn Hook>,
+        let link = |(hook, on_error): (Fixed, OnError)| Link {
+            stats: Arc::new(HookStats::new(hook.0)),
+            hook: Arc::new(hook),
             on_error,
         };
         Chain::new(links.into_iter().map(link).collect())
@@ -180,6 +211,7 @@ mod tests {
                 fastway: None,
             }),
             attrs: Attrs::new(),
+            trace: Some(Arc::default()),
         }
     }
 
@@ -239,5 +271,36 @@ mod tests {
             .unwrap_err();
         assert_eq!(denied.reason, "route.lua:1: oops");
         assert_eq!(denied.hook, "a");
+    }
+
+    #[tokio::test]
+    async fn decisions_are_noted_and_counted() {
+        let chain = chain(vec![
+            (Fixed("a", Err(())), OnError::Skip),
+            (Fixed("b", Ok(Answer::Pass)), OnError::Deny),
+            (Fixed("c", deny("full")), OnError::Deny),
+        ]);
+        let mut subject = subject();
+        chain.access(&mut subject).await.unwrap_err();
+        let noted = subject.trace.as_ref().unwrap().decisions();
+        let noted: Vec<_> = noted
+            .iter()
+            .map(|d| (&*d.hook, d.question, d.outcome.label(), d.attrs.is_some()))
+            .collect();
+        // Who passes at no cost was not asked.
+        let expected = [
+            ("a", "access", "error", false),
+            ("c", "access", "deny", true),
+        ];
+        assert_eq!(noted, expected);
+        let access = |at: usize| chain.links[at].stats.decisions().next().unwrap().1;
+        let counts = |at| (access(at).latency.count(), access(at).denials.get());
+        assert_eq!((counts(0), counts(1), counts(2)), ((1, 0), (0, 0), (0, 1)));
+        assert_eq!(
+            access(0).errors().into_iter().collect::<Vec<_>>(),
+            [("script", 1)]
+        );
+        let last = chain.links[0].stats.last_error().unwrap();
+        assert_eq!(last.message, "route.lua:1: oops");
     }
 }

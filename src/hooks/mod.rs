@@ -21,6 +21,8 @@ pub mod chain;
 pub mod host;
 pub mod lua;
 pub mod shared;
+pub mod stats;
+pub mod trace;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -34,7 +36,7 @@ use bytes::Bytes;
 /// What is known of a session when a hook is asked.
 #[derive(Debug, Clone)]
 pub struct SessionInfo {
-    /// Session id; 0 where the session protocol has none.
+    /// Session id; where the session protocol has none, one of the gateway's own above 2^32.
     pub id: u64,
     /// Name of the listener that accepted it.
     pub listener: Arc<str>,
@@ -129,6 +131,20 @@ pub enum Question {
         target: String,
     },
     Closed(Ended),
+}
+
+impl Question {
+    /// The names of the decisions, by their [`index`](Self::index).
+    pub(crate) const NAMES: [&'static str; 4] = ["access", "select_target", "announce", "closed"];
+
+    pub(crate) fn index(&self) -> usize {
+        match self {
+            Self::Access => 0,
+            Self::SelectTarget => 1,
+            Self::Announce { .. } => 2,
+            Self::Closed(_) => 3,
+        }
+    }
 }
 
 /// What a hook answers.

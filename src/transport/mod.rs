@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -131,6 +132,11 @@ impl Stream {
 
     pub fn local_addr(&self) -> SocketAddr {
         each!(self, stream => stream.local_addr())
+    }
+
+    /// How long an answer of the peer's system takes, if that is known.
+    pub fn round_trip(&self) -> Option<Duration> {
+        each!(self, stream => stream.round_trip())
     }
 }
 

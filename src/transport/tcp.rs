@@ -163,6 +163,26 @@ impl Stream {
         self.local
     }
 
+    /// The smoothed round-trip time, if the system has one.
+    pub fn round_trip(&self) -> Option<Duration> {
+        // SAFETY: all of it may be zero.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the descriptor is open as long as `inner` lives, and no more than `len` bytes
+        // are written to `info`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.inner.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut len,
+            )
+        };
+        let known = result == 0 && info.tcpi_rtt > 0;
+        known.then(|| Duration::from_micros(info.tcpi_rtt.into()))
+    }
+
     /// Bytes written that the peer's system has not acknowledged, sent or not.
     pub fn undelivered(&self) -> usize {
         let mut queued: libc::c_int = 0;

@@ -64,6 +64,17 @@ fn command(directory: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// A configuration that says nothing of an admin interface gets none: its port would be that of
+/// every other gateway on the machine. At the end, where it changes no line numbers.
+pub fn without_admin(config: &str) -> String {
+    let said = config.lines().any(|line| line.starts_with("admin:"));
+    if said {
+        config.to_owned()
+    } else {
+        format!("{config}\nadmin: \"\"\n")
+    }
+}
+
 impl Gateway {
     /// Starts a gateway and waits until it listens.
     pub async fn start(config: &str) -> Self {
@@ -85,7 +96,7 @@ impl Gateway {
 
     async fn start_in(directory: TempDir, config: &str, arguments: &[&str]) -> Self {
         let path = directory.path().join("config.yaml");
-        std::fs::write(&path, config).unwrap();
+        std::fs::write(&path, without_admin(config)).unwrap();
         let parsed = Config::parse(config, &path).unwrap();
         let binds = parsed.listeners.iter().map(|listener| listener.bind.len());
         let mut child = command(directory.path(), &["run", "--log-format", "json"])
@@ -119,7 +130,10 @@ impl Gateway {
     pub fn save(&self, name: &str, text: &str) {
         let path = self.directory().join(name);
         let beside = path.with_extension("new");
-        std::fs::write(&beside, text).unwrap();
+        match name {
+            "config.yaml" => std::fs::write(&beside, without_admin(text)).unwrap(),
+            _ => std::fs::write(&beside, text).unwrap(),
+        }
         std::fs::rename(beside, path).unwrap();
     }
 
@@ -131,6 +145,12 @@ impl Gateway {
     /// Where the listener called `game` is.
     pub fn addr(&self) -> SocketAddr {
         self.addrs("game")[0]
+    }
+
+    /// Where its admin interface is, if its configuration has one.
+    pub async fn admin(&self) -> SocketAddr {
+        let line = self.log.nth("admin interface open", 0).await;
+        line["addr"].as_str().unwrap().parse().unwrap()
     }
 
     pub fn log(&self) -> &Log {

@@ -4,6 +4,7 @@
 //! the flags its `main.go` and `net.go` of 2018.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
@@ -151,12 +152,11 @@ fn of_settings(source: &mut Source) -> anyhow::Result<Draft> {
         let session = if net == "scp" { "scp" } else { "plain" };
         draft.set("upstream.session", session);
     }
-    let manager = source.take("manager");
+    if let Some(addr) = source.take("manager") {
+        admin(&mut draft, &addr);
+    }
     draft.apply(FILE, source)?;
     hosts(&mut draft, source.take_list("hosts"))?;
-    if let Some(addr) = manager {
-        draft.leave_out("manager", &format!("{addr}: there is no such interface"));
-    }
     for key in source.rest() {
         draft.leave_out(key, "goscon has no such key");
     }
@@ -192,6 +192,27 @@ pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
         draft.leave_out(flag, "goscon has no such flag");
     }
     Ok(draft)
+}
+
+/// goscon's interface is open to all who can reach it; ours asks them for a token.
+fn admin(draft: &mut Draft, addr: &str) {
+    let port = addr.rsplit_once(':').map_or("", |(_, port)| port);
+    let of_host = format!("127.0.0.1:{port}");
+    let loopback = match addr {
+        "" => return draft.set("admin", "\"\""),
+        _ if addr.starts_with("localhost:") => of_host.parse::<SocketAddr>(),
+        _ => addr.parse(),
+    };
+    match loopback {
+        Ok(addr) if addr.ip().is_loopback() => draft.set("admin", text(&addr.to_string())),
+        _ => {
+            draft.remark(format!(
+                "manager: {addr} can be reached by others: that takes a token, see `admin` in \
+                 docs/configuration.md; it is {of_host} below"
+            ));
+            draft.set("admin", text(&of_host));
+        }
+    }
 }
 
 fn listen(draft: &mut Draft, tcp: &str, kcp: &str) -> anyhow::Result<()> {

@@ -51,6 +51,7 @@ impl Dialler {
             subject: Subject {
                 info: Arc::new(info),
                 attrs: Attrs::new(),
+                trace: None,
             },
             started: Instant::now(),
         }))

@@ -45,6 +45,7 @@ enum End {
     Replaced,
     Overflow(usize),
     Drained,
+    Kicked,
     Shutdown,
 }
 
@@ -61,6 +62,11 @@ impl Switchboard {
         drop(hub);
         endpoints.sort_unstable_by_key(|endpoint| endpoint.id);
         endpoints
+    }
+
+    /// How many virtual connections there are.
+    pub(super) fn connections(&self) -> usize {
+        self.hub().connections()
     }
 
     fn hub(&self) -> MutexGuard<'_, Exchange> {
@@ -106,6 +112,7 @@ impl End {
             Self::Replaced => "replaced",
             Self::Overflow(_) => "slow_reader",
             Self::Drained => "drained",
+            Self::Kicked => "kicked",
             Self::Shutdown => "shutdown",
         }
     }
@@ -125,6 +132,7 @@ impl fmt::Display for End {
             Self::Replaced => f.write_str("another server has connected with its id"),
             Self::Overflow(limit) => write!(f, "it did not read: {limit} frames wait for it"),
             Self::Drained => f.write_str("draining, and no virtual connection is left"),
+            Self::Kicked => f.write_str("ended over the admin interface"),
             Self::Shutdown => f.write_str("the gateway shuts down"),
         }
     }

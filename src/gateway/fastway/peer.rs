@@ -97,6 +97,7 @@ impl Physical {
                 continue;
             };
             if state.draining.is_cancelled() {
+                state.metrics.answered_dial("draining");
                 hub.refuse(self.peer, dial, &mut emit);
                 continue;
             }
@@ -104,7 +105,9 @@ impl Physical {
                 Some(call) => self.dials.waiting.push_back((dial, call)),
                 None => {
                     let to = dial.to;
-                    let _ = hub.connect(self.peer, dial, to, None, &mut emit);
+                    let connected = hub.connect(self.peer, dial, to, None, &mut emit);
+                    let refusal = connected.err().map(|(refusal, _)| refusal.label());
+                    state.metrics.answered_dial(refusal.unwrap_or("connected"));
                 }
             }
         }
@@ -136,6 +139,7 @@ impl Physical {
                     let target = target.unwrap_or(to);
                     match hub.connect(self.peer, dial, target, Some(call), &mut emit(state)) {
                         Ok(conn) => {
+                            state.metrics.answered_dial("connected");
                             tracing::debug!(from, to, target, conn, "virtual connection opened");
                             continue;
                         }
@@ -152,6 +156,7 @@ impl Physical {
                 }
             };
             drop(hub);
+            state.metrics.answered_dial(reason.0);
             if let (label, Some(call)) = reason {
                 state.sessions.spawn(call.closed(0, 0, label));
             }

@@ -15,6 +15,7 @@ use crate::config::{self, Fastway as Settings};
 use crate::gateway::State;
 use crate::gateway::client::Client;
 use crate::gateway::generation::Generation;
+use crate::gateway::live::Registration;
 use crate::hooks::chain::{Chain, Subject};
 use crate::hooks::{Attrs, Ended, Fastway, SessionInfo};
 use crate::link::{Link, Outbox};
@@ -32,6 +33,7 @@ pub(in crate::gateway) struct Service<'a> {
     pub key: &'a BindKey,
     pub chain: &'a Chain,
     pub info: SessionInfo,
+    pub registration: Registration,
 }
 
 /// What is told of an ended connection.
@@ -48,10 +50,14 @@ impl Service<'_> {
     pub async fn run(mut self, mut client: Client) {
         let started = Instant::now();
         let state = self.state;
+        let record = self.registration.record().clone();
         // In a box of its own, which is gone when the connection idles.
         let entering = Box::pin(self.enter(&mut client));
-        let entered = state.shutdown.interrupts(entering).await;
-        let entered = entered.unwrap_or(Err(End::Shutdown));
+        let entered = state.shutdown.interrupts(record.until_kicked(entering));
+        let entered = match entered.await {
+            Some(entered) => entered.unwrap_or(Err(End::Kicked)),
+            None => Err(End::Shutdown),
+        };
         let mut subject;
         let account = match entered {
             Ok((entered, server_id)) => {
@@ -62,6 +68,7 @@ impl Service<'_> {
                 subject = Subject {
                     info: Arc::new(self.info.clone()),
                     attrs: Attrs::new(),
+                    trace: None,
                 };
                 Account {
                     id: None,
@@ -73,6 +80,8 @@ impl Service<'_> {
             }
         };
         let duration = started.elapsed();
+        let end = &account.end;
+        record.ended(end.label(), end.to_string(), duration);
         tracing::info!(
             id = account.id,
             listener = self.listener.name,
@@ -113,7 +122,9 @@ impl Service<'_> {
         let mut subject = Subject {
             info: Arc::new(self.info.clone()),
             attrs: Attrs::new(),
+            trace: Some(self.registration.record().trace.clone()),
         };
+        self.registration.record().story().info = subject.info.clone();
         // The endpoint may lose its connection and come back meanwhile.
         let access = client.attend(self.chain.access(&mut subject)).await;
         access.ok_or(End::Left)?.map_err(End::Denied)?;
@@ -146,16 +157,32 @@ impl Service<'_> {
         };
         let link = Link::new(client, Decoder::new(settings.max_packet as u32, read_size));
         let mut physical = Physical::new(link, remote, peer, dialler, settings.idle);
+        let record = self.registration.record();
+        record.story().endpoint = Some(id);
         let serving = async {
-            let mut serve = async || poll_fn(|cx| physical.poll(cx)).await;
+            let mut serve = async || {
+                poll_fn(|cx| {
+                    let end = physical.poll(cx);
+                    let link = &mut physical.link;
+                    record.publish(link.received, link.sent, link.stream_mut());
+                    end
+                })
+                .await
+            };
             match state.draining.run_until_cancelled(serve()).await {
                 Some(end) => end,
                 // From here on it ends when nothing is left.
                 None => serve().await,
             }
         };
-        let end = state.shutdown.interrupts(serving).await;
-        let end = end.unwrap_or(End::Shutdown);
+        let end = state
+            .shutdown
+            .interrupts(record.until_kicked(serving))
+            .await;
+        let end = match end {
+            Some(end) => end.unwrap_or(End::Kicked),
+            None => End::Shutdown,
+        };
         switchboard.hub().leave(peer, &mut emit(state));
         Account {
             id: Some(id),

@@ -142,6 +142,12 @@ impl Backend {
     }
 }
 
+impl Occupied {
+    pub fn host(&self) -> &Host {
+        &self.0
+    }
+}
+
 impl Drop for Occupied {
     fn drop(&mut self) {
         self.0.sessions.fetch_sub(1, Ordering::Relaxed);

@@ -32,6 +32,11 @@ impl RoundTrip {
         self.timeout
     }
 
+    /// The mean in milliseconds, rounded up; none before the first sample.
+    pub(super) fn mean(&self) -> Option<u32> {
+        (self.mean8 > 0).then(|| self.mean8.div_ceil(8))
+    }
+
     /// By how much later ones may overtake earlier ones on this path: a quarter of
     /// the round trip, after RFC 8985.
     pub(super) fn disorder(&self) -> u32 {

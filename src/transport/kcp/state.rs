@@ -196,6 +196,11 @@ impl Kcp {
         self.send.room(self.cut)
     }
 
+    /// The smoothed round-trip time in milliseconds, once there is one.
+    pub fn round_trip(&self) -> Option<u32> {
+        self.round_trip.mean()
+    }
+
     /// Bytes taken by [`write`](Self::write) that the peer has not acknowledged.
     pub fn undelivered(&self) -> usize {
         self.send.undelivered()

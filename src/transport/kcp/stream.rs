@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -69,6 +70,12 @@ impl Stream {
     /// Bytes written that the peer has not acknowledged.
     pub fn undelivered(&self) -> usize {
         self.session.lock().kcp.undelivered()
+    }
+
+    /// The smoothed round-trip time, once there is one.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let milliseconds = self.session.lock().kcp.round_trip()?;
+        Some(Duration::from_millis(milliseconds.into()))
     }
 
     /// Whether its loop knows it no more. There may still be bytes to read.

@@ -1,0 +1,159 @@
+//! The admin interface: what the gateway is doing, over HTTP, and the few things one can tell it.
+//!
+//! [`routes`] has what can be asked, [`guard`] who may ask. It never stands in the way of
+//! sessions: there are at most [`CONNECTIONS`] connections at once, their requests must come in
+//! time and are small, and answers are paged.
+
+mod guard;
+mod routes;
+mod token;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::gateway::Gateway;
+pub(crate) use token::Token;
+
+/// Connections at once; further ones wait.
+const CONNECTIONS: usize = 64;
+/// How long the head of a request may take, and how long a connection may idle.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest head of a request, bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// Pause when no connection can be accepted.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// An open socket that nobody serves yet.
+pub(crate) struct Socket {
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+/// Serves until it is dropped; requests that have begun are still answered.
+pub(crate) struct Server {
+    _stop: DropGuard,
+}
+
+impl Socket {
+    /// Must be called within a runtime.
+    pub fn open(addr: SocketAddr) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let addr = listener.local_addr()?;
+        Ok(Self { listener, addr })
+    }
+
+    /// Answers for a gateway as long as that is there and `until` is not cancelled.
+    pub fn serve(self, gateway: Weak<Gateway>, until: CancellationToken) -> Server {
+        tracing::info!(addr = %self.addr, "admin interface open");
+        let service = TowerToHyperService::new(routes::router(gateway));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let stop = until.clone();
+        tokio::spawn(async move {
+            loop {
+                let accepting = async {
+                    // invariant: it is never closed.
+                    let permit = connections.clone().acquire_owned().await.expect("open");
+                    (self.listener.accept().await, permit)
+                };
+                let Some((accepted, permit)) = stop.run_until_cancelled(accepting).await else {
+                    return;
+                };
+                let Ok((connection, _)) = accepted else {
+                    sleep(EXHAUSTED).await;
+                    continue;
+                };
+                let serving = serve(connection, service.clone(), stop.clone());
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(permit);
+                });
+            }
+        });
+        Server {
+            _stop: until.drop_guard(),
+        }
+    }
+}
+
+/// Answers the requests of one connection.
+async fn serve(
+    connection: TcpStream,
+    service: TowerToHyperService<axum::Router>,
+    stop: CancellationToken,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD);
+    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(connection), service));
+    let ended = stop.run_until_cancelled(serving.as_mut()).await;
+    // How a connection ends is its client's affair.
+    if ended.is_none() {
+        serving.as_mut().graceful_shutdown();
+        let _ = serving.await;
+    }
+}
+
+/// An answer that says what is wrong: `{"error": {"message": …}}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Problem {
+    #[serde(skip)]
+    status: StatusCode,
+    error: Fault,
+}
+
+/// What is wrong, and where in which file if it is in one.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Fault {
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// From 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The key of the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        let error = Fault {
+            message: message.into(),
+            file: None,
+            line: None,
+            key: None,
+        };
+        Self { status, error }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status;
+        let mut response = (status, Json(self)).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}

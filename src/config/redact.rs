@@ -1,0 +1,30 @@
+//! The configuration for eyes that need not know its secrets.
+
+use serde_json::Value;
+
+use super::Config;
+
+/// What stands for a secret.
+const HIDDEN: &str = "(hidden)";
+
+impl Config {
+    /// The configuration in effect as [`dump`](Self::dump) has it, without fastway's keys and
+    /// without what hooks are given under the keys of their `config`.
+    ///
+    /// # Errors
+    /// When a path is not UTF-8.
+    pub fn redacted(&self) -> Result<Value, serde_json::Error> {
+        let mut config = self.clone();
+        for listener in &mut config.listeners {
+            if !listener.fastway.auth_key.is_empty() {
+                listener.fastway.auth_key = HIDDEN.to_owned();
+            }
+        }
+        for hook in &mut config.hooks {
+            hook.config
+                .values_mut()
+                .for_each(|value| *value = HIDDEN.into());
+        }
+        serde_json::to_value(config)
+    }
+}

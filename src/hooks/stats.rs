@@ -1,0 +1,101 @@
+//! What calls of hooks cost and how they end, by hook, over all generations.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::{HookError, Question};
+use crate::metrics::{Count, Histogram};
+
+/// The counts of all hooks by their names.
+#[derive(Debug, Default)]
+pub struct Book(Mutex<BTreeMap<String, Arc<HookStats>>>);
+
+/// The counts of one hook. Calls of what a hook does not define are none.
+#[derive(Debug)]
+pub struct HookStats {
+    pub(crate) name: Arc<str>,
+    asked: [Asked; 4],
+    last_error: Mutex<Option<LastError>>,
+}
+
+/// The counts of one decision of a hook.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// How long sessions waited for an answer.
+    pub latency: Histogram,
+    pub denials: Count,
+    errors: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// The last call that gave no answer.
+#[derive(Debug, Clone)]
+pub(crate) struct LastError {
+    pub at: SystemTime,
+    pub message: String,
+}
+
+impl Book {
+    /// Those of a hook, from 0 if nobody has asked for them before.
+    pub fn of(&self, name: &str) -> Arc<HookStats> {
+        let mut book = lock(&self.0);
+        let stats = book.entry(name.to_owned());
+        stats
+            .or_insert_with(|| Arc::new(HookStats::new(name)))
+            .clone()
+    }
+
+    /// All of them, in the order of their names.
+    pub(crate) fn all(&self) -> Vec<Arc<HookStats>> {
+        lock(&self.0).values().cloned().collect()
+    }
+}
+
+impl HookStats {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            asked: Default::default(),
+            last_error: Mutex::default(),
+        }
+    }
+
+    /// The decisions, each by its name.
+    pub(crate) fn decisions(&self) -> impl Iterator<Item = (&'static str, &Asked)> {
+        Question::NAMES.into_iter().zip(&self.asked)
+    }
+
+    pub(crate) fn last_error(&self) -> Option<LastError> {
+        lock(&self.last_error).clone()
+    }
+
+    pub(super) fn answered(&self, question: &Question, took: Duration) {
+        self.asked[question.index()].latency.record(took);
+    }
+
+    pub(super) fn denied(&self, question: &Question) {
+        self.asked[question.index()].denials.add(1);
+    }
+
+    pub(super) fn failed(&self, question: &Question, error: &HookError) {
+        let mut errors = lock(&self.asked[question.index()].errors);
+        *errors.entry(error.kind.label()).or_default() += 1;
+        drop(errors);
+        *lock(&self.last_error) = Some(LastError {
+            at: SystemTime::now(),
+            message: error.message.clone(),
+        });
+    }
+}
+
+impl Asked {
+    /// Calls without an answer by what was wrong.
+    pub fn errors(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.errors).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

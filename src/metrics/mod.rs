@@ -1,0 +1,75 @@
+//! Counting, and the text in which Prometheus reads it.
+//!
+//! There is no registry: what counts is a field of whoever counts, and is written out by whoever
+//! knows it.
+
+mod histogram;
+pub(crate) mod process;
+mod text;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use histogram::Histogram;
+pub(crate) use text::{Kind, Text, borrowed};
+
+/// A number that goes up, and down if it is a gauge.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Names of labels with their values.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+
+/// Things of one kind that differ in the values of `N` labels. Finding one takes a lock: what
+/// counts often keeps what it found.
+#[derive(Debug)]
+pub(crate) struct Family<const N: usize, T> {
+    labels: [&'static str; N],
+    members: Mutex<BTreeMap<[String; N], Arc<T>>>,
+}
+
+impl<const N: usize, T: Default> Family<N, T> {
+    pub fn new(labels: [&'static str; N]) -> Self {
+        Self {
+            labels,
+            members: Mutex::default(),
+        }
+    }
+
+    pub fn with(&self, values: [&str; N]) -> Arc<T> {
+        let mut members = self.lock();
+        members
+            .entry(values.map(str::to_owned))
+            .or_default()
+            .clone()
+    }
+
+    /// All of them with their labels, in the order of those.
+    pub fn all(&self) -> Vec<(Labels, Arc<T>)> {
+        let labelled = |(values, member): (&[String; N], &Arc<T>)| {
+            let labels = self.labels.into_iter().zip(values.iter().cloned());
+            (labels.collect(), member.clone())
+        };
+        self.lock().iter().map(labelled).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<[String; N], Arc<T>>> {
+        // Nothing panics while it is held.
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,133 @@
+//! Prometheus' text format, version 0.0.4.
+
+use std::fmt::{Display, Write};
+
+use super::{Count, Family, Histogram, Labels};
+
+/// What kind of metric a family is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A text that grows by families of samples.
+#[derive(Debug, Default)]
+pub(crate) struct Text {
+    text: String,
+    name: &'static str,
+}
+
+impl Text {
+    /// Begins a family; samples follow.
+    pub fn family(&mut self, kind: Kind, name: &'static str, help: &str) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        self.name = name;
+        // Writing to a string does not fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// Adds a sample to the family.
+    pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.line("", labels, None, value);
+    }
+
+    /// A family of one sample.
+    pub fn single(&mut self, kind: Kind, name: &'static str, help: &str, value: impl Display) {
+        self.family(kind, name, help);
+        self.sample(&[], value);
+    }
+
+    /// A family of counts.
+    pub fn counts<const N: usize>(
+        &mut self,
+        kind: Kind,
+        name: &'static str,
+        help: &str,
+        family: &Family<N, Count>,
+    ) {
+        self.family(kind, name, help);
+        for (labels, count) in family.all() {
+            self.sample(&borrowed(&labels), count.get());
+        }
+    }
+
+    /// Adds a histogram to the family.
+    pub fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) {
+        let (bounds, all) = histogram.cumulative();
+        for (bound, count) in bounds {
+            self.line("_bucket", labels, Some(&bound.to_string()), count);
+        }
+        self.line("_bucket", labels, Some("+Inf"), all);
+        self.line("_sum", labels, None, histogram.seconds());
+        self.line("_count", labels, None, all);
+    }
+
+    pub fn into_string(self) -> String {
+        self.text
+    }
+
+    fn line(
+        &mut self,
+        suffix: &str,
+        labels: &[(&str, &str)],
+        le: Option<&str>,
+        value: impl Display,
+    ) {
+        let text = &mut self.text;
+        text.push_str(self.name);
+        text.push_str(suffix);
+        let labels = labels.iter().copied().chain(le.map(|le| ("le", le)));
+        let mut before = '{';
+        for (label, value) in labels {
+            text.push(before);
+            before = ',';
+            let _ = write!(text, "{label}=\"");
+            for c in value.chars() {
+                match c {
+                    '\\' => text.push_str("\\\\"),
+                    '"' => text.push_str("\\\""),
+                    '\n' => text.push_str("\\n"),
+                    c => text.push(c),
+                }
+            }
+            text.push('"');
+        }
+        if before == ',' {
+            text.push('}');
+        }
+        let _ = writeln!(text, " {value}");
+    }
+}
+
+/// Labels as [`Text::sample`] takes them.
+pub(crate) fn borrowed(labels: &Labels) -> Vec<(&str, &str)> {
+    labels
+        .iter()
+        .map(|(label, value)| (*label, &**value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_written_as_prometheus_reads_them() {
+        let mut text = Text::default();
+        text.single(Kind::Gauge, "a", "What it is.", 1.5);
+        let family: Family<2, Count> = Family::new(["x", "y"]);
+        family.with(["1", "\"a\\b\nc\""]).add(3);
+        family.with(["1", "\"a\\b\nc\""]).add(4);
+        text.counts(Kind::Counter, "b_total", "More.", &family);
+        let expected = "# HELP a What it is.\n# TYPE a gauge\na 1.5\n\
+            # HELP b_total More.\n# TYPE b_total counter\n\
+            b_total{x=\"1\",y=\"\\\"a\\\\b\\nc\\\"\"} 7\n";
+        assert_eq!(text.into_string(), expected);
+    }
+}
