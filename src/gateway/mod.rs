@@ -10,6 +10,7 @@ mod fastway;
 mod gate;
 mod generation;
 mod hosts;
+mod memory;
 mod peek;
 mod relay;
 mod scp;
@@ -40,7 +41,7 @@ use crate::config::diff::{BindKey, diff};
 use crate::config::watch::Watcher;
 use crate::config::{self, Bind};
 use crate::proto;
-use crate::session::{Core, Handle, Stream, Table};
+use crate::session::{Core, Handle, Memory, Stream, Table};
 use crate::transport::{self, Listener, kcp};
 
 /// A running gateway. Dropping it stops accepting and ends all sessions.
@@ -59,6 +60,8 @@ struct State {
     generation: ArcSwap<Generation>,
     environment: Environment,
     table: Mutex<Table<Arc<Entry>>>,
+    /// What their replay buffers take.
+    memory: Arc<Memory>,
     /// Accepting connections and running sessions.
     sessions: TaskTracker,
     /// Sockets that accept, or deliver what ended sessions have left.
@@ -120,10 +123,13 @@ impl Gateway {
         let added = diff(&[], &generation.config.listeners).added;
         let sockets = open(&generation, &added)?;
         let upkeep = generation.hosts.upkeep(&generation.config.upstream);
+        let memory = Memory::new();
+        memory.set_limit(generation.config.replay_memory);
         let state = Arc::new(State {
             generation: ArcSwap::from_pointee(generation),
             environment,
             table: Mutex::default(),
+            memory: Arc::new(memory),
             sessions: TaskTracker::new(),
             listeners: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -137,6 +143,7 @@ impl Gateway {
             watcher,
         });
         gateway.listen(&mut *gateway.binds.lock().await, sockets);
+        tokio::spawn(memory::relieve(gateway.state.clone()));
         let watching = Arc::downgrade(&gateway);
         tokio::spawn(async move {
             while changes.recv().await.is_some() {
@@ -190,6 +197,7 @@ impl Gateway {
         // Nothing panics while it is held.
         *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) =
             new.hosts.upkeep(&new.config.upstream);
+        self.state.memory.set_limit(new.config.replay_memory);
         self.state.generation.store(Arc::new(new));
         for key in &changes.removed {
             if let Some(bound) = binds.remove(key) {
@@ -265,6 +273,11 @@ impl Gateway {
             Limit::ALL.map(|limit| (listener.name.clone(), limit, gate.refusals(limit)))
         };
         generation.gates().flat_map(of).collect()
+    }
+
+    /// Bytes that the replay buffers of all sessions take.
+    pub fn replay_memory(&self) -> usize {
+        self.state.memory.used()
     }
 
     /// How many sessions are live, plain ones and handshakes included.
