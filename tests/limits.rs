@@ -10,6 +10,7 @@ use serde_json::Value;
 use stablegate::client::scp::Stream;
 use stablegate::client::snet;
 use stablegate::gateway::{self, Limit};
+use stablegate::proto::scp::message::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -256,11 +257,7 @@ async fn kcp_is_limited_alike() {
 #[tokio::test]
 async fn a_flood_is_counted_and_does_not_fill_the_log() {
     const FLOOD: u64 = 2000;
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("config.yaml");
-    std::fs::write(&path, scp("connections: 1")).unwrap();
-    let gateway = gateway::Gateway::start(path).await.unwrap();
-    let (_, addr) = gateway.local_addrs().await[0];
+    let (gateway, addr, _directory) = inside(&scp("connections: 1")).await;
     let mut client = Raw::connect(addr).await;
     for _ in 0..FLOOD {
         assert!(is_refused(addr).await);
@@ -361,4 +358,109 @@ async fn without_descriptors_no_server_is_to_blame() {
     limit_descriptors(&gateway, 1024);
     Raw::connect(gateway.addr()).await.echo("after").await;
     live.echo("all the time").await;
+}
+
+/// A gateway inside the test.
+async fn inside(
+    config: &str,
+) -> (
+    std::sync::Arc<gateway::Gateway>,
+    SocketAddr,
+    tempfile::TempDir,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.yaml");
+    std::fs::write(&path, config).unwrap();
+    let gateway = gateway::Gateway::start(path).await.unwrap();
+    let (_, addr) = gateway.local_addrs().await[0];
+    (gateway, addr, directory)
+}
+
+/// Bytes that a session has echoed, read and all.
+async fn move_bytes(client: &mut Raw, len: usize) {
+    let bytes = vec![7; 4096];
+    for _ in 0..len / bytes.len() {
+        client.send(&bytes).await;
+        assert!(client.receive(bytes.len()).await == bytes);
+    }
+}
+
+/// Waits until the replay buffers take no more than that.
+async fn shrunk(gateway: &gateway::Gateway, limit: usize) {
+    let shrinking = async {
+        while gateway.replay_memory() > limit {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("memory given back", shrinking).await;
+}
+
+#[tokio::test]
+async fn idle_sessions_give_their_memory_to_others() {
+    const LIMIT: usize = 256 * 1024;
+    let config = scp("") + "replay_memory: 256KiB\n";
+    let (gateway, addr, _directory) = inside(&config).await;
+    let mut clients = Vec::new();
+    // Three times what there is for them.
+    for _ in 0..12 {
+        let mut client = Raw::connect(addr).await;
+        move_bytes(&mut client, 96 * 1024).await;
+        clients.push(client);
+        // A buffer more at most, while it has not been noticed.
+        assert!(gateway.replay_memory() <= LIMIT + 64 * 1024);
+    }
+    shrunk(&gateway, LIMIT).await;
+    // The first ones were idle longest: they keep at most what their clients have not acknowledged.
+    let [first, .., last] = &mut clients[..] else {
+        unreachable!();
+    };
+    let old = first.request(1, first.received - 16 * 1024);
+    assert_eq!(first.ask(addr, &old).await.1.code, Code::NotAcceptable);
+    let old = last.request(1, last.received - 1);
+    assert_eq!(last.ask(addr, &old).await.1.code, Code::Ok);
+    last.index = 1;
+    // All go on, and come back.
+    for client in &mut clients {
+        client.resume(addr).await;
+        client.echo("back").await;
+        move_bytes(client, 8192).await;
+    }
+    drop(clients);
+}
+
+#[tokio::test]
+async fn without_memory_sessions_are_slow_and_nothing_is_lost() {
+    let (gateway, addr, directory) = inside(&(scp("") + "replay_memory: 8KiB\n")).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = Raw::connect(addr).await;
+        // More than may be on its way, so that buffers would grow.
+        client.send(&[1; 8 * 1024]).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert!(client.receive(8 * 1024).await == [1; 8 * 1024]);
+    }
+    // What is as large as can be while the others have least.
+    assert!(gateway.replay_memory() <= 8 * 1024 + 64 * 1024 + 20 * 1024);
+    // A reload lifts it.
+    std::fs::write(directory.path().join("config.yaml"), scp("")).unwrap();
+    gateway.reload().await.unwrap();
+    for client in &mut clients {
+        client.resume(addr).await;
+        move_bytes(client, 64 * 1024).await;
+    }
+    assert!(gateway.replay_memory() >= 20 * 64 * 1024);
+}
+
+#[tokio::test]
+async fn ended_sessions_leave_no_memory_behind() {
+    let config = scp("").replace("resume_wait: 1h", "resume_wait: 10ms");
+    let (gateway, addr, _directory) = inside(&config).await;
+    for _ in 0..5 {
+        let mut client = Raw::connect(addr).await;
+        move_bytes(&mut client, 64 * 1024).await;
+        assert!(gateway.replay_memory() > 0);
+    }
+    shrunk(&gateway, 0).await;
 }

@@ -31,7 +31,7 @@ pub(super) struct File {
     hooks: Option<Vec<Hook>>,
     announce: Option<Announce>,
     #[serde(default, deserialize_with = "read::<ReplayMemory, _, _>")]
-    replay_memory: usize,
+    replay_memory: Option<usize>,
 }
 
 #[derive(Deserialize)]

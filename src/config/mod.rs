@@ -288,7 +288,7 @@ replay_memory: 1GiB
                 sproto: None,
                 proxy_header: None,
             },
-            replay_memory: 0,
+            replay_memory: None,
         };
         assert_eq!(parse(text), Ok(expected.clone()));
         // A block whose keys are all commented out is no block.
@@ -478,7 +478,7 @@ replay_memory: 1GiB
         assert_eq!(upstream.choose, Choose::LeastSessions);
         assert_eq!(upstream.slow_start, Some(seconds(20)));
         assert_eq!(upstream.resolve_interval, None);
-        assert_eq!(config.replay_memory, 1 << 30);
+        assert_eq!(config.replay_memory, Some(1 << 30));
         let hosts: Vec<_> = config
             .hosts
             .iter()

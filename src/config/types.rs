@@ -40,10 +40,10 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// What a server is told about a session before the session's own bytes.
     pub announce: Announce,
-    /// Memory that the replay buffers of all sessions may take together, bytes; up to 1TiB, 0 for
-    /// no limit. Default 0B.
+    /// Memory that the replay buffers of all sessions may take together, bytes; up to 1TiB.
+    /// `None`, written `0B`, is no limit. Default 0B.
     #[serde(serialize_with = "write::<ReplayMemory, _, _>")]
-    pub replay_memory: usize,
+    pub replay_memory: Option<usize>,
 }
 
 /// Addresses that speak one session protocol and offer one service.
@@ -686,8 +686,20 @@ macro_rules! serde_as_text {
 }
 serde_as_text!(Bind, HostAddr, Network);
 
-/// What [`Config::replay_memory`] may be.
-pub(super) type ReplayMemory = Size<0, { MIB * MIB }>;
+/// A size up to 1TiB, 0 for no limit.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct ReplayMemory(Size<0, { MIB * MIB }>);
+
+impl Spelling<Option<usize>> for ReplayMemory {
+    fn value(self) -> Option<usize> {
+        Some(self.0.value()).filter(|size| *size > 0)
+    }
+
+    fn of(value: &Option<usize>) -> Self {
+        Self(Size::of(&value.unwrap_or(0)))
+    }
+}
 
 type HookMemory = Size<MIB, { 1024 * MIB }>;
 

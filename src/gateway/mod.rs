@@ -13,6 +13,7 @@ mod gate;
 mod generation;
 mod hosts;
 mod live;
+mod memory;
 mod metrics;
 mod peek;
 mod relay;
@@ -51,7 +52,7 @@ use crate::config::diff::{BindKey, diff};
 use crate::config::watch::Watcher;
 use crate::config::{self, Bind};
 use crate::proto;
-use crate::session::{Core, Handle, Stream, Table};
+use crate::session::{Core, Handle, Memory, Stream, Table};
 use crate::transport::{self, Listener, kcp};
 
 /// A running gateway. Dropping it stops accepting and ends all sessions.
@@ -75,6 +76,8 @@ struct State {
     table: Mutex<Table<Arc<Entry>>>,
     live: Registry,
     metrics: Metrics,
+    /// What their replay buffers take.
+    memory: Arc<Memory>,
     /// Accepting connections and running sessions.
     sessions: TaskTracker,
     /// Sockets that accept, or deliver what ended sessions have left.
@@ -147,12 +150,15 @@ impl Gateway {
         let sockets = open(&generation, &added, &[]).await?;
         let upkeep = generation.hosts.upkeep(&generation.config.upstream);
         let admin = open_admin(&generation)?;
+        let memory = Memory::new();
+        memory.set_limit(generation.config.replay_memory);
         let state = Arc::new(State {
             generation: ArcSwap::from_pointee(generation),
             environment,
             table: Mutex::default(),
             live: Registry::default(),
             metrics: Metrics::default(),
+            memory: Arc::new(memory),
             sessions: TaskTracker::new(),
             listeners: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -170,6 +176,7 @@ impl Gateway {
         });
         gateway.listen(&mut gateway.binds.lock().await.open, sockets);
         gateway.serve_admin(admin);
+        tokio::spawn(memory::relieve(gateway.state.clone()));
         let watching = Arc::downgrade(&gateway);
         tokio::spawn(async move {
             while changes.recv().await.is_some() {
@@ -230,6 +237,7 @@ impl Gateway {
             }
         }
         *lock(&self.upkeep) = new.hosts.upkeep(&new.config.upstream);
+        self.state.memory.set_limit(new.config.replay_memory);
         self.state.generation.store(Arc::new(new));
         for key in &changes.removed {
             if let Some(bound) = binds.open.remove(key) {
@@ -325,6 +333,11 @@ impl Gateway {
     /// Whether new sessions are turned away.
     pub fn is_draining(&self) -> bool {
         self.state.draining.is_cancelled()
+    }
+
+    /// Bytes that the replay buffers of all sessions take.
+    pub fn replay_memory(&self) -> usize {
+        self.state.memory.used()
     }
 
     /// How many sessions are live, plain ones and handshakes included.

@@ -84,7 +84,8 @@ impl Scp<'_> {
             Some(cipher.clone()),
             Some(cipher),
             self.settings.replay_buffer,
-        );
+        )
+        .within(self.state.memory.clone());
         let (mut stream, listing) = self
             .state
             .start(

@@ -87,7 +87,8 @@ impl Snet<'_> {
             self.settings.encrypt.then_some(incoming),
             self.settings.encrypt.then_some(outgoing),
             self.settings.replay_buffer,
-        );
+        )
+        .within(self.state.memory.clone());
         let (mut stream, listing) = self
             .state
             .start(

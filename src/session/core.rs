@@ -1,7 +1,10 @@
 //! Counts, ciphers and replay buffer of one session.
 
+use std::sync::Arc;
+
 use crate::crypto::Rc4;
 
+use super::Memory;
 use super::replay::Replay;
 
 /// One end of a resumable session: which bytes were received, which may have to be sent again.
@@ -55,6 +58,17 @@ impl Core {
         }
     }
 
+    /// Counts the replay buffer among others. Before anything has been pushed.
+    pub fn within(mut self, memory: Arc<Memory>) -> Self {
+        self.replay.share(memory);
+        self
+    }
+
+    /// What the replay buffer counts among.
+    pub fn memory(&self) -> Option<&Memory> {
+        self.replay.memory()
+    }
+
     /// Bytes received from the peer.
     pub fn received(&self) -> u64 {
         self.received
@@ -98,6 +112,7 @@ impl Core {
     /// How many bytes may be pushed now.
     pub fn room(&self) -> usize {
         self.window
+            .min(self.replay.limit() / 2)
             .saturating_sub((self.sent() - self.confirmed) as usize)
     }
 
@@ -106,11 +121,19 @@ impl Core {
     pub fn push(&mut self, plain: &[u8]) -> usize {
         let len = plain.len().min(self.room());
         let cipher = &mut self.outgoing;
-        self.replay.append(len, |to, range| match cipher {
-            Some(cipher) => cipher.apply_to(&plain[range], to),
-            None => to.copy_from_slice(&plain[range]),
-        });
+        self.replay
+            .append(len, self.confirmed, |to, range| match cipher {
+                Some(cipher) => cipher.apply_to(&plain[range], to),
+                None => to.copy_from_slice(&plain[range]),
+            });
         len
+    }
+
+    /// Frees memory of the replay buffer, if there is some to free: of what is confirmed nothing is
+    /// kept any more. A peer whose system has acknowledged bytes that it then loses with its
+    /// connection cannot resume.
+    pub fn shrink(&mut self) {
+        self.replay.shrink(self.confirmed);
     }
 
     /// What the connection has not taken yet, in two pieces.

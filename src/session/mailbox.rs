@@ -1,6 +1,6 @@
 //! How a stream, owned by one task, gets connections from others: without a lock on its data path.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Wake;
 
@@ -45,6 +45,15 @@ pub enum Refusal {
     BytesLost,
 }
 
+/// What a session could do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spare {
+    /// When bytes were last sent to its peer, on a clock of the [`Memory`](super::Memory).
+    pub active: u64,
+    /// Bytes of its replay buffer; 0 when it has been asked and had no more.
+    pub bytes: usize,
+}
+
 /// How far a session got.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {
@@ -67,6 +76,8 @@ pub(super) enum Mail<C> {
     Attach(Resume<C>),
     /// Lose the connection.
     Cut,
+    /// Free what is not needed.
+    Shrink,
     Refused(Refusal),
 }
 
@@ -80,6 +91,8 @@ pub(super) struct Mailbox<C> {
     detached: AtomicBool,
     ended_cleanly: AtomicBool,
     changed: Notify,
+    spare_bytes: AtomicUsize,
+    active: AtomicU64,
 }
 
 impl<C> Handle<C> {
@@ -126,6 +139,20 @@ impl<C> Handle<C> {
     /// it.
     pub fn cut(&self) {
         self.mailbox.put(Mail::Cut);
+    }
+
+    /// What the session could do without.
+    pub fn spare(&self) -> Spare {
+        Spare {
+            active: self.mailbox.active.load(Ordering::Relaxed),
+            bytes: self.mailbox.spare_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Has it [free](Core::shrink) memory of its replay buffer.
+    pub fn shrink(&self) {
+        self.mailbox.spare_bytes.store(0, Ordering::Relaxed);
+        self.mailbox.put(Mail::Shrink);
     }
 
     /// Ends the session: the peer will not resume it.
@@ -226,6 +253,12 @@ impl<C> Mailbox<C> {
         self.ended_cleanly.load(Ordering::Relaxed)
     }
 
+    /// Notes that a replay buffer of that size has been used.
+    pub fn used(&self, bytes: usize, now: u64) {
+        self.active.store(now, Ordering::Relaxed);
+        self.spare_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     /// Takes no more mail; offers that wait find the session ended.
     pub fn close(&self) {
         drop(self.lock().take());
@@ -276,6 +309,8 @@ impl<C> Default for Mailbox<C> {
             detached: AtomicBool::new(false),
             ended_cleanly: AtomicBool::new(false),
             changed: Notify::new(),
+            spare_bytes: AtomicUsize::new(0),
+            active: AtomicU64::new(0),
         }
     }
 }

@@ -9,11 +9,13 @@
 
 mod core;
 mod mailbox;
+mod memory;
 mod replay;
 mod stream;
 mod table;
 
 pub use self::core::{Core, NotReplayable};
-pub use mailbox::{Ended, Handle, Offer, Refusal};
+pub use mailbox::{Ended, Handle, Offer, Refusal, Spare};
+pub use memory::Memory;
 pub use stream::{Connection, Stream};
 pub use table::Table;

@@ -1,10 +1,16 @@
 //! The replay buffer: the last bytes of a stream, by their position in it.
 
+use std::sync::Arc;
+
+use super::Memory;
+
 /// Smallest allocation, bytes.
 const MIN_CAPACITY: usize = 256;
+/// What it may keep even without memory, bytes.
+const LEAST: usize = 1024;
 
 /// A ring over the tail of a byte stream. It grows as bytes come, up to its limit, and then
-/// forgets the oldest.
+/// forgets the oldest. Without memory to grow it does so before.
 pub(super) struct Replay {
     /// A power of two long, or empty; the byte at position `p` is at `p` modulo that.
     ring: Box<[u8]>,
@@ -13,6 +19,8 @@ pub(super) struct Replay {
     start: u64,
     /// Position behind the newest byte.
     end: u64,
+    /// Where its own memory counts.
+    memory: Option<Arc<Memory>>,
 }
 
 impl Replay {
@@ -22,16 +30,25 @@ impl Replay {
             limit,
             start: 0,
             end: 0,
+            memory: None,
         }
+    }
+
+    /// Lets it count; it holds nothing yet.
+    pub fn share(&mut self, memory: Arc<Memory>) {
+        debug_assert!(self.ring.is_empty());
+        self.memory = Some(memory);
+    }
+
+    pub fn memory(&self) -> Option<&Memory> {
+        self.memory.as_deref()
     }
 
     #[cfg(test)]
     pub fn starting_at(limit: usize, position: u64) -> Self {
-        Self {
-            start: position,
-            end: position,
-            ..Self::new(limit)
-        }
+        let mut replay = Self::new(limit);
+        (replay.start, replay.end) = (position, position);
+        replay
     }
 
     pub fn start(&self) -> u64 {
@@ -47,13 +64,34 @@ impl Replay {
         self.ring.len()
     }
 
-    /// Appends `len` bytes, at most the limit, which `fill` writes piece by piece: it is given
-    /// where they go and their place among the `len`.
-    pub fn append(&mut self, len: usize, mut fill: impl FnMut(&mut [u8], std::ops::Range<usize>)) {
-        debug_assert!(len <= self.limit);
-        self.reserve(len);
-        let kept = (self.end - self.start) as usize;
-        self.start += (kept + len).saturating_sub(self.limit) as u64;
+    /// The most that it keeps for now.
+    pub fn limit(&self) -> usize {
+        if self.memory().is_some_and(Memory::is_short) {
+            self.limit.min(self.ring.len().max(LEAST))
+        } else {
+            self.limit
+        }
+    }
+
+    /// Appends `len` bytes, which `fill` writes piece by piece: it is given where they go and their
+    /// place among the `len`. Bytes from the position `kept` on stay; with them and the `len` the
+    /// limit it was made with is not exceeded.
+    pub fn append(
+        &mut self,
+        len: usize,
+        kept: u64,
+        mut fill: impl FnMut(&mut [u8], std::ops::Range<usize>),
+    ) {
+        let least = (self.end - kept) as usize + len;
+        debug_assert!(least <= self.limit);
+        // There may have been memory when the room for them was found.
+        let limit = self.limit().max(least);
+        let all = (self.end - self.start) as usize + len;
+        self.start += all.saturating_sub(limit) as u64;
+        let needed = ((self.end - self.start) as usize + len).max(MIN_CAPACITY);
+        if needed > self.ring.len() {
+            self.resize(needed.next_power_of_two());
+        }
         let at = self.index(self.end);
         let first = len.min(self.ring.len() - at);
         fill(&mut self.ring[at..at + first], 0..first);
@@ -61,6 +99,18 @@ impl Replay {
             fill(&mut self.ring[..len - first], first..len);
         }
         self.end += len as u64;
+    }
+
+    /// Forgets the bytes before `position`, if that frees memory.
+    pub fn shrink(&mut self, position: u64) {
+        let len = match (self.end - position) as usize {
+            0 => 0,
+            kept => kept.max(MIN_CAPACITY).next_power_of_two(),
+        };
+        if len < self.ring.len() {
+            self.start = position;
+            self.resize(len);
+        }
     }
 
     /// The bytes from `position` to the end, in two pieces.
@@ -82,26 +132,31 @@ impl Replay {
         position as usize & (self.ring.len() - 1)
     }
 
-    /// Makes room for `len` more bytes beside those kept, as far as the limit allows.
-    fn reserve(&mut self, len: usize) {
-        let kept = (self.end - self.start) as usize;
-        let needed = (kept + len).min(self.limit).max(MIN_CAPACITY);
-        if needed <= self.ring.len() {
-            return;
-        }
-        let mut grown = vec![0; needed.next_power_of_two()].into_boxed_slice();
-        let mask = grown.len() - 1;
+    /// Moves to a ring of that length, which is a power of two that all is kept fits in, or 0.
+    fn resize(&mut self, len: usize) {
+        let mut ring = vec![0; len].into_boxed_slice();
         let (a, b) = self.from(self.start);
         let mut position = self.start;
-        for piece in [a, b] {
+        for piece in [a, b].into_iter().filter(|piece| !piece.is_empty()) {
             // Each piece lies in one run in the old ring, but may wrap in the new one.
-            let at = position as usize & mask;
-            let first = piece.len().min(grown.len() - at);
-            grown[at..at + first].copy_from_slice(&piece[..first]);
-            grown[..piece.len() - first].copy_from_slice(&piece[first..]);
+            let at = position as usize & (len - 1);
+            let first = piece.len().min(len - at);
+            ring[at..at + first].copy_from_slice(&piece[..first]);
+            ring[..piece.len() - first].copy_from_slice(&piece[first..]);
             position += piece.len() as u64;
         }
-        self.ring = grown;
+        if let Some(memory) = &self.memory {
+            memory.resized(self.ring.len(), len);
+        }
+        self.ring = ring;
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if let Some(memory) = &self.memory {
+            memory.resized(self.ring.len(), 0);
+        }
     }
 }
 

@@ -242,6 +242,12 @@ impl<C: Connection> Stream<C> {
                 Mail::Attach(resume) => self.attach(resume),
                 Mail::Cut if self.connection.is_some() => self.detach(false),
                 Mail::Cut => {}
+                Mail::Shrink => {
+                    if let Some(connection) = &self.connection {
+                        self.core.confirm(connection.undelivered());
+                    }
+                    self.core.shrink();
+                }
                 Mail::Refused(refusal) => self.give_up(refusal),
             }
             self.mailbox.wake_both();
@@ -290,9 +296,20 @@ impl<C: Connection> Stream<C> {
         self.timer = None;
         self.look = FIRST_LOOK;
         self.resumes += 1;
+        self.note_use();
         self.mailbox.attached();
         if self.closing == Closing::Told {
             self.closing = Closing::Yes;
+        }
+    }
+
+    /// Nobody asks where there is no limit.
+    fn note_use(&self) {
+        if let Some(memory) = self.core.memory()
+            && memory.limit().is_some()
+        {
+            let bytes = self.core.replay_memory();
+            self.mailbox.used(bytes, memory.age());
         }
     }
 
@@ -435,6 +452,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_room(cx))?;
         let len = self.core.push(bytes);
+        self.note_use();
         // What the connection does not take now waits in the replay buffer.
         let _ = self.poll_hand_over();
         Poll::Ready(Ok(len))

@@ -24,6 +24,9 @@ struct Link {
     /// All that was ever pushed, and all that ever arrived.
     model: Vec<u8>,
     arrived: Vec<u8>,
+    memory: Arc<Memory>,
+    /// What is acknowledged may have been forgotten early.
+    forgetful: bool,
 }
 
 type Wire = fn(u64, u64) -> Option<u64>;
@@ -50,6 +53,9 @@ enum Step {
     Acknowledge(usize),
     Read(usize),
     Confirm,
+    /// There is too little memory, or no more.
+    Short(bool),
+    Shrink,
     /// The receiver tells what it has and reads up to this many bytes more, then the connection
     /// is lost.
     Cut(usize),
@@ -67,14 +73,19 @@ impl Link {
         sender.handed = start;
         sender.confirmed = start;
         receiver.received = start;
+        let memory = Arc::new(Memory::new());
+        // Of another buffer.
+        memory.resized(0, 1);
         Self {
-            sender,
+            sender: sender.within(memory.clone()),
             receiver,
             unacknowledged: VecDeque::new(),
             unread: VecDeque::new(),
             wire,
             model: Vec::new(),
             arrived: Vec::new(),
+            memory,
+            forgetful: false,
         }
     }
 
@@ -104,10 +115,26 @@ impl Link {
                 self.arrived.extend(&*self.receiver.receive(&mut bytes));
             }
             Step::Confirm => self.sender.confirm(self.unacknowledged.len()),
+            Step::Short(short) => {
+                self.memory.set_limit(short.then_some(0));
+                self.forgetful |= short;
+            }
+            Step::Shrink => {
+                let before = self.sender.replay_memory();
+                self.sender.shrink();
+                let after = self.sender.replay_memory();
+                assert!(after <= before && (after == 0 || !self.sender.is_confirmed()));
+                self.forgetful = true;
+            }
             Step::Cut(late) => {
                 let told = self.receiver.received();
                 let received = (self.wire)(told, self.sender.sent()).unwrap();
                 assert_eq!(received, told);
+                if self.forgetful && self.sender.can_resume(received).is_err() {
+                    // Said, and not papered over.
+                    assert!(received < self.sender.confirmed);
+                    return;
+                }
                 self.step(Step::Read(late));
                 self.unacknowledged.clear();
                 self.unread.clear();
@@ -119,6 +146,8 @@ impl Link {
         }
         assert!(self.model.starts_with(&self.arrived));
         assert!(self.sender.replay_memory() <= LIMIT);
+        assert_eq!(self.memory.used(), self.sender.replay_memory() + 1);
+        assert!(self.sender.replay_start() <= self.sender.confirmed);
     }
 
     fn drain(&mut self) {
@@ -145,6 +174,15 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The same, and memory comes and goes.
+fn short_steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => steps(),
+        1 => any::<bool>().prop_map(Step::Short),
+        1 => Just(Step::Shrink),
+    ]
+}
+
 fn wire() -> impl Strategy<Value = Wire> {
     prop_oneof![Just(SCP), Just(SNET)]
 }
@@ -165,6 +203,23 @@ proptest! {
             link.step(step);
         }
         link.drain();
+    }
+
+    /// Nor is any for lack of memory; but those who have not read all may not come back.
+    #[test]
+    fn no_byte_is_lost_for_lack_of_memory(
+        start in prop_oneof![Just(0), (1u64 << 32) - 2000..1 << 32],
+        wire in wire(),
+        steps in proptest::collection::vec(short_steps(), 0..200),
+    ) {
+        let mut link = Link::new(start, wire);
+        for step in steps {
+            link.step(step);
+        }
+        link.drain();
+        let memory = link.memory.clone();
+        drop(link);
+        assert_eq!(memory.used(), 1);
     }
 
     /// A cut after each single byte of a transfer.
@@ -230,4 +285,34 @@ fn memory_follows_what_was_moved() {
     assert_eq!(core.replay_memory(), 256);
     core.push(&[0; 1000]);
     assert_eq!(core.replay_memory(), 2048);
+}
+
+#[test]
+fn without_memory_it_goes_on_with_what_it_has() {
+    let memory = Arc::new(Memory::new());
+    let core = || Core::new(None, None, 64 * 1024).within(memory.clone());
+    let (mut large, mut small) = (core(), core());
+    assert_eq!(large.push(&[1; 32 * 1024]), 32 * 1024);
+    assert_eq!(small.push(&[1; 100]), 100);
+    assert_eq!(memory.used(), 32 * 1024 + 256);
+    memory.set_limit(Some(20_000));
+    // Nobody grows by much. Of what is there, half is for what is not confirmed.
+    assert_eq!((large.room(), small.room()), (0, 412));
+    for core in [&mut large, &mut small] {
+        core.handed(core.unsent_len() as usize);
+        core.confirm(0);
+    }
+    assert_eq!((large.room(), small.room()), (16 * 1024, 512));
+    let mut new = core();
+    assert_eq!(new.push(&[1; 1000]), 512);
+    assert_eq!(new.replay_memory(), 512);
+    // All is confirmed, so nothing has to stay.
+    large.shrink();
+    assert_eq!((large.replay_memory(), memory.used()), (0, 768));
+    assert!(!memory.is_short());
+    assert_eq!((large.room(), small.room()), (32 * 1024, 32 * 1024));
+    assert_eq!(large.can_resume(large.sent() - 1), Err(NotReplayable));
+    assert_eq!(large.can_resume(large.sent()), Ok(()));
+    drop((large, small, new));
+    assert_eq!(memory.used(), 0);
 }

@@ -332,3 +332,42 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_gives_memory_back_when_it_is_asked() {
+    let memory = Arc::new(super::super::Memory::new());
+    memory.set_limit(Some(1 << 20));
+    let (near, far) = duplex(128 * 1024);
+    let core = || Core::new(None, None, 64 * 1024);
+    let (mut a, to_a) = Stream::new(core().within(memory.clone()), Pipe(near), MINUTE);
+    let (mut b, to_b) = Stream::new(core(), Pipe(far), MINUTE);
+    assert_eq!((to_a.spare().bytes, memory.used()), (0, 0));
+    a.write_all(&pattern(20_000)).await.unwrap();
+    assert_eq!((to_a.spare().bytes, memory.used()), (32_768, 32_768));
+    // Whether it has a connection or not; but what is to be sent again stays.
+    for away in [false, true] {
+        if away {
+            to_a.cut();
+            a.write_all(&pattern(20_000)).await.unwrap();
+        }
+        to_a.shrink();
+        assert_eq!(to_a.spare().bytes, 0);
+        let attending = a.attend(tokio::task::yield_now()).await;
+        assert!(attending.is_some());
+        assert_eq!(memory.used(), if away { 32_768 } else { 0 });
+        if !away {
+            assert_eq!(read(&mut b, 20_000).await, pattern(20_000));
+        }
+    }
+    let attending = tokio::spawn(async move {
+        let got = b.attend(std::future::pending::<()>());
+        tokio::select! { _ = got => {}, () = sleep(Duration::from_secs(1)) => {} }
+        b
+    });
+    let resuming = resume(&to_a, &to_b, 64 * 1024);
+    assert!(a.attend(resuming).await.is_some());
+    let mut b = attending.await.unwrap();
+    a.flush().await.unwrap();
+    assert_eq!(read(&mut b, 20_000).await, pattern(20_000));
+    assert!(to_a.spare().bytes > 0, "it can be asked again");
+}

@@ -1,0 +1,68 @@
+//! Replay buffers that take too much memory together.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::State;
+
+/// How long sessions have to do what they were asked for, and how long to wait when there was
+/// nobody to ask.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+/// Shortage is said to be there no more often than that.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// An eighth of the limit is freed beyond what is lacking, so as not to come back at once.
+const MARGIN: usize = 8;
+
+/// Has the idlest sessions give memory back whenever there is too little, until the shutdown.
+pub(super) async fn relieve(state: Arc<State>) {
+    let relieving = async {
+        let mut reported = None::<Instant>;
+        loop {
+            state.memory.short().await;
+            let asked = ask(&state);
+            if reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
+                reported = Some(Instant::now());
+                tracing::warn!(
+                    used = state.memory.used(),
+                    limit = state.memory.limit(),
+                    sessions = asked,
+                    "too much memory in replay buffers, idle sessions shrink"
+                );
+            }
+            sleep(if asked > 0 { PAUSE } else { LONG_PAUSE }).await;
+        }
+    };
+    state.shutdown.interrupts(relieving).await;
+}
+
+/// Asks as many sessions as have what is to be freed, those first that were idle longest. Returns
+/// how many.
+fn ask(state: &State) -> usize {
+    let Some(limit) = state.memory.limit() else {
+        return 0;
+    };
+    let lacking = state.memory.used().saturating_sub(limit - limit / MARGIN);
+    let mut spares: Vec<_> = {
+        let table = state.table();
+        let spares = table.iter().map(|(id, entry)| (entry.handle.spare(), id));
+        spares.filter(|(spare, _)| spare.bytes > 0).collect()
+    };
+    spares.sort_unstable_by_key(|(spare, _)| spare.active);
+    let mut freed = 0;
+    let mut asked = 0;
+    for (spare, id) in spares {
+        if freed >= lacking {
+            break;
+        }
+        let entry = state.table().get(id).cloned();
+        if let Some(entry) = entry {
+            entry.handle.shrink();
+            freed += spare.bytes;
+            asked += 1;
+        }
+    }
+    asked
+}
