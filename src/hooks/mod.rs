@@ -12,6 +12,7 @@
 
 pub mod builtin;
 pub mod chain;
+mod contract;
 pub mod host;
 pub mod lua;
 pub mod shared;
