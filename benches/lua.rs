@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use stablegate::hooks::host::Roster;
 use stablegate::hooks::lua::{Environment, Limits, LuaHook, Pool, Spec};
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::{Attrs, Call, Hook, Question, SessionInfo};
@@ -65,6 +66,7 @@ fn load(pool: &Arc<Pool>, text: &str) -> LuaHook {
             environment: Environment {
                 shared: Arc::new(Shared::default()),
                 hosts: Vec::new(),
+                fastway: Roster::default(),
             },
         },
     )
@@ -83,6 +85,7 @@ async fn measure(name: &str, hook: &LuaHook, calls: u32, width: usize, baseline:
         flags: 0,
         extra: Vec::new(),
         first_data: None,
+        fastway: None,
     });
     let each = calls / width as u32;
     let started = Instant::now();

@@ -8,10 +8,12 @@
 //! - session: who resumes, what is encrypted. scp, snet, or neither. The messages of a protocol
 //!   are in [`proto`], the primitives they need in [`crypto`]; what they have in common, counts,
 //!   ciphers, replay buffer and the stream over changing connections, is [`session`].
-//! - service: what is done with a session. The proxy of [`gateway`] connects each with a server.
+//! - service: what is done with a session. The proxy of [`gateway`] connects each with a server;
+//!   the fastway services carry many virtual connections between clients and servers that both
+//!   connect to the gateway.
 //!
 //! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
-//! [`client`] is the other end: streams that resume by themselves. [`cli`] is the command line.
+//! [`client`] is the other end: streams that resume by themselves, and fastway's endpoints. [`cli`] is the command line.
 //!
 //! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
 //! own. All configuration reaches running code through one immutable [`gateway::Generation`].
@@ -23,6 +25,7 @@ pub mod crypto;
 pub mod gateway;
 mod handshake;
 pub mod hooks;
+mod link;
 pub mod proto;
 pub mod session;
 pub mod transport;

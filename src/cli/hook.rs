@@ -10,8 +10,11 @@ use bytes::Bytes;
 use clap::ValueEnum;
 
 use crate::gateway::Environment;
+use crate::hooks::host::Roster;
 use crate::hooks::lua::{self, LuaHook};
-use crate::hooks::{Answer, AttrValue, Attrs, Call, Hook, Question, SessionInfo, Target};
+use crate::hooks::{
+    Answer, AttrValue, Attrs, Call, Dial, Fastway, Hook, Question, SessionInfo, Target,
+};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -39,6 +42,12 @@ pub(super) struct Decision {
     target: Option<String>,
     #[arg(long, default_value_t = 0)]
     flags: u32,
+    /// The id of the fastway server that connects.
+    #[arg(long)]
+    server_id: Option<u32>,
+    /// The dial of a fastway endpoint: its id and the one that it dials.
+    #[arg(long, value_names = ["FROM", "TO"], num_args = 2)]
+    dial: Option<Vec<u32>>,
     /// A further handshake line; may be repeated.
     #[arg(long)]
     extra: Vec<String>,
@@ -95,6 +104,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         environment: lua::Environment {
             shared: environment.shared,
             hosts: Vec::new(),
+            fastway: Roster::default(),
         },
     };
     let hook =
@@ -106,6 +116,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Answer::Deny { reason } => println!("deny: {reason}"),
         Answer::Target(Target::Name(name)) => println!("target: host {name}"),
         Answer::Target(Target::Addr(addr)) => println!("target: address {addr}"),
+        Answer::Target(Target::Id(id)) => println!("target: endpoint {id}"),
         Answer::Message(bytes) if bytes.is_empty() => println!("no message"),
         Answer::Message(bytes) => {
             println!("message of {} bytes: {}", bytes.len(), bytes.escape_ascii());
@@ -136,7 +147,17 @@ impl Decision {
             flags: self.flags,
             extra: self.extra.clone(),
             first_data: self.first_data.clone().map(Bytes::from),
+            fastway: self.fastway(),
         }
+    }
+
+    fn fastway(&self) -> Option<Fastway> {
+        let dial = self.dial.as_deref().and_then(|ids| ids.first_chunk());
+        let fastway = Fastway {
+            server_id: self.server_id,
+            dial: dial.map(|&[from, to]| Dial { from, to }),
+        };
+        (fastway != Fastway::default()).then_some(fastway)
     }
 
     fn attrs(&self) -> anyhow::Result<Attrs> {

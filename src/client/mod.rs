@@ -1,5 +1,7 @@
-//! Dialling a gateway: streams that survive the loss of their connections.
+//! Dialling a gateway: streams that survive the loss of their connections, and fastway's endpoints
+//! over any stream.
 
+pub mod fastway;
 pub mod scp;
 pub mod snet;
 mod stream;

@@ -60,7 +60,7 @@ pub fn diff(old: &[Listener], new: &[Listener]) -> Diff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Kcp, Scp, Service, Session, Snet, Tcp};
+    use crate::config::{Fastway, Kcp, Scp, Service, Session, Snet, Tcp};
 
     fn listener(name: &str, binds: &[&str]) -> Listener {
         Listener {
@@ -74,6 +74,7 @@ mod tests {
             snet: Snet::default(),
             tcp: Tcp::default(),
             kcp: Kcp::default(),
+            fastway: Fastway::default(),
         }
     }
 

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_yaml as yaml;
 
 use super::settings::{Int, Name, read};
-use super::types::{KcpPatch, ScpPatch, SnetPatch, TcpPatch};
+use super::types::{FastwayPatch, KcpPatch, ScpPatch, SnetPatch, TcpPatch};
 use super::{
-    Announce, Bind, Config, Error, Hook, Host, Kcp, Listener, Peek, Scp, Service, Session, Snet,
-    Tcp, Upstream,
+    Announce, Bind, Config, Error, Fastway, Hook, Host, Kcp, Listener, Peek, Scp, Service, Session,
+    Snet, Tcp, Upstream,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -24,6 +24,7 @@ pub(super) struct File {
     snet: Option<SnetPatch>,
     tcp: Option<TcpPatch>,
     kcp: Option<KcpPatch>,
+    fastway: Option<FastwayPatch>,
     upstream: Option<Upstream>,
     hosts: Option<Vec<Host>>,
     hooks: Option<Vec<Hook>>,
@@ -45,6 +46,7 @@ struct ListenerFile {
     snet: Option<SnetPatch>,
     tcp: Option<TcpPatch>,
     kcp: Option<KcpPatch>,
+    fastway: Option<FastwayPatch>,
 }
 
 impl File {
@@ -110,6 +112,7 @@ impl File {
         let snet = self.snet.unwrap_or_default().over(Snet::default());
         let tcp = self.tcp.unwrap_or_default().over(Tcp::default());
         let kcp = self.kcp.unwrap_or_default().over(Kcp::default());
+        let fastway = self.fastway.unwrap_or_default().over(Fastway::default());
         let listener = |listener: ListenerFile| Listener {
             name: listener.name,
             bind: listener.bind,
@@ -121,6 +124,7 @@ impl File {
             snet: listener.snet.unwrap_or_default().over(snet.clone()),
             tcp: listener.tcp.unwrap_or_default().over(tcp.clone()),
             kcp: listener.kcp.unwrap_or_default().over(kcp.clone()),
+            fastway: listener.fastway.unwrap_or_default().over(fastway.clone()),
         };
         let hook = |hook: Hook| Hook {
             lua: directory.join(&hook.lua),

@@ -4,8 +4,9 @@
 //! are checked while it is read, and an [`Error`] names the file, the line and the key. Unknown
 //! and duplicate keys are errors.
 //!
-//! The top-level blocks `scp`, `snet`, `tcp` and `kcp` give the settings of all listeners; the
-//! same block inside a listener overrides them key by key. Durations and sizes are written with their units (`30s`,
+//! The top-level blocks `scp`, `snet`, `tcp`, `kcp` and `fastway` give the settings of all
+//! listeners; the same block inside a listener overrides them key by key. Durations and sizes are
+//! written with their units (`30s`,
 //! `100ms`, `64KiB`), relative paths are relative to the directory of the file.
 //!
 //! A reload compares binds with [`diff`], and is told by [`watch`] when to happen.
@@ -72,6 +73,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::proto::fastway::Version;
 
     const FULL: &str = r#"
 node: 7
@@ -93,6 +95,13 @@ listeners:
     peek: {}
     snet: {version: auto, replay_buffer: 1KiB}
     tcp: {keepalive: 0s}
+  - {name: players, bind: ['tcp://127.0.0.1:0'], session: scp, service: fastway-client, fastway: {client_version: 2, idle: 0s}}
+  - name: servers
+    bind: ['tcp://127.0.0.1:0']
+    session: plain
+    service: fastway-server
+    fastway: {auth_key: sesame, auth_timeout: 3s, server_version: 1, server_queue: 5}
+fastway: {client_version: auto, max_packet: 64KiB, max_virtual_connections: 0, client_queue: 7}
 scp: {handshake_timeout: 10s, resume_wait: 20s, replay_buffer: 100KiB}
 snet: {version: 2, resume_wait: 20s}
 tcp: {read_timeout: 90s, keepalive: 30s}
@@ -142,6 +151,7 @@ announce: {sproto: 32766, proxy_header: v2}
             snet: Snet::default(),
             tcp: Tcp::default(),
             kcp: Kcp::default(),
+            fastway: Fastway::default(),
         }
     }
 
@@ -194,6 +204,17 @@ announce: {sproto: 32766, proxy_header: v2}
                     stream: true,
                     write_delay: false,
                 },
+                fastway: Fastway {
+                    client_version: None,
+                    server_version: Version::V3,
+                    max_packet: 524_288,
+                    max_virtual_connections: 16,
+                    auth_key: String::new(),
+                    auth_timeout: Duration::from_secs(5),
+                    idle: Some(Duration::from_secs(30)),
+                    client_queue: 1024,
+                    server_queue: 102_400,
+                },
             }],
             upstream: Upstream {
                 session: UpstreamSession::Plain,
@@ -220,7 +241,7 @@ announce: {sproto: 32766, proxy_header: v2}
         };
         assert_eq!(parse(text), Ok(expected.clone()));
         // A block whose keys are all commented out is no block.
-        let empty = "scp:\nsnet:\ntcp:\nkcp:\nupstream:\nannounce:\n";
+        let empty = "scp:\nsnet:\ntcp:\nkcp:\nfastway:\nupstream:\nannounce:\n";
         assert_eq!(parse(&format!("{text}{empty}")), Ok(expected));
 
         let peek = Peek {
@@ -236,6 +257,13 @@ announce: {sproto: 32766, proxy_header: v2}
         };
         assert_eq!((Peek::default(), Resolve::default()), (peek, resolve));
         assert_eq!(parse("listeners: []").unwrap().hosts, []);
+        // Only a proxy needs hosts.
+        let text = "listeners: [{name: a, bind: ['tcp://[::]:0'], session: plain, \
+            service: fastway-client}]\n";
+        assert_eq!(
+            parse(text).unwrap().listeners[0].service,
+            Service::FastwayClient
+        );
     }
 
     #[test]
@@ -258,10 +286,38 @@ announce: {sproto: 32766, proxy_header: v2}
         assert_eq!((Kcp::default().fec(), kcp.fec()), (None, Some((10, 3))));
         let bind = |text: &str| text.parse::<Bind>().unwrap();
         assert_eq!(config.node, 7);
+        let common = Fastway {
+            max_packet: 65_536,
+            max_virtual_connections: 0,
+            client_queue: 7,
+            ..Fastway::default()
+        };
+        let fastway = [
+            Fastway {
+                client_version: Some(Version::V2),
+                idle: None,
+                ..common.clone()
+            },
+            Fastway {
+                auth_key: "sesame".to_owned(),
+                auth_timeout: seconds(3),
+                server_version: Version::V1,
+                server_queue: 5,
+                ..common.clone()
+            },
+        ];
+        let services = [Service::FastwayClient, Service::FastwayServer];
+        for (listener, (service, fastway)) in config.listeners[2..]
+            .iter()
+            .zip(services.into_iter().zip(fastway))
+        {
+            assert_eq!((listener.service, &listener.fastway), (service, &fastway));
+        }
         assert_eq!(
-            config.listeners,
+            config.listeners[..2],
             [
                 Listener {
+                    fastway: common.clone(),
                     bind: vec![
                         bind("tcp://0.0.0.0:1248"),
                         bind("kcp://[::]:1248"),
@@ -306,6 +362,7 @@ announce: {sproto: 32766, proxy_header: v2}
                 },
                 Listener {
                     session: Session::Snet,
+                    fastway: common,
                     peek: Some(Peek::default()),
                     scp: Scp {
                         handshake_timeout: seconds(10),
@@ -440,12 +497,13 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 "admin: 127.0.0.1:6620\nlisteners: []\n",
                 "1: admin: unknown key, expected one of \
-                 node, listeners, scp, snet, tcp, kcp, upstream, hosts, hooks, announce",
+                 node, listeners, scp, snet, tcp, kcp, fastway, upstream, hosts, hooks, \
+                 announce",
             ),
             (
                 "listeners:\n- name: a\n  limits: {}\n",
                 "3: listeners[0].limits: unknown key, expected one of \
-                 name, bind, session, service, hooks, peek, scp, snet, tcp, kcp",
+                 name, bind, session, service, hooks, peek, scp, snet, tcp, kcp, fastway",
             ),
             (
                 "listeners: []\nannounce:\n  \"a\\nb\": 1\n",
@@ -581,6 +639,14 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 "listeners: []\nannounce:\n  sproto: 32767\n",
                 "3: announce.sproto: 32767 must be 0 to 32766",
+            ),
+            (
+                "listeners: []\nfastway:\n  client_version: 4\n",
+                "3: fastway.client_version: 4 must be 1 to 3, or auto",
+            ),
+            (
+                "listeners: []\nfastway:\n  server_version: 0\n",
+                "3: fastway.server_version: 0 must be 1 to 3",
             ),
             (
                 "listeners: []\nannounce:\n  proxy_header: v3\n",

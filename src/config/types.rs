@@ -9,6 +9,8 @@ use std::time::Duration;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
+use crate::proto::fastway::Version;
+
 use super::settings::{
     Int, Name, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings, spelled_as_is,
     write,
@@ -57,6 +59,8 @@ pub struct Listener {
     pub tcp: Tcp,
     /// Settings of KCP connections: this listener's keys over the top-level block.
     pub kcp: Kcp,
+    /// Settings of the fastway services: this listener's keys over the top-level block.
+    pub fastway: Fastway,
 }
 
 /// A transport and the address it accepts on, written `tcp://0.0.0.0:1248` or `kcp://[::]:1248`.
@@ -92,11 +96,15 @@ pub enum Session {
 
 /// What a listener does with its sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Service {
     /// One upstream connection for each session.
     #[default]
     Proxy,
+    /// The clients of a multiplexing gateway, whose servers connect to it too.
+    FastwayClient,
+    /// Its servers.
+    FastwayServer,
 }
 
 settings! {
@@ -202,6 +210,34 @@ settings! {
         write_delay: bool as bool = false,
     }
 
+    /// Settings of the fastway services.
+    #[derive(PartialEq, Eq)]
+    pub struct Fastway / FastwayPatch {
+        /// The wire version of clients, 1 to 3; `None`, written `auto`, finds it from a client's
+        /// first command. Clients that are dialled before they have said anything are taken for
+        /// v3, and so are those of v2 but for their pings. Default `auto`.
+        client_version: Option<Version> as ClientVersion = None,
+        /// The wire version of servers, 1 to 3. Default 3.
+        server_version: Version as ServerVersion = Version::V3,
+        /// The longest frame, by what its length field says; 1KiB to 64MiB. Default 512KiB.
+        max_packet: usize as Size<KIB, { 64 * MIB }> = 512 * KIB,
+        /// How many virtual connections a client may have, 0 for no limit: with them, its dials are
+        /// refused. Up to 1000000. Default 16.
+        max_virtual_connections: usize as Int<usize, 0, 1_000_000> = 16,
+        /// What servers must know. Default empty.
+        auth_key: String as String = String::new(),
+        /// How long a server may take for its handshake; more than 0s. Default 5s.
+        auth_timeout: Duration as Timeout = Duration::from_secs(5),
+        /// How long an endpoint may be silent: then v1 and v2 are pinged, and after as long again
+        /// their connection is closed, v3 at once. `None`, written `0s`, is for ever. Default 30s.
+        idle: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(30)),
+        /// How many frames wait for a client that does not read; one more closes its connection.
+        /// 1 to 1000000. Default 1024.
+        client_queue: usize as Int<usize, 1, 1_000_000> = 1024,
+        /// The same for a server. Default 102400.
+        server_queue: usize as Int<usize, 1, 1_000_000> = 102_400,
+    }
+
     /// How servers are reached.
     #[derive(PartialEq)]
     pub struct Upstream / UpstreamPatch {
@@ -303,6 +339,24 @@ impl Kcp {
         let shape = (self.fec_data.into(), self.fec_parity.into());
         (shape.0 > 0 && shape.1 > 0).then_some(shape)
     }
+}
+
+/// The version of fastway's servers, a number.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub(super) struct ServerVersion(Version);
+
+/// The version of fastway's clients: a number, or `auto`.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "Scalar", into = "Scalar")]
+pub(super) struct ClientVersion(Option<Version>);
+
+/// A number or a word.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Number(u64),
+    Word(String),
 }
 
 spelled_as_is!(
@@ -462,6 +516,66 @@ impl FromStr for HostAddr {
             host: host.to_owned(),
             port,
         })
+    }
+}
+
+impl TryFrom<u8> for ServerVersion {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Self, String> {
+        let version = Version::of_number(number);
+        version.map(Self).ok_or(format!("{number} must be 1 to 3"))
+    }
+}
+
+impl From<ServerVersion> for u8 {
+    fn from(version: ServerVersion) -> Self {
+        version.0.number()
+    }
+}
+
+impl Spelling<Version> for ServerVersion {
+    fn value(self) -> Version {
+        self.0
+    }
+
+    fn of(value: &Version) -> Self {
+        Self(*value)
+    }
+}
+
+impl TryFrom<Scalar> for ClientVersion {
+    type Error = String;
+
+    fn try_from(scalar: Scalar) -> Result<Self, String> {
+        let (number, text) = match scalar {
+            Scalar::Word(word) if word == "auto" => return Ok(Self(None)),
+            Scalar::Word(word) => (word.parse().ok(), word),
+            Scalar::Number(number) => (u8::try_from(number).ok(), number.to_string()),
+        };
+        let version = number.and_then(Version::of_number);
+        version
+            .map(|version| Self(Some(version)))
+            .ok_or(format!("{text} must be 1 to 3, or auto"))
+    }
+}
+
+impl From<ClientVersion> for Scalar {
+    fn from(version: ClientVersion) -> Self {
+        match version.0 {
+            Some(version) => Self::Number(version.number().into()),
+            None => Self::Word("auto".to_owned()),
+        }
+    }
+}
+
+impl Spelling<Option<Version>> for ClientVersion {
+    fn value(self) -> Option<Version> {
+        self.0
+    }
+
+    fn of(value: &Option<Version>) -> Self {
+        Self(*value)
     }
 }
 

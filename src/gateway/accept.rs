@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
+use super::fastway;
 use super::scp::Scp;
 use super::session::{Opened, Session};
 use super::snet::Snet;
@@ -98,6 +99,7 @@ async fn open(
         flags: 0,
         extra: Vec::new(),
         first_data: None,
+        fastway: None,
     };
     let client_addr = info.client_addr;
     let node = generation.config.node;
@@ -141,6 +143,18 @@ async fn open(
             return None;
         }
     };
+    if listener.service != config::Service::Proxy {
+        let service = fastway::Service {
+            state: &state,
+            generation: &generation,
+            listener,
+            key: &key,
+            chain,
+            info,
+        };
+        service.run(client).await;
+        return None;
+    }
     let session = Session {
         state: &state,
         generation: &generation,

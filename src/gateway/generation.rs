@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Switchboard;
 use super::hosts::Hosts;
 use crate::config::diff::BindKey;
 use crate::config::{self, Config};
 use crate::hooks::Hook;
 use crate::hooks::builtin::Builtin;
 use crate::hooks::chain::{Chain, Link};
+use crate::hooks::host::Roster;
 use crate::hooks::lua::{self, LuaHook};
 use crate::hooks::shared::Shared;
 
@@ -20,6 +22,8 @@ pub struct Environment {
     pub pool: Arc<lua::Pool>,
     /// What they remember.
     pub shared: Arc<Shared>,
+    /// The fastway endpoints that are connected.
+    pub fastway: Arc<Switchboard>,
 }
 
 impl Environment {
@@ -28,6 +32,7 @@ impl Environment {
         Self {
             pool: lua::Pool::per_processor(),
             shared: Arc::default(),
+            fastway: Arc::default(),
         }
     }
 }
@@ -159,6 +164,10 @@ async fn load(
         environment: lua::Environment {
             shared: environment.shared.clone(),
             hosts: hosts.seen(),
+            fastway: Roster::new({
+                let switchboard = environment.fastway.clone();
+                move |role| switchboard.endpoints(role)
+            }),
         },
     };
     let pool = environment.pool.clone();

@@ -6,6 +6,7 @@
 
 mod accept;
 mod client;
+mod fastway;
 mod generation;
 mod hosts;
 mod peek;
@@ -28,6 +29,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use fastway::Switchboard;
 pub use generation::{BuildError, Environment, Generation};
 use shutdown::Shutdown;
 

@@ -175,7 +175,7 @@ impl Relay {
         let mut space = [MaybeUninit::uninit(); CHUNK];
         loop {
             while !self.to_client.is_empty() {
-                match ready!(self.client.poll_write(cx, &self.to_client)) {
+                match ready!(Pin::new(&mut self.client).poll_write(cx, &self.to_client)) {
                     Ok(len) => self.to_client.advance(len),
                     Err(error) => return Poll::Ready(Err(End::ClientGone(error.kind()))),
                 }
@@ -202,7 +202,7 @@ impl Relay {
                 Ok(()) => {
                     let bytes = buf.filled();
                     self.sent += bytes.len() as u64;
-                    let taken = match self.client.poll_write(cx, bytes) {
+                    let taken = match Pin::new(&mut self.client).poll_write(cx, bytes) {
                         Poll::Ready(Ok(len)) => len,
                         Poll::Ready(Err(error)) => {
                             return Poll::Ready(Err(End::ClientGone(error.kind())));

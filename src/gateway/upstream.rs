@@ -62,6 +62,8 @@ impl Connector<'_> {
     /// once.
     pub async fn connect(&self, target: Option<Target>) -> Result<Connected, ConnectError> {
         let name = match &target {
+            // For fastway; no script can answer it here.
+            Some(Target::Id(_)) => return Err(ConnectError::NoHost),
             Some(Target::Addr(addr)) => return self.dial(addr).await,
             Some(Target::Name(name)) if self.hosts.has(name) => Some(name.as_str()),
             Some(Target::Name(name)) => {

@@ -40,6 +40,11 @@ impl Chain {
         Self { links }
     }
 
+    /// Whether it is nothing but the built-in rule.
+    pub fn is_builtin(&self) -> bool {
+        self.links.len() < 2
+    }
+
     /// Whether the session may go on. The first hook that denies it ends the asking.
     pub async fn access(&self, subject: &mut Subject) -> Result<(), Denied> {
         for link in &self.links {
@@ -172,6 +177,7 @@ mod tests {
                 flags: 0,
                 extra: Vec::new(),
                 first_data: None,
+                fastway: None,
             }),
             attrs: Attrs::new(),
         }

@@ -1,6 +1,11 @@
-//! What scripts and plugins see of the configured hosts.
+//! What scripts and plugins see of the configured hosts and of the fastway endpoints.
 
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::proto::fastway::Role;
 
 /// A host of the configuration with its live count.
 #[derive(Debug)]
@@ -27,5 +32,43 @@ impl Host {
     /// Sessions on it now.
     pub fn sessions(&self) -> u64 {
         self.sessions.load(Ordering::Relaxed)
+    }
+}
+
+/// A connected fastway endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub id: u32,
+    pub addr: SocketAddr,
+    /// Virtual connections it has now.
+    pub connections: usize,
+}
+
+/// Lists the fastway endpoints that are connected.
+#[derive(Clone)]
+pub struct Roster(Arc<dyn Fn(Role) -> Vec<Endpoint> + Send + Sync>);
+
+impl Roster {
+    /// `list` gives the endpoints of a kind by their ids.
+    pub fn new(list: impl Fn(Role) -> Vec<Endpoint> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(list))
+    }
+
+    /// The endpoints of a kind by their ids.
+    pub fn list(&self, role: Role) -> Vec<Endpoint> {
+        (self.0)(role)
+    }
+}
+
+impl Default for Roster {
+    /// Nobody is connected.
+    fn default() -> Self {
+        Self::new(|_| Vec::new())
+    }
+}
+
+impl fmt::Debug for Roster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Roster")
     }
 }

@@ -9,6 +9,12 @@
 //! | [`Question::SelectTarget`] | after access | [`Answer::Pass`], [`Answer::Target`] |
 //! | [`Question::Announce`] | once the upstream is connected | [`Answer::Pass`], [`Answer::Message`] |
 //! | [`Question::Closed`] | after the session has ended | ignored |
+//!
+//! On a fastway listener a physical connection is a session: it is asked for access and told when
+//! it is closed. So is each dial, by the hooks of the listener that the dialling endpoint is on and
+//! the configuration of that moment; [`SessionInfo::fastway`] tells the two apart. Only a dial is
+//! asked for its target, and only there [`Target::Id`] is an answer: the endpoint to be connected
+//! with instead of the one that was dialled. Nothing is announced.
 
 pub mod builtin;
 pub mod chain;
@@ -47,6 +53,33 @@ pub struct SessionInfo {
     pub extra: Vec<String>,
     /// The first client bytes, when the listener peeks.
     pub first_data: Option<Bytes>,
+    /// On a fastway listener: who it is, or whom it dials.
+    pub fastway: Option<Fastway>,
+}
+
+impl SessionInfo {
+    /// Whether the question is about a dial, not about a connection to the gateway.
+    pub fn is_dial(&self) -> bool {
+        self.fastway.is_some_and(|fastway| fastway.dial.is_some())
+    }
+}
+
+/// What the fastway services add to a [`SessionInfo`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fastway {
+    /// The id of a server; none for a client, which has no id before it has access.
+    pub server_id: Option<u32>,
+    /// Set when the question is about a dial, not about the physical connection.
+    pub dial: Option<Dial>,
+}
+
+/// A dial of an endpoint; ids of clients and of servers are different things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dial {
+    /// Id of the endpoint that dials.
+    pub from: u32,
+    /// The id that it dials.
+    pub to: u32,
 }
 
 /// A session's own table: what one hook writes, later hooks see.
@@ -69,6 +102,8 @@ pub enum Target {
     Name(String),
     /// `host:port`, dialled as it is.
     Addr(String),
+    /// A fastway endpoint by its id, instead of the one that was dialled.
+    Id(u32),
 }
 
 /// Byte counts and the reason of an ended session.

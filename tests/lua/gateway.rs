@@ -25,7 +25,7 @@ async fn the_table_is_read_only() {
         "not pcall(function() gateway.shared.get = nil end)",
         "gateway.log ~= nil and gateway.shared.get ~= nil",
         "getmetatable(gateway) == nil or getmetatable(gateway) == false",
-        "(function() local n = 0 for _ in pairs(gateway) do n = n + 1 end return n end)() == 11",
+        "(function() local n = 0 for _ in pairs(gateway) do n = n + 1 end return n end)() == 12",
     ])
     .await;
 }

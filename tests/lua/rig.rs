@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use stablegate::hooks::host::Host;
+use stablegate::hooks::host::{Host, Roster};
 use stablegate::hooks::lua::{Environment, Limits, LoadError, LuaHook, Pool, Spec};
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::{
@@ -19,6 +19,7 @@ pub struct Rig {
     pub pool: Arc<Pool>,
     pub shared: Arc<Shared>,
     pub hosts: Vec<Arc<Host>>,
+    pub fastway: Roster,
     pub limits: Limits,
     pub config: serde_json::Value,
 }
@@ -31,6 +32,7 @@ impl Rig {
             pool: Pool::per_processor(),
             shared: Arc::default(),
             hosts: Vec::new(),
+            fastway: Roster::default(),
             limits: Limits {
                 timeout: Duration::from_secs(10),
                 memory: 32 * 1024 * 1024,
@@ -58,6 +60,7 @@ impl Rig {
                 environment: Environment {
                     shared: self.shared.clone(),
                     hosts: self.hosts.clone(),
+                    fastway: self.fastway.clone(),
                 },
             },
         )
@@ -127,6 +130,7 @@ pub fn info() -> SessionInfo {
         flags: 3,
         extra: vec!["one".into(), "two".into()],
         first_data: Some(Bytes::from_static(b"\x00hello\xff")),
+        fastway: None,
     }
 }
 

@@ -9,9 +9,11 @@ use crate::hooks::contract::{MAX_ATTRS, MAX_MESSAGE, MAX_REASON, attr_size, clip
 use crate::hooks::{Answer, Attrs, Target};
 
 /// The answer that a function's first two return values give, or what is wrong with them.
-pub(super) fn answer(function: Function, a: Value, b: Value) -> Result<Answer, String> {
+/// What may be chosen is another thing for a `dial`.
+pub(super) fn answer(function: Function, a: Value, b: Value, dial: bool) -> Result<Answer, String> {
     match function {
         Function::Access => access(a, b),
+        Function::SelectTarget if dial => select_id(&a),
         Function::SelectTarget => select_target(a),
         Function::Announce => announce(a),
         Function::Closed => Ok(Answer::Pass),
@@ -109,6 +111,24 @@ fn select_target(target: Value) -> Result<Answer, String> {
             shown(&other)
         )),
     }
+}
+
+fn select_id(target: &Value) -> Result<Answer, String> {
+    let id = match *target {
+        Value::Nil => return Ok(Answer::Pass),
+        Value::Integer(id) => u32::try_from(id).ok(),
+        // Luau counts in these.
+        Value::Number(id) if id.fract() == 0.0 && (0.0..4_294_967_296.0).contains(&id) => {
+            Some(id as u32)
+        }
+        _ => None,
+    };
+    id.map(|id| Answer::Target(Target::Id(id))).ok_or_else(|| {
+        format!(
+            "select_target returned {} for a dial, expected nil or the id of an endpoint",
+            shown(target)
+        )
+    })
 }
 
 fn announce(message: Value) -> Result<Answer, String> {

@@ -26,6 +26,7 @@ use super::{json, limit};
 use crate::hooks::AttrValue;
 use crate::hooks::contract::{MAX_LOG, MAX_TTL, clip};
 use crate::hooks::shared::SharedError;
+use crate::proto::fastway::Role;
 use crate::proto::proxy_header;
 use crate::proto::sproto::{self, Field, SprotoError};
 
@@ -450,6 +451,25 @@ fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
         Ok(list)
     };
     api.host.raw_set("hosts", api.lua.create_function(hosts)?)?;
+    for (name, role) in [
+        ("fastway_servers", Role::Server),
+        ("fastway_clients", Role::Client),
+    ] {
+        let roster = script.environment().fastway.clone();
+        let list = move |lua: &Lua, ()| {
+            let endpoints = roster.list(role);
+            let list = lua.create_table_with_capacity(endpoints.len(), 0)?;
+            for endpoint in endpoints {
+                let entry = lua.create_table_with_capacity(0, 3)?;
+                entry.raw_set("id", endpoint.id)?;
+                entry.raw_set("addr", endpoint.addr.to_string())?;
+                entry.raw_set("connections", endpoint.connections)?;
+                list.raw_push(entry)?;
+            }
+            Ok(list)
+        };
+        api.host.raw_set(name, api.lua.create_function(list)?)?;
+    }
     let resolve = |lua: &Lua, values: MultiValue| {
         let args = Args {
             name: "resolve",

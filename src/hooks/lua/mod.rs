@@ -6,10 +6,15 @@
 //! `flags`, `extra` (list of further handshake lines), `first_data` (when the listener peeks) and
 //! `attrs`, a table of strings, numbers and booleans that later calls and later hooks see.
 //!
+//! On a fastway listener it has `server_id` when a server connects, and `dial`, a table with the
+//! ids `from` and `to`, when an endpoint dials; a physical connection that is asked for access has
+//! no `dial`.
+//!
 //! | function | returns |
 //! |---|---|
 //! | `access(session)` | nil or true: the next hook decides; `false, "reason"`: refused |
 //! | `select_target(session)` | nil: the next hook decides; `"name"` of a host; `{addr = "host:port"}` |
+//! | the same, of a dial | nil, or the integer id of the endpoint that the dial shall reach |
 //! | `announce(session, target)` | nil: the next hook decides; false: no message; a string: the message |
 //! | `closed(session)` | nothing; the session has `received`, `sent`, `resumes`, `duration` (seconds) and `reason` |
 //!
@@ -47,7 +52,7 @@ use std::time::Duration;
 
 pub use self::pool::{Pool, Stats};
 use self::script::{Function, Script};
-use super::host::Host;
+use super::host::{Host, Roster};
 use super::shared::Shared;
 use super::{Answer, Call, Hook, Reply};
 
@@ -75,6 +80,8 @@ pub struct Environment {
     pub shared: Arc<Shared>,
     /// The hosts of `gateway.hosts()`.
     pub hosts: Vec<Arc<Host>>,
+    /// The endpoints of `gateway.fastway`.
+    pub fastway: Roster,
 }
 
 /// A script as the configuration describes it.

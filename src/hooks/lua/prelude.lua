@@ -190,6 +190,7 @@ local resolve = host.resolve
 gateway = readonly({
   log = readonly(log, "gateway.log"),
   hosts = host.hosts,
+  fastway = readonly({ servers = host.fastway_servers, clients = host.fastway_clients }, "gateway.fastway"),
   shared = readonly(group("shared", { "get", "set", "add", "incr", "delete" }), "gateway.shared"),
   sproto = readonly(group("sproto", { "encode", "pack", "unpack", "announce" }), "gateway.sproto"),
   proxy_header = export(host.proxy_header),
@@ -250,7 +251,7 @@ local function run(chunk)
 end
 
 local function call(f, target, ended, id, listener, session, transport, client_addr, gateway_addr,
-  asked, flags, extra, first_data, attrs)
+  asked, flags, extra, first_data, attrs, server_id, dial)
   local info = {
     id = id,
     listener = listener,
@@ -263,6 +264,8 @@ local function call(f, target, ended, id, listener, session, transport, client_a
     extra = extra or {},
     first_data = first_data,
     attrs = attrs or {},
+    server_id = server_id,
+    dial = dial,
   }
   if ended then
     for key, value in next, ended do info[key] = value end

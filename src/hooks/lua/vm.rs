@@ -96,7 +96,7 @@ impl Vm {
         match self.ask(function, call) {
             Ok(_) if guard.expired() => Err(judge.timeout()),
             Ok((true, a, b, attrs)) => {
-                let answer = answer::answer(hooked, a, b);
+                let answer = answer::answer(hooked, a, b, call.info.is_dial());
                 answer
                     .and_then(|answer| Ok((answer, answer::attrs(&attrs)?)))
                     .map_err(|message| judge.answered(&message))
@@ -197,6 +197,16 @@ impl Vm {
             [] => None,
             lines => Some(lua.create_sequence_from(lines.iter().map(String::as_str))?),
         };
+        let fastway = info.fastway.unwrap_or_default();
+        let dial = match fastway.dial {
+            Some(ids) => {
+                let table = lua.create_table_with_capacity(0, 2)?;
+                table.raw_set("from", ids.from)?;
+                table.raw_set("to", ids.to)?;
+                Some(table)
+            }
+            None => None,
+        };
         let first_data = match &info.first_data {
             Some(bytes) => Some(lua.create_string(bytes)?),
             None => None,
@@ -216,6 +226,7 @@ impl Vm {
             extra,
             first_data,
             self.attrs(&call.attrs)?,
+            (fastway.server_id, dial),
         ))
     }
 

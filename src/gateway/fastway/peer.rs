@@ -1,0 +1,194 @@
+//! The task of a physical connection.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::dial::{Call, Dialler};
+use super::{End, Remote, emit};
+use crate::gateway::client::Client;
+use crate::hooks::chain::Denied;
+use crate::link::{Link, Silence};
+use crate::proto::fastway::{Dial, Peer};
+
+/// Dials that wait for hooks; with more, the endpoint is not read from.
+const MAX_WAITING: usize = 64;
+
+/// A physical connection whose endpoint has joined.
+pub(super) struct Physical {
+    pub link: Link<Client>,
+    pub remote: Arc<Remote>,
+    pub peer: Peer,
+    pub dialler: Dialler,
+    pub silence: Option<Silence>,
+    dials: Dials,
+}
+
+/// Dials for hooks to decide, one after the other: a v2 endpoint tells their answers apart by
+/// nothing but their order.
+#[derive(Default)]
+struct Dials {
+    waiting: VecDeque<(Dial, Box<Call>)>,
+    deciding: Option<Pin<Box<dyn Future<Output = Decided> + Send>>>,
+}
+
+type Decided = (Dial, Box<Call>, Result<Option<u32>, Denied>);
+
+impl Physical {
+    pub fn new(
+        link: Link<Client>,
+        remote: Arc<Remote>,
+        peer: Peer,
+        dialler: Dialler,
+        idle: Option<Duration>,
+    ) -> Self {
+        Self {
+            link,
+            remote,
+            peer,
+            dialler,
+            silence: idle.map(Silence::new),
+            dials: Dials::default(),
+        }
+    }
+
+    /// Reads and writes until the connection ends.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if let Poll::Ready(end) = self.remote.outbox.poll_ended(cx) {
+                return Poll::Ready(end);
+            }
+            if let Poll::Ready(Err(error)) = self.link.poll_write(cx, &self.remote.outbox, || ()) {
+                return Poll::Ready(End::of(&error));
+            }
+            self.poll_dials(cx);
+            if self.dials.waiting.len() >= MAX_WAITING {
+                break;
+            }
+            match self.link.poll_fill(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(End::of(&error)),
+                Poll::Pending => break,
+            }
+            if let Some(silence) = &mut self.silence {
+                silence.broken();
+            }
+            if let Err(error) = self.receive() {
+                return Poll::Ready(error);
+            }
+        }
+        if self.dialler.state.draining.is_cancelled() && self.is_idle() {
+            return Poll::Ready(End::Drained);
+        }
+        self.poll_silence(cx)
+    }
+
+    /// Takes what was read to the hub.
+    fn receive(&mut self) -> Result<(), End> {
+        let state = &self.dialler.state;
+        let mut hub = state.environment.fastway.hub();
+        let mut emit = emit(state);
+        while let Some(frame) = self.link.next_frame().map_err(End::Violation)? {
+            let dial = hub.receive(self.peer, frame, &mut emit);
+            let Some(dial) = dial.map_err(End::Violation)? else {
+                continue;
+            };
+            if state.draining.is_cancelled() {
+                hub.refuse(self.peer, dial, &mut emit);
+                continue;
+            }
+            match self.dialler.call(dial.from, dial.to) {
+                Some(call) => self.dials.waiting.push_back((dial, call)),
+                None => {
+                    let to = dial.to;
+                    let _ = hub.connect(self.peer, dial, to, None, &mut emit);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_dials(&mut self, cx: &mut Context<'_>) {
+        let dials = &mut self.dials;
+        loop {
+            if dials.deciding.is_none() {
+                let Some((dial, mut call)) = dials.waiting.pop_front() else {
+                    return;
+                };
+                dials.deciding = Some(Box::pin(async move {
+                    let decision = call.decide().await;
+                    (dial, call, decision)
+                }));
+            }
+            let decided = dials.deciding.as_mut().map(|d| d.as_mut().poll(cx));
+            let Some(Poll::Ready((dial, call, decision))) = decided else {
+                return;
+            };
+            dials.deciding = None;
+            let state = &self.dialler.state;
+            let (from, to) = (dial.from, dial.to);
+            let mut hub = state.environment.fastway.hub();
+            let reason = match decision {
+                Ok(target) => {
+                    let target = target.unwrap_or(to);
+                    match hub.connect(self.peer, dial, target, Some(call), &mut emit(state)) {
+                        Ok(conn) => {
+                            tracing::debug!(from, to, target, conn, "virtual connection opened");
+                            continue;
+                        }
+                        Err((refusal, call)) => {
+                            tracing::debug!(from, to, target, reason = refusal.label(), "refused");
+                            (refusal.label(), call)
+                        }
+                    }
+                }
+                Err(Denied { hook, reason }) => {
+                    hub.refuse(self.peer, dial, &mut emit(state));
+                    tracing::info!(from, to, hook, reason, "dial denied");
+                    ("denied", Some(call))
+                }
+            };
+            drop(hub);
+            if let (label, Some(call)) = reason {
+                state.sessions.spawn(call.closed(0, 0, label));
+            }
+        }
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let Some(silence) = &mut self.silence else {
+            return Poll::Pending;
+        };
+        while silence.poll(cx).is_ready() {
+            // An endpoint that may still come back to its session has its own limit for that.
+            if self.link.stream_mut().is_away() {
+                continue;
+            }
+            let state = &self.dialler.state;
+            let mut hub = state.environment.fastway.hub();
+            if let Err(error) = hub.idle(self.peer, &mut emit(state)) {
+                return Poll::Ready(End::Violation(error));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn is_idle(&self) -> bool {
+        let hub = self.dialler.state.environment.fastway.hub();
+        hub.connections_of(self.peer) == 0
+            && self.dials.deciding.is_none()
+            && self.dials.waiting.is_empty()
+    }
+}
+
+impl End {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Left,
+            kind => Self::Broken(kind),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A physical connection from its handshake to its end.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::dial::Dialler;
+use super::peer::Physical;
+use super::{End, Remote, emit};
+use crate::config::diff::BindKey;
+use crate::config::{self, Fastway as Settings};
+use crate::gateway::State;
+use crate::gateway::client::Client;
+use crate::gateway::generation::Generation;
+use crate::hooks::chain::{Chain, Subject};
+use crate::hooks::{Attrs, Ended, Fastway, SessionInfo};
+use crate::link::{Link, Outbox};
+use crate::proto::fastway::{Decoder, Identity, auth};
+
+/// Room for one read from a client, which says little, and from a server, which says much; bytes.
+const CLIENT_READ: usize = 4 * 1024;
+const SERVER_READ: usize = 64 * 1024;
+
+/// A session whose bytes are frames, and what decides about it.
+pub(in crate::gateway) struct Service<'a> {
+    pub state: &'a Arc<State>,
+    pub generation: &'a Arc<Generation>,
+    pub listener: &'a config::Listener,
+    pub key: &'a BindKey,
+    pub chain: &'a Chain,
+    pub info: SessionInfo,
+}
+
+/// What is told of an ended connection.
+struct Account {
+    id: Option<u32>,
+    received: u64,
+    sent: u64,
+    resumes: u64,
+    end: End,
+}
+
+impl Service<'_> {
+    /// Serves an endpoint to its end, which is logged and told to the hooks.
+    pub async fn run(mut self, mut client: Client) {
+        let started = Instant::now();
+        let state = self.state;
+        // In a box of its own, which is gone when the connection idles.
+        let entering = Box::pin(self.enter(&mut client));
+        let entered = state.shutdown.interrupts(entering).await;
+        let entered = entered.unwrap_or(Err(End::Shutdown));
+        let mut subject;
+        let account = match entered {
+            Ok((entered, server_id)) => {
+                subject = entered;
+                self.serve(client, &subject, server_id).await
+            }
+            Err(end) => {
+                subject = Subject {
+                    info: Arc::new(self.info.clone()),
+                    attrs: Attrs::new(),
+                };
+                Account {
+                    id: None,
+                    received: 0,
+                    sent: 0,
+                    resumes: client.resumes(),
+                    end,
+                }
+            }
+        };
+        let duration = started.elapsed();
+        tracing::info!(
+            id = account.id,
+            listener = self.listener.name,
+            client = %subject.info.client_addr,
+            received = account.received,
+            sent = account.sent,
+            resumes = account.resumes,
+            duration_ms = duration.as_millis() as u64,
+            reason = account.end.label(),
+            detail = %account.end,
+            "endpoint left"
+        );
+        let ended = Ended {
+            received: account.received,
+            sent: account.sent,
+            resumes: account.resumes,
+            duration,
+            reason: account.end.label(),
+        };
+        Box::pin(self.chain.closed(&mut subject, &ended)).await;
+    }
+
+    /// Finds out whether the endpoint may join, and if it is a server, as which.
+    async fn enter(&mut self, client: &mut Client) -> Result<(Subject, Option<u32>), End> {
+        let settings = &self.listener.fastway;
+        let mut server_id = None;
+        if self.listener.service == config::Service::FastwayServer {
+            let handshake = authenticate(client, settings.auth_key.as_bytes());
+            let id = timeout(settings.auth_timeout, handshake)
+                .await
+                .map_err(|_| End::LateHandshake)??;
+            server_id = Some(id);
+        }
+        self.info.fastway = Some(Fastway {
+            server_id,
+            dial: None,
+        });
+        let mut subject = Subject {
+            info: Arc::new(self.info.clone()),
+            attrs: Attrs::new(),
+        };
+        // The endpoint may lose its connection and come back meanwhile.
+        let access = client.attend(self.chain.access(&mut subject)).await;
+        access.ok_or(End::Left)?.map_err(End::Denied)?;
+        Ok((subject, server_id))
+    }
+
+    async fn serve(&self, client: Client, subject: &Subject, server_id: Option<u32>) -> Account {
+        let settings = &self.listener.fastway;
+        let (state, info) = (self.state, &subject.info);
+        let (identity, queue, read_size) = terms(settings, server_id);
+        let remote = Arc::new(Remote {
+            outbox: Outbox::new(queue),
+            addr: info.client_addr,
+        });
+        let switchboard = &state.environment.fastway;
+        let (peer, id) = switchboard
+            .hub()
+            .join(identity, remote.clone(), &mut emit(state));
+        tracing::info!(
+            id,
+            listener = self.listener.name,
+            client = %info.client_addr,
+            "endpoint joined"
+        );
+        let dialler = Dialler {
+            state: state.clone(),
+            generation: self.generation.clone(),
+            key: self.key.clone(),
+            info: info.clone(),
+        };
+        let link = Link::new(client, Decoder::new(settings.max_packet as u32, read_size));
+        let mut physical = Physical::new(link, remote, peer, dialler, settings.idle);
+        let serving = async {
+            let mut serve = async || poll_fn(|cx| physical.poll(cx)).await;
+            match state.draining.run_until_cancelled(serve()).await {
+                Some(end) => end,
+                // From here on it ends when nothing is left.
+                None => serve().await,
+            }
+        };
+        let end = state.shutdown.interrupts(serving).await;
+        let end = end.unwrap_or(End::Shutdown);
+        switchboard.hub().leave(peer, &mut emit(state));
+        Account {
+            id: Some(id),
+            received: physical.link.received,
+            sent: physical.link.sent,
+            resumes: physical.link.stream_mut().resumes(),
+            end,
+        }
+    }
+}
+
+/// What an endpoint joins as, how many frames may wait for it, and how much is read at once.
+fn terms(settings: &Settings, server_id: Option<u32>) -> (Identity, usize, usize) {
+    match server_id {
+        Some(id) => {
+            let version = settings.server_version;
+            let identity = Identity::Server { version, id };
+            (identity, settings.server_queue, SERVER_READ)
+        }
+        None => {
+            let identity = Identity::Client {
+                version: settings.client_version,
+                max_connections: settings.max_virtual_connections,
+            };
+            (identity, settings.client_queue, CLIENT_READ)
+        }
+    }
+}
+
+/// The handshake of a server; returns its id.
+async fn authenticate(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    key: &[u8],
+) -> Result<u32, End> {
+    let challenge: auth::Challenge = rand::random();
+    let mut answer = [0; auth::ANSWER_LEN];
+    let asking = async {
+        stream.write_all(&challenge).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut answer).await
+    };
+    asking.await.map_err(|error| End::of(&error))?;
+    auth::verify(&challenge, key, &answer).ok_or(End::Unauthorized)
+}

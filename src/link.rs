@@ -1,0 +1,295 @@
+//! fastway's frames over a stream, for gateway and endpoints alike: one task reads and writes, any
+//! task leaves frames to be written.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::io::poll_read_buf;
+
+use crate::proto::fastway::{Decoder, Error, Frame};
+
+/// Frames written at once, at most.
+const BATCH: usize = 64;
+/// Up to that many bytes, frames are copied together for a stream that takes one slice at a time.
+const COPIED: usize = 16 * 1024;
+
+/// The end of a physical connection that reads and writes.
+pub(crate) struct Link<S> {
+    stream: S,
+    decoder: Decoder,
+    batch: VecDeque<Bytes>,
+    unflushed: bool,
+    /// Bytes read.
+    pub received: u64,
+    /// Bytes written.
+    pub sent: u64,
+}
+
+/// Frames to be written, and who is to write them. `E` is why nothing more will be.
+pub(crate) struct Outbox<E> {
+    limit: usize,
+    state: Mutex<State<E>>,
+}
+
+struct State<E> {
+    frames: VecDeque<Bytes>,
+    end: Option<E>,
+    writer: Option<Waker>,
+}
+
+/// Fires when nothing has come for a while.
+pub(crate) struct Silence {
+    limit: Duration,
+    last_read: Instant,
+    /// Fires at the earliest moment the limit can have passed; moved only then, not on each read.
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What an outbox did with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Taken,
+    Full,
+    /// It has been closed.
+    Ended,
+}
+
+impl<E: Clone> Outbox<E> {
+    /// `limit` is how many frames wait at most, beyond those that are being written.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            state: Mutex::new(State {
+                frames: VecDeque::new(),
+                end: None,
+                writer: None,
+            }),
+        }
+    }
+
+    /// Leaves a frame of `chunks`, never a part of it.
+    pub fn push(&self, chunks: impl IntoIterator<Item = Bytes>) -> Pushed {
+        let mut state = self.state();
+        if state.end.is_some() {
+            return Pushed::Ended;
+        }
+        if state.frames.len() >= self.limit {
+            return Pushed::Full;
+        }
+        state.leave(chunks);
+        Pushed::Taken
+    }
+
+    /// The same for what must not wait: a word of the protocol, once nobody can be kept waiting.
+    pub fn push_anyway(&self, chunks: impl IntoIterator<Item = Bytes>) {
+        let mut state = self.state();
+        if state.end.is_none() {
+            state.leave(chunks);
+        }
+    }
+
+    /// Takes no more frames, and tells the writer why. The first reason stays.
+    pub fn end(&self, end: E) {
+        let mut state = self.state();
+        state.end.get_or_insert(end);
+        state.wake();
+    }
+
+    /// Why it takes no more; ready when it does not. Whatever is left in it from now on wakes the
+    /// task, and so does its end.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<E> {
+        let mut state = self.state();
+        match &mut state.writer {
+            Some(writer) => writer.clone_from(cx.waker()),
+            writer => *writer = Some(cx.waker().clone()),
+        }
+        match &state.end {
+            Some(end) => Poll::Ready(end.clone()),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Why it takes no more.
+    pub fn ended(&self) -> Option<E> {
+        self.state().end.clone()
+    }
+
+    /// How many frames wait at most.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<E>> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<E> State<E> {
+    fn leave(&mut self, chunks: impl IntoIterator<Item = Bytes>) {
+        let idle = self.frames.is_empty();
+        self.frames.extend(chunks);
+        // One who has not taken what is there has been woken for it, or waits for the stream.
+        if idle {
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
+    pub fn new(stream: S, decoder: Decoder) -> Self {
+        Self {
+            stream,
+            decoder,
+            batch: VecDeque::new(),
+            unflushed: false,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// Reads what has come. An end of stream is an error of kind `UnexpectedEof`.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = Pin::new(&mut self.stream);
+        match ready!(poll_read_buf(stream, cx, self.decoder.space()))? {
+            0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            len => {
+                self.received += len as u64;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// The next frame of what was read.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
+        self.decoder.next_frame()
+    }
+
+    /// Writes what is left in the outbox. Ready when that is nothing. What was left before the outbox was closed is still written. `took` is
+    /// called whenever frames have been taken out of it.
+    pub fn poll_write<E: Clone>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbox: &Outbox<E>,
+        mut took: impl FnMut(),
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if self.batch.is_empty() {
+                let mut state = outbox.state();
+                if state.frames.is_empty() {
+                    drop(state);
+                    return self.poll_flush(cx);
+                }
+                let len = state.frames.len().min(BATCH);
+                self.batch.extend(state.frames.drain(..len));
+                if state.frames.is_empty() {
+                    // A burst may have made it large.
+                    state.frames.shrink_to(BATCH);
+                }
+                drop(state);
+                took();
+                if !self.stream.is_write_vectored() {
+                    copy_together(&mut self.batch);
+                }
+            }
+            let stream = Pin::new(&mut self.stream);
+            let mut slices = [IoSlice::new(&[]); BATCH];
+            for (slice, frame) in slices.iter_mut().zip(&self.batch) {
+                *slice = IoSlice::new(frame);
+            }
+            let slices = &slices[..self.batch.len().min(BATCH)];
+            let mut len = ready!(stream.poll_write_vectored(cx, slices))?;
+            if len == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            self.sent += len as u64;
+            while let Some(front) = self.batch.front_mut() {
+                if len < front.len() {
+                    front.advance(len);
+                    break;
+                }
+                len -= front.len();
+                self.batch.pop_front();
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Silence {
+    pub fn new(limit: Duration) -> Self {
+        let last_read = Instant::now();
+        Self {
+            limit,
+            last_read,
+            timer: Box::pin(sleep_until(last_read + limit)),
+        }
+    }
+
+    /// Something has come.
+    pub fn broken(&mut self) {
+        self.last_read = Instant::now();
+    }
+
+    /// Ready when it has lasted too long, and again when it has lasted as long once more.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let over = now >= self.last_read + self.limit;
+            if over {
+                self.last_read = now;
+            }
+            self.timer.as_mut().reset(self.last_read + self.limit);
+            if over {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Makes few large chunks of many small ones.
+fn copy_together(batch: &mut VecDeque<Bytes>) {
+    if batch.len() < 2 {
+        return;
+    }
+    let mut copy = BytesMut::new();
+    for frame in std::mem::take(batch) {
+        if !copy.is_empty() && copy.len() + frame.len() > COPIED {
+            batch.push_back(copy.split().freeze());
+        }
+        if frame.len() > COPIED {
+            batch.push_back(frame);
+        } else {
+            copy.extend_from_slice(&frame);
+        }
+    }
+    if !copy.is_empty() {
+        batch.push_back(copy.freeze());
+    }
+}

@@ -1,0 +1,130 @@
+//! The other end: what a client or a server says and is told.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::{Command, Error, Frame, Version};
+
+/// One end of a physical connection to a gateway, without I/O. `D` is what the caller knows a dial
+/// by.
+///
+/// Frames that come go to [`receive`](Self::receive), which says what they mean. All other
+/// functions give the frame to be sent. Dials may be many at once: the gateway answers in their
+/// order.
+#[derive(Debug)]
+pub struct Endpoint<D> {
+    version: Version,
+    /// v1: those that wait for their connection id.
+    unopened: VecDeque<(u32, D)>,
+    /// v1: those that have it and wait for the answer, by it.
+    opened: HashMap<u32, D>,
+    /// v2, v3: those that wait for the answer.
+    dialled: VecDeque<D>,
+}
+
+/// What a frame means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<D> {
+    /// A dial has become a connection with `remote`.
+    Connected { dial: D, conn: u32, remote: u32 },
+    /// The gateway has refused a dial.
+    Refused { dial: D },
+    /// `remote` has dialled us.
+    Incoming { conn: u32, remote: u32 },
+    /// A message.
+    Data { conn: u32, payload: Bytes },
+    /// A connection is over; at this end too.
+    Closed { conn: u32 },
+    /// Nothing but a frame to be sent.
+    Send(Bytes),
+    /// Nothing.
+    Nothing,
+}
+
+impl<D> Endpoint<D> {
+    pub fn new(version: Version) -> Self {
+        Self {
+            version,
+            unopened: VecDeque::new(),
+            opened: HashMap::new(),
+            dialled: VecDeque::new(),
+        }
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Asks for a connection with `remote`.
+    pub fn dial(&mut self, remote: u32, dial: D) -> Bytes {
+        if self.version == Version::V1 {
+            self.unopened.push_back((remote, dial));
+            return self.frame(Command::New);
+        }
+        self.dialled.push_back(dial);
+        self.frame(Command::Dial { conn: 0, remote })
+    }
+
+    /// Ends a connection. The gateway confirms with an [`Event::Closed`].
+    pub fn close(&self, conn: u32) -> Bytes {
+        self.frame(Command::Close { conn })
+    }
+
+    /// Shows that we are there, and asks the gateway to do the same; only in v3, where it is not
+    /// the gateway that asks.
+    pub fn ping(&self) -> Option<Bytes> {
+        (self.version == Version::V3).then(|| self.frame(Command::Ping))
+    }
+
+    /// Takes in a frame.
+    pub fn receive(&mut self, frame: Frame) -> Result<Event<D>, Error> {
+        let conn = frame.conn();
+        if conn != 0 {
+            let payload = frame.into_body();
+            return Ok(Event::Data { conn, payload });
+        }
+        match Command::parse(self.version, frame.body())? {
+            Command::Open { conn } => {
+                let unexpected = Error::Unexpected("Open");
+                let (remote, dial) = self.unopened.pop_front().ok_or(unexpected)?;
+                self.opened.insert(conn, dial);
+                Ok(Event::Send(self.frame(Command::Dial { conn, remote })))
+            }
+            Command::Refuse { conn, .. } => {
+                let dial = self.answered(conn);
+                let dial = dial.ok_or(Error::Unexpected("Refuse"))?;
+                Ok(Event::Refused { dial })
+            }
+            Command::Accept { conn, remote } => match self.answered(conn) {
+                Some(dial) => Ok(Event::Connected { dial, conn, remote }),
+                None if self.version == Version::V1 => Ok(Event::Incoming { conn, remote }),
+                None => Err(Error::Unexpected("Accept")),
+            },
+            Command::Connect { conn, remote } => Ok(Event::Incoming { conn, remote }),
+            Command::Close { conn } => match self.opened.remove(&conn) {
+                Some(dial) => Ok(Event::Refused { dial }),
+                None => Ok(Event::Closed { conn }),
+            },
+            Command::Ping if self.version == Version::V3 => Ok(Event::Nothing),
+            Command::Ping => Ok(Event::Send(self.frame(Command::Ping))),
+            command @ (Command::New | Command::Dial { .. }) => {
+                Err(Error::Unexpected(command.name()))
+            }
+        }
+    }
+
+    /// The dial that an answer belongs to. The remote id would not tell: the gateway may have
+    /// connected us with another endpoint than the one we named.
+    fn answered(&mut self, conn: u32) -> Option<D> {
+        match self.version {
+            Version::V1 => self.opened.remove(&conn),
+            Version::V2 | Version::V3 => self.dialled.pop_front(),
+        }
+    }
+
+    fn frame(&self, command: Command) -> Bytes {
+        // invariant: `New` is said in v1 only.
+        command.encode(self.version).expect("a word of its version")
+    }
+}

@@ -1,0 +1,44 @@
+//! Ids: how they are given out and looked up.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// The next id that is not taken; 0 is none.
+pub(super) fn next_id<V>(last: &mut u32, taken: &IdMap<u32, V>) -> u32 {
+    loop {
+        *last = last.wrapping_add(1);
+        if *last != 0 && !taken.contains_key(last) {
+            return *last;
+        }
+    }
+}
+
+pub(super) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+pub(super) type IdSet = HashSet<u32, BuildHasherDefault<IdHasher>>;
+
+/// For ids that no attacker chooses (we give most of them out, and servers have proven who they
+/// are): one multiplication.
+#[derive(Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.write_u64(id.into());
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // The map takes its buckets from the low bits and its tags from the high ones.
+        let product = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
+}

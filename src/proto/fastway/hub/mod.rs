@@ -1,0 +1,510 @@
+//! The gateway's side, for all endpoints at once.
+
+mod ids;
+mod words;
+
+use ids::{IdMap, IdSet, next_id};
+pub use words::{Cause, Dial, Event, Identity, Refusal, Role};
+
+use super::{Command, Error, Frame, Version};
+
+/// Connection ids that a v1 endpoint may have asked for and not dialled with.
+const MAX_OPENED: usize = 1024;
+
+/// All endpoints of a gateway and the virtual connections between them: a state machine without
+/// I/O. `P` is what the caller knows an endpoint by, `C` what it knows a virtual connection by.
+///
+/// An endpoint [joins](Self::join), then its frames go to [`receive`](Self::receive) and its
+/// silences to [`idle`](Self::idle), until it [leaves](Self::leave); an error of either is reason
+/// to make it leave. Dials are returned for the caller to decide, with
+/// [`connect`](Self::connect) or [`refuse`](Self::refuse), those of one endpoint in their order: a
+/// v2 endpoint knows of a refusal only by that which dial it belongs to. What comes of all that is
+/// emitted as [`Event`]s, which must reach the endpoints in their order.
+///
+/// ```text
+///            v1: New             Dial            connect
+///  (nothing) ───────► opened ─────────► dialled ─────────► linked ──► (nothing)
+///      └──────────── v2, v3: Dial ─────────┘  └─► refused       Close, a lost end
+/// ```
+#[derive(Debug)]
+pub struct Hub<P, C> {
+    members: IdMap<Peer, Member<P>>,
+    clients: IdMap<u32, Peer>,
+    servers: IdMap<u32, Peer>,
+    connections: IdMap<u32, Connection<C>>,
+    last_peer: u64,
+    last_client: u32,
+    last_connection: u32,
+}
+
+/// An endpoint that has joined. Never the same for two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Peer(u64);
+
+#[derive(Debug)]
+struct Member<P> {
+    handle: P,
+    role: Role,
+    id: u32,
+    version: Version,
+    known: Known,
+    /// Silent since it was last looked at, and pinged for that.
+    pinged: bool,
+    max_connections: usize,
+    connections: IdSet,
+    opened: IdSet,
+}
+
+/// What is known of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// All.
+    Certain,
+    /// It is not v1.
+    NotFirst,
+    Nothing,
+}
+
+#[derive(Debug)]
+enum Connection<C> {
+    /// By a v1 endpoint that has not dialled yet, or waits for an answer.
+    Opened {
+        by: Peer,
+        dialled: bool,
+    },
+    Linked(Link<C>),
+}
+
+#[derive(Debug)]
+struct Link<C> {
+    dialler: Peer,
+    dialled: Peer,
+    /// Payload bytes from the dialler.
+    received: u64,
+    /// Payload bytes to it.
+    sent: u64,
+    context: C,
+}
+
+#[cfg(test)]
+impl Peer {
+    /// The one that joined as number `n`, from 1.
+    pub(super) fn nth(n: u64) -> Self {
+        Self(n)
+    }
+}
+
+impl<P, C> Default for Hub<P, C> {
+    fn default() -> Self {
+        Self {
+            members: IdMap::default(),
+            clients: IdMap::default(),
+            servers: IdMap::default(),
+            connections: IdMap::default(),
+            last_peer: 0,
+            last_client: 0,
+            last_connection: 0,
+        }
+    }
+}
+
+impl<P, C> Hub<P, C> {
+    /// Takes an endpoint in; returns it with its id. A server whose id is taken replaces the one
+    /// that has it, which leaves.
+    pub fn join(
+        &mut self,
+        identity: Identity,
+        handle: P,
+        emit: &mut impl FnMut(Event<'_, P, C>),
+    ) -> (Peer, u32) {
+        self.last_peer += 1;
+        let peer = Peer(self.last_peer);
+        let (role, id, version, known, max_connections) = match identity {
+            Identity::Client {
+                version,
+                max_connections,
+            } => {
+                let id = next_id(&mut self.last_client, &self.clients);
+                let known = match version {
+                    Some(_) => Known::Certain,
+                    None => Known::Nothing,
+                };
+                let version = version.unwrap_or(Version::V3);
+                (Role::Client, id, version, known, max_connections)
+            }
+            Identity::Server { version, id } => (Role::Server, id, version, Known::Certain, 0),
+        };
+        let older = match role {
+            Role::Client => self.clients.insert(id, peer),
+            Role::Server => self.servers.insert(id, peer),
+        };
+        if let Some(handle) = older.and_then(|older| self.leave(older, emit)) {
+            emit(Event::Replaced { peer: &handle });
+        }
+        let member = Member {
+            handle,
+            role,
+            id,
+            version,
+            known,
+            pinged: false,
+            max_connections,
+            connections: IdSet::default(),
+            opened: IdSet::default(),
+        };
+        self.members.insert(peer, member);
+        (peer, id)
+    }
+
+    /// Takes in a frame of an endpoint. Frames of one that has left, because it was replaced, say,
+    /// do nothing.
+    pub fn receive(
+        &mut self,
+        peer: Peer,
+        frame: Frame,
+        emit: &mut impl FnMut(Event<'_, P, C>),
+    ) -> Result<Option<Dial>, Error> {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return Ok(None);
+        };
+        let was_pinged = std::mem::take(&mut member.pinged);
+        match frame.conn() {
+            0 => self.command(peer, was_pinged, frame.body(), emit),
+            conn => self.data(peer, conn, frame, emit).map(|()| None),
+        }
+    }
+
+    /// An endpoint has been silent for the idle interval. v1 and v2 are pinged first.
+    pub fn idle(
+        &mut self,
+        peer: Peer,
+        emit: &mut impl FnMut(Event<'_, P, C>),
+    ) -> Result<(), Error> {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return Ok(());
+        };
+        if member.known != Known::Certain {
+            // A v3 client would have pinged, and be lost now: taking it for v2 harms nobody.
+            member.version = Version::V2;
+        }
+        if member.version == Version::V3 || std::mem::replace(&mut member.pinged, true) {
+            return Err(Error::Silent);
+        }
+        member.send(Command::Ping, emit);
+        Ok(())
+    }
+
+    /// Connects the two ends of a dial; `to` is the id that it was found to mean. Returns the
+    /// connection's id. If it cannot be, the dial is refused, and `context` comes back.
+    pub fn connect(
+        &mut self,
+        peer: Peer,
+        dial: Dial,
+        to: u32,
+        context: C,
+        emit: &mut impl FnMut(Event<'_, P, C>),
+    ) -> Result<u32, (Refusal, C)> {
+        let Some(dialler) = self.members.get(&peer).filter(|_| self.stands(&dial)) else {
+            return Err((Refusal::Withdrawn, context));
+        };
+        let found = match dialler.role.other() {
+            Role::Client => self.clients.get(&to),
+            Role::Server => self.servers.get(&to),
+        };
+        let limit = dialler.max_connections;
+        let dialled = match found {
+            _ if limit > 0 && dialler.connections.len() >= limit => Err(Refusal::TooMany),
+            Some(&dialled) => Ok(dialled),
+            None => Err(Refusal::Unknown),
+        };
+        let dialled = match dialled {
+            Ok(dialled) => dialled,
+            Err(refusal) => {
+                self.refuse(peer, dial, emit);
+                return Err((refusal, context));
+            }
+        };
+        let from = dialler.id;
+        let conn = match dial.conn {
+            Some(conn) => conn,
+            None => next_id(&mut self.last_connection, &self.connections),
+        };
+        let link = Link {
+            dialler: peer,
+            dialled,
+            received: 0,
+            sent: 0,
+            context,
+        };
+        self.connections.insert(conn, Connection::Linked(link));
+        let accept = Command::Accept { conn, remote: to };
+        let connect = Command::Connect { conn, remote: from };
+        for (end, command) in [(peer, accept), (dialled, connect)] {
+            if let Some(member) = self.members.get_mut(&end) {
+                member.connections.insert(conn);
+                member.send(command, emit);
+            }
+        }
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.opened.remove(&conn);
+        }
+        Ok(conn)
+    }
+
+    /// Refuses a dial.
+    pub fn refuse(&mut self, peer: Peer, dial: Dial, emit: &mut impl FnMut(Event<'_, P, C>)) {
+        if !self.stands(&dial) {
+            return;
+        }
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        if let Some(conn) = dial.conn {
+            self.connections.remove(&conn);
+            member.opened.remove(&conn);
+        }
+        let refuse = Command::Refuse {
+            conn: dial.conn.unwrap_or(0),
+            remote: dial.to,
+        };
+        member.send(refuse, emit);
+    }
+
+    /// An endpoint is gone, and with it all its virtual connections. `None` if it was already.
+    pub fn leave(&mut self, peer: Peer, emit: &mut impl FnMut(Event<'_, P, C>)) -> Option<P> {
+        let member = self.members.remove(&peer)?;
+        let ids = match member.role {
+            Role::Client => &mut self.clients,
+            Role::Server => &mut self.servers,
+        };
+        // Its successor may have it already.
+        if ids.get(&member.id) == Some(&peer) {
+            ids.remove(&member.id);
+        }
+        for conn in member.connections {
+            if let Some(Connection::Linked(link)) = self.connections.remove(&conn) {
+                let (other, cause) = match link.dialler == peer {
+                    true => (link.dialled, Cause::Lost),
+                    false => (link.dialler, Cause::RemoteLost),
+                };
+                self.unlink(other, conn, emit);
+                emit(link.ended(cause));
+            }
+        }
+        for conn in member.opened {
+            self.connections.remove(&conn);
+        }
+        Some(member.handle)
+    }
+
+    /// How many virtual connections an endpoint has.
+    pub fn connections_of(&self, peer: Peer) -> usize {
+        let member = self.members.get(&peer);
+        member.map_or(0, |member| member.connections.len())
+    }
+
+    /// All endpoints of a kind in no order: id, handle, virtual connections.
+    pub fn endpoints(&self, role: Role) -> impl Iterator<Item = (u32, &P, usize)> {
+        let ids = match role {
+            Role::Client => &self.clients,
+            Role::Server => &self.servers,
+        };
+        ids.iter().filter_map(|(&id, peer)| {
+            let member = self.members.get(peer)?;
+            Some((id, &member.handle, member.connections.len()))
+        })
+    }
+
+    /// How many virtual connections there are.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn data(
+        &mut self,
+        peer: Peer,
+        conn: u32,
+        frame: Frame,
+        emit: &mut impl FnMut(Event<'_, P, C>),
+    ) -> Result<(), Error> {
+        let other = match self.connections.get_mut(&conn) {
+            Some(Connection::Linked(link)) if link.dialler == peer => {
+                link.received += frame.body().len() as u64;
+                link.dialled
+            }
+            Some(Connection::Linked(link)) if link.dialled == peer => {
+                link.sent += frame.body().len() as u64;
+                link.dialler
+            }
+            Some(_) => return Err(Error::NotItsOwn(conn)),
+            None => {
+                // It may be on its way when the other end closes.
+                if let Some(member) = self.members.get(&peer) {
+                    member.send(Command::Close { conn }, emit);
+                }
+                return Ok(());
+            }
+        };
+        if let Some(other) = self.members.get(&other) {
+            emit(Event::Frame {
+                to: &other.handle,
+                frame: frame.into_bytes(),
+            });
+        }
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        peer: Peer,
+        was_pinged: bool,
+        body: &[u8],
+        emit: &mut impl FnMut(Event<'_, P, C>),
+    ) -> Result<Option<Dial>, Error> {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return Ok(None);
+        };
+        member.learn(was_pinged, body)?;
+        match Command::parse(member.version, body)? {
+            Command::New => {
+                if member.opened.len() >= MAX_OPENED {
+                    return Err(Error::TooManyOpened);
+                }
+                let conn = next_id(&mut self.last_connection, &self.connections);
+                member.opened.insert(conn);
+                let opened = Connection::Opened {
+                    by: peer,
+                    dialled: false,
+                };
+                self.connections.insert(conn, opened);
+                member.send(Command::Open { conn }, emit);
+                Ok(None)
+            }
+            Command::Dial { conn, remote } => {
+                let dial = Dial {
+                    from: member.id,
+                    to: remote,
+                    conn: (member.version == Version::V1).then_some(conn),
+                };
+                if dial.conn.is_some() {
+                    match self.connections.get_mut(&conn) {
+                        Some(Connection::Opened { by, dialled }) if *by == peer && !*dialled => {
+                            *dialled = true;
+                        }
+                        _ => return Err(Error::NotItsOwn(conn)),
+                    }
+                }
+                Ok(Some(dial))
+            }
+            Command::Close { conn } => self.close(peer, conn, emit).map(|()| None),
+            Command::Ping => {
+                if member.version == Version::V3 {
+                    member.send(Command::Ping, emit);
+                }
+                Ok(None)
+            }
+            command @ (Command::Open { .. }
+            | Command::Refuse { .. }
+            | Command::Accept { .. }
+            | Command::Connect { .. }) => Err(Error::Unexpected(command.name())),
+        }
+    }
+
+    /// One end wants no more of a connection. Both are told.
+    fn close(
+        &mut self,
+        peer: Peer,
+        conn: u32,
+        emit: &mut impl FnMut(Event<'_, P, C>),
+    ) -> Result<(), Error> {
+        match self.connections.get(&conn) {
+            // Endpoints confirm a close, and two may close at once.
+            None => return Ok(()),
+            Some(Connection::Opened { by, .. }) if *by == peer => {
+                self.connections.remove(&conn);
+                if let Some(member) = self.members.get_mut(&peer) {
+                    member.opened.remove(&conn);
+                    member.send(Command::Close { conn }, emit);
+                }
+                return Ok(());
+            }
+            Some(Connection::Linked(link)) if [link.dialler, link.dialled].contains(&peer) => {}
+            Some(_) => return Err(Error::NotItsOwn(conn)),
+        }
+        if let Some(Connection::Linked(link)) = self.connections.remove(&conn) {
+            let (other, cause) = match link.dialler == peer {
+                true => (link.dialled, Cause::Closed),
+                false => (link.dialler, Cause::RemoteClosed),
+            };
+            self.unlink(peer, conn, emit);
+            self.unlink(other, conn, emit);
+            emit(link.ended(cause));
+        }
+        Ok(())
+    }
+
+    /// An end of a connection hears that it is over.
+    fn unlink(&mut self, end: Peer, conn: u32, emit: &mut impl FnMut(Event<'_, P, C>)) {
+        if let Some(member) = self.members.get_mut(&end) {
+            member.connections.remove(&conn);
+            member.send(Command::Close { conn }, emit);
+        }
+    }
+
+    /// Whether a dial is still wanted: a v1 endpoint can close what it dials.
+    fn stands(&self, dial: &Dial) -> bool {
+        dial.conn.is_none_or(|conn| {
+            matches!(
+                self.connections.get(&conn),
+                Some(Connection::Opened { dialled: true, .. })
+            )
+        })
+    }
+}
+
+impl<P> Member<P> {
+    fn send<C>(&self, command: Command, emit: &mut impl FnMut(Event<'_, P, C>)) {
+        // invariant: `Open` goes to who said `New`, which is v1.
+        let frame = command.encode(self.version).expect("a word of its version");
+        emit(Event::Frame {
+            to: &self.handle,
+            frame,
+        });
+    }
+
+    /// Finds the version from a command, as far as that is open.
+    fn learn(&mut self, was_pinged: bool, body: &[u8]) -> Result<(), Error> {
+        match self.known {
+            Known::Certain => return Ok(()),
+            Known::NotFirst => {}
+            Known::Nothing => {
+                match Version::of_first(body)? {
+                    Version::V1 => (self.version, self.known) = (Version::V1, Known::Certain),
+                    // Once pinged, it is taken for v2.
+                    _ => self.known = Known::NotFirst,
+                }
+            }
+        }
+        if self.known == Known::NotFirst
+            && matches!(Command::parse(Version::V3, body), Ok(Command::Ping))
+        {
+            self.known = Known::Certain;
+            self.version = match was_pinged {
+                true => Version::V2,
+                false => Version::V3,
+            };
+        }
+        Ok(())
+    }
+}
+
+impl<C> Link<C> {
+    fn ended<'a, P>(self, cause: Cause) -> Event<'a, P, C> {
+        Event::Ended {
+            connection: self.context,
+            received: self.received,
+            sent: self.sent,
+            cause,
+        }
+    }
+}
