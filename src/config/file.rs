@@ -1,16 +1,17 @@
 //! The file as it is written, and the way from there to a [`Config`].
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_yaml as yaml;
 
-use super::settings::{Int, Name, read};
-use super::types::{FastwayPatch, KcpPatch, ScpPatch, SnetPatch, TcpPatch};
+use super::settings::{Int, Name, Timeout, read};
+use super::types::{FastwayPatch, HookMemory, KcpPatch, ScpPatch, SnetPatch, TcpPatch};
 use super::{
-    Announce, Bind, Config, Error, Fastway, Hook, Host, Kcp, Listener, Peek, Scp, Service, Session,
-    Snet, Tcp, Upstream,
+    Announce, Bind, Config, Error, Fastway, Hook, Host, Instance, Kcp, Listener, OnError, Peek,
+    Program, Scp, Service, Session, Snet, Tcp, Upstream,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -27,7 +28,7 @@ pub(super) struct File {
     fastway: Option<FastwayPatch>,
     upstream: Option<Upstream>,
     hosts: Option<Vec<Host>>,
-    hooks: Option<Vec<Hook>>,
+    hooks: Option<Vec<HookFile>>,
     announce: Option<Announce>,
 }
 
@@ -47,6 +48,38 @@ struct ListenerFile {
     tcp: Option<TcpPatch>,
     kcp: Option<KcpPatch>,
     fastway: Option<FastwayPatch>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HookFile {
+    #[serde(deserialize_with = "read::<Name, _, _>")]
+    name: String,
+    lua: Option<PathBuf>,
+    wasm: Option<PathBuf>,
+    instance: Option<Instance>,
+    #[serde(default)]
+    on_error: OnError,
+    #[serde(
+        default = "default_hook_timeout",
+        deserialize_with = "read::<Timeout, _, _>"
+    )]
+    timeout: Duration,
+    #[serde(
+        default = "default_hook_memory",
+        deserialize_with = "read::<HookMemory, _, _>"
+    )]
+    memory: usize,
+    #[serde(default)]
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
+fn default_hook_timeout() -> Duration {
+    Duration::from_millis(100)
+}
+
+fn default_hook_memory() -> usize {
+    32 << 20
 }
 
 impl File {
@@ -70,6 +103,8 @@ impl File {
                 let message = format!("another hook has the name `{}`", hook.name);
                 return Err((format!("hooks[{i}].name"), message));
             }
+            hook.check()
+                .map_err(|(key, message)| (format!("hooks[{i}]{key}"), message.to_owned()))?;
         }
         let routed = self.hosts.as_ref().is_some_and(|hosts| !hosts.is_empty())
             || self.upstream.as_ref().is_some_and(|u| u.resolve.is_some());
@@ -126,17 +161,56 @@ impl File {
             kcp: listener.kcp.unwrap_or_default().over(kcp.clone()),
             fastway: listener.fastway.unwrap_or_default().over(fastway.clone()),
         };
-        let hook = |hook: Hook| Hook {
-            lua: directory.join(&hook.lua),
-            ..hook
-        };
         Config {
             node: self.node,
             listeners: self.listeners.into_iter().map(listener).collect(),
             upstream: self.upstream.unwrap_or_default(),
             hosts: self.hosts.unwrap_or_default(),
-            hooks: self.hooks.into_iter().flatten().map(hook).collect(),
+            hooks: self
+                .hooks
+                .into_iter()
+                .flatten()
+                .filter_map(|hook| hook.resolve(directory))
+                .collect(),
             announce: self.announce.unwrap_or_default(),
         }
+    }
+}
+
+impl HookFile {
+    /// Checks what its keys say about each other. Gives the key at fault and what is wrong.
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        match (&self.lua, &self.wasm) {
+            (Some(_), Some(_)) => Err((".wasm", "a hook is either a script or a plugin")),
+            (None, None) => Err(("", "runs nothing: add `lua`, a script, or `wasm`, a plugin")),
+            (Some(_), None) if self.instance.is_some() => {
+                Err((".instance", "only plugins have instances"))
+            }
+            (None, Some(_)) if cfg!(not(feature = "wasm")) => {
+                Err((".wasm", "this gateway was built without plugins"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `None` if it runs nothing, which was checked.
+    fn resolve(self, directory: &Path) -> Option<Hook> {
+        let program = match (self.lua, self.wasm) {
+            (Some(lua), _) => Program::Lua {
+                lua: directory.join(lua),
+            },
+            (None, wasm) => Program::Wasm {
+                wasm: directory.join(wasm?),
+                instance: self.instance.unwrap_or_default(),
+            },
+        };
+        Some(Hook {
+            name: self.name,
+            program,
+            on_error: self.on_error,
+            timeout: self.timeout,
+            memory: self.memory,
+            config: self.config,
+        })
     }
 }

@@ -8,18 +8,18 @@ use super::Switchboard;
 use super::hosts::Hosts;
 use crate::config::diff::BindKey;
 use crate::config::{self, Config};
-use crate::hooks::Hook;
 use crate::hooks::builtin::Builtin;
 use crate::hooks::chain::{Chain, Link};
 use crate::hooks::host::Roster;
-use crate::hooks::lua::{self, LuaHook};
 use crate::hooks::shared::Shared;
+use crate::hooks::spec::{self, Limits, LoadError, Spec};
+use crate::hooks::{Hook, Runners};
 
 /// What outlives generations and is there for all of them.
 #[derive(Clone)]
 pub struct Environment {
-    /// Where scripts run.
-    pub pool: Arc<lua::Pool>,
+    /// Where hooks run.
+    pub runners: Runners,
     /// What they remember.
     pub shared: Arc<Shared>,
     /// The fastway endpoints that are connected.
@@ -30,7 +30,7 @@ impl Environment {
     /// Nothing remembered, nothing running.
     pub fn new() -> Self {
         Self {
-            pool: lua::Pool::per_processor(),
+            runners: Runners::new(),
             shared: Arc::default(),
             fastway: Arc::default(),
         }
@@ -43,7 +43,7 @@ impl Default for Environment {
     }
 }
 
-/// An immutable configuration with its scripts loaded.
+/// An immutable configuration with its hooks loaded.
 pub struct Generation {
     /// Counts up from 1 with each reload that succeeded.
     pub number: u64,
@@ -52,7 +52,7 @@ pub struct Generation {
     /// By listener, in the order of the configuration.
     chains: Vec<Arc<Chain>>,
     listeners: HashMap<BindKey, usize>,
-    scripts: Vec<LuaHook>,
+    hooks: Vec<Arc<dyn Hook>>,
     path: PathBuf,
 }
 
@@ -80,13 +80,18 @@ impl Generation {
             files: files.clone(),
         })?;
         let hosts = Hosts::new(&config.hosts, previous.map(|previous| &previous.hosts));
-        files.extend(config.hooks.iter().map(|hook| hook.lua.clone()));
-        let mut scripts = Vec::new();
+        files.extend(
+            config
+                .hooks
+                .iter()
+                .map(|hook| hook.program.path().to_owned()),
+        );
+        let mut hooks = Vec::new();
         for hook in &config.hooks {
             match load(hook, environment, &hosts).await {
-                Ok(script) => scripts.push(script),
+                Ok(loaded) => hooks.push(loaded),
                 Err(error) => {
-                    files.extend(scripts.iter().flat_map(LuaHook::files));
+                    files.extend(hooks.iter().flat_map(|hook| hook.files()));
                     files.extend(error.files.iter().cloned());
                     return Err(BuildError {
                         message: error.to_string(),
@@ -98,7 +103,7 @@ impl Generation {
         let chains = config
             .listeners
             .iter()
-            .map(|listener| Arc::new(chain(listener, &config, &scripts)));
+            .map(|listener| Arc::new(chain(listener, &config, &hooks)));
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners
             .flat_map(|(at, listener)| BindKey::of(listener).into_iter().map(move |key| (key, at)))
@@ -108,7 +113,7 @@ impl Generation {
             chains: chains.collect(),
             listeners,
             hosts,
-            scripts,
+            hooks,
             path: path.to_owned(),
             config,
         })
@@ -122,17 +127,17 @@ impl Generation {
 
     /// The files it was made of.
     pub fn files(&self) -> Vec<PathBuf> {
-        let scripts = self.scripts.iter().flat_map(LuaHook::files);
-        scripts.chain([self.path.clone()]).collect()
+        let hooks = self.hooks.iter().flat_map(|hook| hook.files());
+        hooks.chain([self.path.clone()]).collect()
     }
 }
 
 /// The hooks that `listener` names, the built-in rule behind them.
-fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook]) -> Chain {
+fn chain(listener: &config::Listener, config: &Config, hooks: &[Arc<dyn Hook>]) -> Chain {
     let named = listener.hooks.iter().filter_map(|name| {
         let at = config.hooks.iter().position(|hook| hook.name == *name)?;
         Some(Link {
-            hook: Arc::new(scripts[at].clone()),
+            hook: hooks[at].clone(),
             on_error: config.hooks[at].on_error,
         })
     });
@@ -147,21 +152,21 @@ fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook]) -> C
     )
 }
 
-/// Loads a script off the threads that carry sessions.
+/// Loads a hook off the threads that carry sessions.
 async fn load(
     hook: &config::Hook,
     environment: &Environment,
     hosts: &Hosts,
-) -> Result<LuaHook, lua::LoadError> {
-    let spec = lua::Spec {
+) -> Result<Arc<dyn Hook>, LoadError> {
+    let spec = Spec {
         name: hook.name.clone(),
-        path: hook.lua.clone(),
-        limits: lua::Limits {
+        path: hook.program.path().to_owned(),
+        limits: Limits {
             timeout: hook.timeout,
             memory: hook.memory,
         },
         config: hook.config.clone(),
-        environment: lua::Environment {
+        environment: spec::Environment {
             shared: environment.shared.clone(),
             hosts: hosts.seen(),
             fastway: Roster::new({
@@ -170,9 +175,10 @@ async fn load(
             }),
         },
     };
-    let pool = environment.pool.clone();
+    let runners = environment.runners.clone();
+    let program = hook.program.clone();
     // invariant: loading does not panic, and the runtime is not shutting down while we run on it.
-    tokio::task::spawn_blocking(move || LuaHook::load(&pool, spec))
+    tokio::task::spawn_blocking(move || runners.load(&program, spec))
         .await
         .expect("it returns")
 }

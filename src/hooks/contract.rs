@@ -1,6 +1,6 @@
 //! What holds for the answers of scripts and of plugins alike.
 
-use super::AttrValue;
+use super::{AttrValue, Question};
 
 /// Longest reason of a refusal, bytes.
 pub(super) const MAX_REASON: usize = 512;
@@ -19,6 +19,42 @@ pub(super) const MAX_ERROR: usize = 1024;
 
 /// Longest expiry that can be asked for, seconds; a longer one is none.
 pub(super) const MAX_TTL: f64 = 100.0 * 365.0 * 86400.0;
+
+/// The functions of a script or plugin that are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Function {
+    Access,
+    SelectTarget,
+    Announce,
+    Closed,
+}
+
+impl Function {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Access,
+        Self::SelectTarget,
+        Self::Announce,
+        Self::Closed,
+    ];
+
+    pub(super) fn of(question: &Question) -> Self {
+        match question {
+            Question::Access => Self::Access,
+            Question::SelectTarget => Self::SelectTarget,
+            Question::Announce { .. } => Self::Announce,
+            Question::Closed(_) => Self::Closed,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::SelectTarget => "select_target",
+            Self::Announce => "announce",
+            Self::Closed => "closed",
+        }
+    }
+}
 
 /// What an attribute takes of [`MAX_ATTRS`].
 pub(super) fn attr_size(key: &str, value: &AttrValue) -> usize {

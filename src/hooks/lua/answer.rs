@@ -4,8 +4,9 @@ use bytes::Bytes;
 use mlua::Value;
 
 use super::api::{scalar, type_of};
-use super::script::Function;
-use crate::hooks::contract::{MAX_ATTRS, MAX_MESSAGE, MAX_REASON, attr_size, clip, is_addr};
+use crate::hooks::contract::{
+    Function, MAX_ATTRS, MAX_MESSAGE, MAX_REASON, attr_size, clip, is_addr,
+};
 use crate::hooks::{Answer, Attrs, Target};
 
 /// The answer that a function's first two return values give, or what is wrong with them.

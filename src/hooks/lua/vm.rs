@@ -10,9 +10,9 @@ use mlua::{Function, Lua, LuaOptions, LuaString, StdLib, Table, Value};
 use super::answer;
 use super::api;
 use super::limit::{self, Guard};
-use super::script::{Function as Hooked, Script};
+use super::script::Script;
 use super::source::Source;
-use crate::hooks::contract::{MAX_ERROR, clip};
+use crate::hooks::contract::{Function as Hooked, MAX_ERROR, clip};
 use crate::hooks::{Answer, Attrs, Call, HookErrorKind, Question};
 
 /// What runs before every script: see there.
