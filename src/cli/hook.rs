@@ -13,9 +13,7 @@ use crate::config::{Instance, Program};
 use crate::gateway::Environment;
 use crate::hooks::host::Roster;
 use crate::hooks::spec::{self, Limits, Spec};
-use crate::hooks::{
-    Answer, AttrValue, Attrs, Call, Dial, Fastway, Question, SessionInfo, Target,
-};
+use crate::hooks::{Answer, AttrValue, Attrs, Call, Dial, Fastway, Question, SessionInfo, Target};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {

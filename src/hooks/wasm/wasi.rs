@@ -30,7 +30,6 @@ const WINDOW: u64 = 64 * 1024;
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 enum IoError {}
-enum Pollable {}
 enum InputStream {}
 enum OutputStream {}
 enum Descriptor {}
@@ -84,17 +83,12 @@ pub(super) fn define(linker: &mut Linker<Guest>, component: &Component) -> Resul
             "cli/stdin" => stdin(&mut instance)?,
             "cli/stdout" => output(&mut instance, "get-stdout")?,
             "cli/stderr" => output(&mut instance, "get-stderr")?,
-            "cli/terminal-input" => resource::<TerminalInput>(&mut instance, "terminal-input")?,
-            "cli/terminal-output" => resource::<TerminalOutput>(&mut instance, "terminal-output")?,
             "cli/terminal-stdin" => none::<TerminalInput>(&mut instance, "get-terminal-stdin")?,
             "cli/terminal-stdout" => none::<TerminalOutput>(&mut instance, "get-terminal-stdout")?,
             "cli/terminal-stderr" => none::<TerminalOutput>(&mut instance, "get-terminal-stderr")?,
             "clocks/monotonic-clock" => monotonic_clock(&mut instance)?,
             "clocks/wall-clock" => wall_clock(&mut instance)?,
             "filesystem/preopens" => preopens(&mut instance)?,
-            "filesystem/types" => resource::<Descriptor>(&mut instance, "descriptor")?,
-            "io/error" => resource::<IoError>(&mut instance, "error")?,
-            "io/poll" => resource::<Pollable>(&mut instance, "pollable")?,
             "io/streams" => streams(&mut instance)?,
             "random/insecure" => {
                 random_bytes(&mut instance, "get-insecure-random-bytes")?;
@@ -128,7 +122,16 @@ fn trap(
             let called = format!("{interface}#{name} is out of reach of plugins");
             instance.func_new(&name, move |_, _, _, _| bail!("{called}"))
         }
-        ComponentItem::Resource(_) => resource::<Unreachable>(instance, name),
+        // A resource has this name wherever it is used.
+        ComponentItem::Resource(_) => match name {
+            "descriptor" => resource::<Descriptor>(instance, name),
+            "error" => resource::<IoError>(instance, name),
+            "input-stream" => resource::<InputStream>(instance, name),
+            "output-stream" => resource::<OutputStream>(instance, name),
+            "terminal-input" => resource::<TerminalInput>(instance, name),
+            "terminal-output" => resource::<TerminalOutput>(instance, name),
+            _ => resource::<Unreachable>(instance, name),
+        },
         _ => Ok(()),
     }
 }
@@ -195,8 +198,6 @@ fn output(instance: &mut Instance<'_>, name: &str) -> Result<()> {
 
 fn streams(instance: &mut Instance<'_>) -> Result<()> {
     type Output = Resource<OutputStream>;
-    resource::<InputStream>(instance, "input-stream")?;
-    resource::<OutputStream>(instance, "output-stream")?;
     for name in [
         "[method]input-stream.read",
         "[method]input-stream.blocking-read",

@@ -1,0 +1,6 @@
+//! The host of plugins, with plugins in the text format.
+#![cfg(feature = "wasm")]
+
+mod contract;
+mod rig;
+mod wat;
