@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use documented::{Documented, DocumentedFields};
 use serde::Deserialize;
 use serde_yaml as yaml;
 
@@ -50,26 +51,40 @@ struct ListenerFile {
     fastway: Option<FastwayPatch>,
 }
 
-#[derive(Deserialize)]
+/// A script or plugin that decides about sessions.
+#[derive(Deserialize, Documented, DocumentedFields)]
 #[serde(deny_unknown_fields)]
-struct HookFile {
+pub(super) struct HookFile {
+    /// The name listeners use; unique, not empty.
     #[serde(deserialize_with = "read::<Name, _, _>")]
     name: String,
+    /// The Lua script: absolute, or relative to the directory of the file. A hook has this or
+    /// `wasm`.
     lua: Option<PathBuf>,
+    /// The WebAssembly plugin, a component or a core module, binary or text: absolute, or relative
+    /// to the directory of the file.
     wasm: Option<PathBuf>,
+    /// How long an instance of a plugin lives: `fresh`, for one call, or `pooled`, for many calls,
+    /// one at a time. Default `fresh`.
     instance: Option<Instance>,
+    /// What becomes of a session when a call fails or breaks a limit: `deny`, or `skip`, which goes
+    /// on with the next hook. Default `deny`.
     #[serde(default)]
     on_error: OnError,
+    /// The most time a call may take; more than 0s. Default 100ms.
     #[serde(
         default = "default_hook_timeout",
         deserialize_with = "read::<Timeout, _, _>"
     )]
     timeout: Duration,
+    /// The most memory, in bytes, that each interpreter or instance may hold; 1MiB to 1GiB.
+    /// Default 32MiB.
     #[serde(
         default = "default_hook_memory",
         deserialize_with = "read::<HookMemory, _, _>"
     )]
     memory: usize,
+    /// What it reads as its configuration. Default empty.
     #[serde(default)]
     config: serde_json::Map<String, serde_json::Value>,
 }
@@ -136,6 +151,10 @@ impl File {
             if listener.service == Service::Proxy && !routed {
                 let message = "has nowhere to send sessions: add hosts or upstream.resolve";
                 return Err((key, message.to_owned()));
+            }
+            if listener.service != Service::Proxy && listener.peek.is_some() {
+                let message = "is only for `service: proxy`: fastway endpoints send frames";
+                return Err((format!("{key}.peek"), message.to_owned()));
             }
         }
         Ok(())

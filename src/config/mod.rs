@@ -15,6 +15,7 @@ pub mod diff;
 mod error;
 mod file;
 mod locate;
+mod reference;
 mod settings;
 mod types;
 pub mod watch;
@@ -26,6 +27,8 @@ use serde_yaml as yaml;
 
 pub use error::Error;
 use file::File;
+pub use reference::reference;
+pub(crate) use settings::Bytes;
 pub use types::*;
 
 impl Config {
@@ -709,6 +712,12 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 format!("hosts: []\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n"),
                 "3: listeners[0]: has nowhere to send sessions: add hosts or upstream.resolve",
+            ),
+            (
+                format!(
+                    "listeners:\n{a}  bind: ['tcp://[::]:1']\n  service: fastway-client\n  peek: {{}}\n"
+                ),
+                "6: listeners[0].peek: is only for `service: proxy`: fastway endpoints send frames",
             ),
         ] {
             assert_eq!(parse(&text).unwrap_err(), expected, "{text}");

@@ -137,8 +137,12 @@ impl Gateway {
         &self.log
     }
 
+    pub fn pid(&self) -> libc::pid_t {
+        self.child.id().expect("it has not been waited for") as libc::pid_t
+    }
+
     pub fn signal(&self, signal: libc::c_int) {
-        let pid = self.child.id().expect("it has not been waited for") as libc::pid_t;
+        let pid = self.pid();
         // SAFETY: the child has not been reaped, so the id is still its own.
         let result = unsafe { libc::kill(pid, signal) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
