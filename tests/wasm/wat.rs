@@ -120,8 +120,10 @@ impl Wat {
         format!(
             " i32.const {tag} i32.load8_u\n\
              (if (result i64) (i32.eq (i32.load8_u (i32.const {tag})) (i32.const 3))\n\
-               (then (i64.extend_i32_u (i32.load (i32.const {payload}))))\n\
-               (else (i64.load (i32.const {payload}))))\n\
+               (then (i64.load32_u (i32.const {payload})))\n\
+               (else (if (result i64) (i32.load8_u (i32.const {tag}))\n\
+                 (then (i64.load (i32.const {payload})))\n\
+                 (else (i64.load8_u (i32.const {payload}))))))\n\
              i32.const {length} i32.load\n"
         )
     }

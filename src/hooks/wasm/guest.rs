@@ -37,6 +37,8 @@ pub(super) struct Guest {
 struct Notes {
     values: BTreeMap<String, Option<AttrValue>>,
     size: usize,
+    /// Whether something was too much.
+    full: bool,
 }
 
 /// A call notes too much.
@@ -61,29 +63,34 @@ impl Guest {
     }
 
     /// Notes that an attribute is set or, with `None`, removed by the call under way.
-    pub(super) fn note(&mut self, key: String, value: Option<AttrValue>) -> Result<(), AttrsFull> {
+    /// What is too much is not kept; [`Self::attrs`] says so.
+    pub(super) fn note(&mut self, key: String, value: Option<AttrValue>) {
         let size = |key: &str, value: &Option<AttrValue>| {
             attr_size(key, value.as_ref().unwrap_or(&AttrValue::Boolean(false)))
         };
         let notes = &mut self.notes;
-        notes.size += size(&key, &value);
         if let Some(before) = notes.values.get(&key) {
             notes.size -= size(&key, before);
         }
-        notes.values.insert(key, value);
-        if notes.size > MAX_ATTRS {
-            return Err(AttrsFull);
+        notes.size += size(&key, &value);
+        if notes.size <= MAX_ATTRS {
+            notes.values.insert(key, value);
+        } else {
+            notes.full = true;
         }
-        Ok(())
     }
 
     /// The attributes with what was noted, which is forgotten here.
     pub(super) fn attrs(&mut self, before: &Attrs) -> Result<Attrs, AttrsFull> {
         let mut attrs = before.clone();
-        if self.notes.values.is_empty() {
+        let notes = mem::take(&mut self.notes);
+        if notes.full {
+            return Err(AttrsFull);
+        }
+        if notes.values.is_empty() {
             return Ok(attrs);
         }
-        for (key, value) in mem::take(&mut self.notes).values {
+        for (key, value) in notes.values {
             match value {
                 Some(value) => attrs.insert(key, value),
                 None => attrs.remove(&key),

@@ -160,10 +160,12 @@ fn attrs(linker: &mut Linker<Guest>) -> Result<()> {
     attrs.func_wrap(
         "set",
         |mut context: Context<'_>, (key, value): (String, Value)| {
-            Ok(context.data_mut().note(key, Some(value.into()))?)
+            context.data_mut().note(key, Some(value.into()));
+            Ok(())
         },
     )?;
     attrs.func_wrap("remove", |mut context: Context<'_>, (key,): (String,)| {
-        Ok(context.data_mut().note(key, None)?)
+        context.data_mut().note(key, None);
+        Ok(())
     })
 }
