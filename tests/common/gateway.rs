@@ -59,6 +59,8 @@ fn command(directory: &Path, arguments: &[&str]) -> Command {
         .args(arguments)
         .current_dir(directory)
         .env_remove("RUST_LOG")
+        // What it keeps goes with the directory.
+        .env("XDG_CACHE_HOME", directory)
         .stdin(Stdio::null())
         .kill_on_drop(true);
     command
@@ -146,6 +148,15 @@ impl Gateway {
         // SAFETY: the child has not been reaped, so the id is still its own.
         let result = unsafe { libc::kill(pid, signal) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    }
+
+    /// The memory it holds, bytes.
+    pub fn resident(&self) -> u64 {
+        let pid = self.child.id().expect("it has not been waited for");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
+        kibibytes.parse::<u64>().unwrap() * 1024
     }
 
     pub async fn exited(&mut self) -> ExitStatus {

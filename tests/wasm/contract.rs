@@ -3,12 +3,9 @@
 use stablegate::hooks::wasm::Instances;
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
+use crate::bombs::ALLOW;
 use crate::rig::{Rig, announce, closed, error, question};
 use crate::wat::Wat;
-
-/// Answers `allow`.
-const ALLOW: &str = "(i32.store8 (i32.const 16) (i32.const 0))
-  (i32.store8 (i32.const 20) (i32.const 1))";
 
 fn access(body: &str) -> Wat {
     Wat::default().function("access-control#access", body)

@@ -16,6 +16,10 @@ const INSTANCES: u32 = 512;
 /// Core modules of all of them: a compiler makes several for one component.
 const CORE_INSTANCES: u32 = 4 * INSTANCES;
 
+/// Places of instances that are gone which are kept as they are for the next one of the same
+/// plugin. They hold memory and the plugin's code: more of them would keep those of old ones.
+const WARM: u32 = 16;
+
 /// The largest memory that a hook can be allowed.
 const MAX_MEMORY: usize = 1024 * 1024 * 1024;
 
@@ -74,7 +78,7 @@ fn config() -> Config {
         .total_tables(CORE_INSTANCES)
         .max_memory_size(MAX_MEMORY)
         .table_elements(MAX_TABLE)
-        .max_unused_warm_slots(INSTANCES)
+        .max_unused_warm_slots(WARM)
         .linear_memory_keep_resident(KEEP)
         .table_keep_resident(KEEP)
         .async_stack_keep_resident(16 * 1024);
