@@ -9,6 +9,7 @@ mod cache;
 mod conformance;
 mod contract;
 mod gateway;
+mod new;
 mod reload;
 mod rig;
 mod samples;

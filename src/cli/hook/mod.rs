@@ -1,5 +1,7 @@
 //! `stablegate hook`
 
+mod new;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use crate::hooks::{Answer, AttrValue, Attrs, Call, Dial, Fastway, Question, Sess
 pub(super) enum Command {
     /// Ask a script or plugin for one decision, and say what it cost.
     Call(Box<Decision>),
+    /// Write a hook to start from into the working directory.
+    New(new::New),
 }
 
 #[derive(clap::Args)]
@@ -78,7 +82,10 @@ enum Asked {
 }
 
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
-    let Command::Call(arguments) = command;
+    let arguments = match command {
+        Command::Call(arguments) => arguments,
+        Command::New(arguments) => return new::run(&arguments),
+    };
     let question = match arguments.question {
         Asked::Access => Question::Access,
         Asked::SelectTarget => Question::SelectTarget,
