@@ -9,8 +9,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use stablegate::hooks::host::Roster;
-use stablegate::hooks::lua::{Environment, Limits, LuaHook, Pool, Spec};
+use stablegate::hooks::lua::{LuaHook, Pool};
 use stablegate::hooks::shared::Shared;
+use stablegate::hooks::spec::{Environment, Limits, Spec};
 use stablegate::hooks::{Attrs, Call, Hook, Question, SessionInfo};
 use tokio::sync::oneshot;
 

@@ -62,6 +62,7 @@ const EXAMPLES: &str = "Examples:
   stablegate connect 127.0.0.1:1248 --cut-every 2s
   stablegate connect 127.0.0.1:1248 --session snet,v1
   stablegate echo 127.0.0.1:9000                a server to point `hosts` at
+  stablegate hook new guard --lang rust         a plugin to start from
   stablegate hook call scripts/route.lua access --client 1.2.3.4:5 --target lobby
   stablegate migrate --from goscon goscon.yaml > config.yaml
   stablegate migrate --from fastway '-ClientAddr=:1248 -ServerAddr=:1249'";

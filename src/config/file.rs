@@ -1,16 +1,21 @@
 //! The file as it is written, and the way from there to a [`Config`].
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use documented::{Documented, DocumentedFields};
 use serde::Deserialize;
 use serde_yaml as yaml;
 
-use super::settings::{Int, Name, read};
-use super::types::{FastwayPatch, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch};
+use super::settings::{Int, Name, Timeout, read};
+use super::types::{
+    FastwayPatch, HookMemory, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch,
+};
 use super::{
-    Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Kcp, Limits, Listener, Peek,
-    ProxyHeader, Scp, Service, Session, Snet, Tcp, Transport, Upstream, UpstreamSession,
+    Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Instance, Kcp, Limits, Listener,
+    OnError, Peek, Program, ProxyHeader, Scp, Service, Session, Snet, Tcp, Transport, Upstream,
+    UpstreamSession,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -28,7 +33,7 @@ pub(super) struct File {
     fastway: Option<FastwayPatch>,
     upstream: Option<Upstream>,
     hosts: Option<Vec<Host>>,
-    hooks: Option<Vec<Hook>>,
+    hooks: Option<Vec<HookFile>>,
     announce: Option<Announce>,
     #[serde(default, deserialize_with = "read::<ReplayMemory, _, _>")]
     replay_memory: Option<usize>,
@@ -54,6 +59,52 @@ struct ListenerFile {
     fastway: Option<FastwayPatch>,
 }
 
+/// A script or plugin that decides about sessions.
+#[derive(Deserialize, Documented, DocumentedFields)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HookFile {
+    /// The name listeners use; unique, not empty.
+    #[serde(deserialize_with = "read::<Name, _, _>")]
+    name: String,
+    /// The Lua script: absolute, or relative to the directory of the file. A hook has this or
+    /// `wasm`.
+    lua: Option<PathBuf>,
+    /// The WebAssembly plugin, a component or a core module, binary or text: absolute, or relative
+    /// to the directory of the file.
+    wasm: Option<PathBuf>,
+    /// How long an instance of a plugin lives: `fresh`, for one call, or `pooled`, for many calls,
+    /// one at a time. Default `fresh`.
+    instance: Option<Instance>,
+    /// What becomes of a session when a call fails or breaks a limit: `deny`, or `skip`, which goes
+    /// on with the next hook. Default `deny`.
+    #[serde(default)]
+    on_error: OnError,
+    /// The most time a call may take; more than 0s. Default 100ms.
+    #[serde(
+        default = "default_hook_timeout",
+        deserialize_with = "read::<Timeout, _, _>"
+    )]
+    timeout: Duration,
+    /// The most memory, in bytes, that each interpreter or instance may hold; 1MiB to 1GiB.
+    /// Default 32MiB.
+    #[serde(
+        default = "default_hook_memory",
+        deserialize_with = "read::<HookMemory, _, _>"
+    )]
+    memory: usize,
+    /// What it reads as its configuration. Default empty.
+    #[serde(default)]
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
+fn default_hook_timeout() -> Duration {
+    Duration::from_millis(100)
+}
+
+fn default_hook_memory() -> usize {
+    32 << 20
+}
+
 impl File {
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self, Error> {
         let options = yaml::options! { with_snippet: false };
@@ -75,6 +126,8 @@ impl File {
                 let message = format!("another hook has the name `{}`", hook.name);
                 return Err((format!("hooks[{i}].name"), message));
             }
+            hook.check()
+                .map_err(|(key, message)| (format!("hooks[{i}]{key}"), message.to_owned()))?;
         }
         let routed = self.hosts.as_ref().is_some_and(|hosts| !hosts.is_empty())
             || self.upstream.as_ref().is_some_and(|u| u.resolve.is_some());
@@ -154,10 +207,6 @@ impl File {
             kcp: listener.kcp.unwrap_or_default().over(kcp.clone()),
             fastway: listener.fastway.unwrap_or_default().over(fastway.clone()),
         };
-        let hook = |hook: Hook| Hook {
-            lua: directory.join(&hook.lua),
-            ..hook
-        };
         let admin = self.admin.unwrap_or_default();
         let admin = Admin {
             token_file: admin.token_file.map(|file| directory.join(file)),
@@ -169,9 +218,52 @@ impl File {
             listeners: self.listeners.into_iter().map(listener).collect(),
             upstream: self.upstream.unwrap_or_default(),
             hosts: self.hosts.unwrap_or_default(),
-            hooks: self.hooks.into_iter().flatten().map(hook).collect(),
+            hooks: self
+                .hooks
+                .into_iter()
+                .flatten()
+                .filter_map(|hook| hook.resolve(directory))
+                .collect(),
             announce: self.announce.unwrap_or_default(),
             replay_memory: self.replay_memory,
         }
+    }
+}
+
+impl HookFile {
+    /// Checks what its keys say about each other. Gives the key at fault and what is wrong.
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        match (&self.lua, &self.wasm) {
+            (Some(_), Some(_)) => Err((".wasm", "a hook is either a script or a plugin")),
+            (None, None) => Err(("", "runs nothing: add `lua`, a script, or `wasm`, a plugin")),
+            (Some(_), None) if self.instance.is_some() => {
+                Err((".instance", "only plugins have instances"))
+            }
+            (None, Some(_)) if cfg!(not(feature = "wasm")) => {
+                Err((".wasm", "this gateway was built without plugins"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `None` if it runs nothing, which was checked.
+    fn resolve(self, directory: &Path) -> Option<Hook> {
+        let program = match (self.lua, self.wasm) {
+            (Some(lua), _) => Program::Lua {
+                lua: directory.join(lua),
+            },
+            (None, wasm) => Program::Wasm {
+                wasm: directory.join(wasm?),
+                instance: self.instance.unwrap_or_default(),
+            },
+        };
+        Some(Hook {
+            name: self.name,
+            program,
+            on_error: self.on_error,
+            timeout: self.timeout,
+            memory: self.memory,
+            config: self.config,
+        })
     }
 }

@@ -278,7 +278,9 @@ replay_memory: 1GiB
             }],
             hooks: vec![Hook {
                 name: "r".to_owned(),
-                lua: "/etc/gate/r.lua".into(),
+                program: Program::Lua {
+                    lua: "/etc/gate/r.lua".into(),
+                },
                 on_error: OnError::Deny,
                 timeout: Duration::from_millis(100),
                 memory: 33_554_432,
@@ -494,10 +496,10 @@ replay_memory: 1GiB
         );
         let log = &config.hooks[1];
         assert_eq!(
-            config.hooks[0].lua,
+            config.hooks[0].program.path(),
             Path::new("/etc/gate/scripts/route.lua")
         );
-        assert_eq!(log.lua, Path::new("/opt/log.lua"));
+        assert_eq!(log.program.path(), Path::new("/opt/log.lua"));
         assert_eq!((log.on_error, log.memory), (OnError::Skip, 1 << 20));
         assert_eq!(log.timeout, Duration::from_millis(5));
         assert_eq!(
@@ -830,6 +832,18 @@ replay_memory: 1GiB
                 "5: hooks[1].name: another hook has the name `r`",
             ),
             (
+                "listeners: []\nhooks:\n- name: r\n  lua: r.lua\n  wasm: r.wasm\n".to_owned(),
+                "5: hooks[0].wasm: a hook is either a script or a plugin",
+            ),
+            (
+                "listeners: []\nhooks:\n- name: r\n".to_owned(),
+                "3: hooks[0]: runs nothing: add `lua`, a script, or `wasm`, a plugin",
+            ),
+            (
+                "listeners: []\nhooks:\n- name: r\n  lua: r.lua\n  instance: pooled\n".to_owned(),
+                "5: hooks[0].instance: only plugins have instances",
+            ),
+            (
                 format!("hosts: []\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n"),
                 "3: listeners[0]: has nowhere to send sessions: add hosts or upstream.resolve",
             ),
@@ -869,13 +883,16 @@ replay_memory: 1GiB
 
         fs::write(&path, "listeners: []\nhooks: [{name: r, lua: r.lua}]\n").unwrap();
         let config = Config::load(&path).unwrap();
-        assert_eq!(config.hooks[0].lua, directory.path().join("r.lua"));
+        assert_eq!(
+            config.hooks[0].program.path(),
+            directory.path().join("r.lua")
+        );
 
         let here = Config::parse(
             "listeners: []\nhooks: [{name: r, lua: r.lua}]\n",
             Path::new("c"),
         );
-        assert!(here.unwrap().hooks[0].lua.is_absolute());
+        assert!(here.unwrap().hooks[0].program.path().is_absolute());
     }
 
     #[test]
@@ -884,6 +901,9 @@ replay_memory: 1GiB
         let config = Config::load(root.join("config.yaml")).unwrap();
         assert_eq!(config.listeners[0].hooks, ["route"]);
         assert_eq!(config.hosts[0].addr, HostAddr::BuiltinEcho);
-        assert_eq!(config.hooks[0].lua, root.join("scripts/route.lua"));
+        assert_eq!(
+            config.hooks[0].program.path(),
+            root.join("scripts/route.lua")
+        );
     }
 }

@@ -2,8 +2,9 @@
 
 use documented::{Documented, DocumentedFields};
 
+use super::file::HookFile;
 use super::{
-    Admin, Announce, Config, Eject, Fastway, Health, Hook, Host, Kcp, Limits, Listener, Peek,
+    Admin, Announce, Config, Eject, Fastway, Health, Host, Kcp, Limits, Listener, Peek,
     ProxyHeader, Resolve, Scp, Snet, Tcp, Upstream,
 };
 
@@ -39,7 +40,7 @@ pub fn reference() -> String {
     section::<Health>("`upstream.health`", &mut text);
     section::<Eject>("`upstream.eject`", &mut text);
     section::<Host>("`hosts`", &mut text);
-    section::<Hook>("`hooks`", &mut text);
+    section::<HookFile>("`hooks`", &mut text);
     section::<Announce>("`announce`", &mut text);
     text
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -404,6 +404,16 @@ pub enum ProxyVersion {
     V2,
 }
 
+impl Program {
+    /// The file of the script or plugin.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Lua { lua } => lua,
+            Self::Wasm { wasm, .. } => wasm,
+        }
+    }
+}
+
 impl Kcp {
     /// The shape of forward error correction, data and parity datagrams, if it is on.
     pub fn fec(&self) -> Option<(usize, usize)> {
@@ -485,37 +495,50 @@ pub enum HostAddr {
     },
 }
 
-/// A script that decides about sessions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Documented, DocumentedFields)]
-#[serde(deny_unknown_fields)]
+/// A script or plugin that decides about sessions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hook {
     /// The name listeners use; unique, not empty.
-    #[serde(deserialize_with = "read::<Name, _, _>")]
     pub name: String,
-    /// The Lua script: absolute, or in the file relative to the file's directory.
-    pub lua: PathBuf,
-    /// What becomes of a session when a call fails or breaks a limit: `deny`, or `skip`, which goes
-    /// on with the next hook. Default `deny`.
-    #[serde(default)]
+    /// What is asked.
+    #[serde(flatten)]
+    pub program: Program,
+    /// What becomes of a session when a call fails or breaks a limit. Default `deny`.
     pub on_error: OnError,
     /// The most time a call may take; more than 0s. Default 100ms.
-    #[serde(
-        default = "default_hook_timeout",
-        deserialize_with = "read::<Timeout, _, _>",
-        serialize_with = "write::<Timeout, _, _>"
-    )]
+    #[serde(serialize_with = "write::<Timeout, _, _>")]
     pub timeout: Duration,
-    /// The most memory, in bytes, that each instance of the script may hold; 1MiB to 1GiB.
+    /// The most memory, in bytes, that each interpreter or instance may hold; 1MiB to 1GiB.
     /// Default 32MiB.
-    #[serde(
-        default = "default_hook_memory",
-        deserialize_with = "read::<HookMemory, _, _>",
-        serialize_with = "write::<HookMemory, _, _>"
-    )]
+    #[serde(serialize_with = "write::<HookMemory, _, _>")]
     pub memory: usize,
-    /// What the script reads as `gateway.config`. Default empty.
-    #[serde(default)]
+    /// What it reads as its configuration. Default empty.
     pub config: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What a hook runs. Paths are absolute, or in the file relative to the file's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Program {
+    /// A Lua script.
+    Lua { lua: PathBuf },
+    /// A WebAssembly plugin.
+    Wasm {
+        wasm: PathBuf,
+        /// How long an instance of it lives. Default `fresh`.
+        instance: Instance,
+    },
+}
+
+/// How long an instance of a plugin lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Instance {
+    /// For one call.
+    #[default]
+    Fresh,
+    /// For many calls, one at a time.
+    Pooled,
 }
 
 /// What a failed hook call counts as.
@@ -701,18 +724,10 @@ impl Spelling<Option<usize>> for ReplayMemory {
     }
 }
 
-type HookMemory = Size<MIB, { 1024 * MIB }>;
+pub(super) type HookMemory = Size<MIB, { 1024 * MIB }>;
 
 fn default_weight() -> u32 {
     100
-}
-
-fn default_hook_timeout() -> Duration {
-    Duration::from_millis(100)
-}
-
-fn default_hook_memory() -> usize {
-    32 * MIB
 }
 
 #[cfg(test)]

@@ -218,7 +218,7 @@ impl Gateway {
                 }
             },
         );
-        let pool = self.state.environment.pool.stats();
+        let pool = self.state.environment.runners.scripts();
         for (kind, name, help, value) in [
             (
                 Kind::Gauge,

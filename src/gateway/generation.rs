@@ -13,19 +13,19 @@ use super::hosts::Hosts;
 use crate::admin::Token;
 use crate::config::diff::BindKey;
 use crate::config::{self, Config};
-use crate::hooks::Hook;
 use crate::hooks::builtin::Builtin;
 use crate::hooks::chain::{Chain, Link};
 use crate::hooks::host::Roster;
-use crate::hooks::lua::{self, LuaHook};
 use crate::hooks::shared::Shared;
+use crate::hooks::spec::{self, Limits, LoadError, Spec};
 use crate::hooks::stats::{Book, HookStats};
+use crate::hooks::{Hook, Runners};
 
 /// What outlives generations and is there for all of them.
 #[derive(Clone)]
 pub struct Environment {
-    /// Where scripts run.
-    pub pool: Arc<lua::Pool>,
+    /// Where hooks run.
+    pub runners: Runners,
     /// What they remember.
     pub shared: Arc<Shared>,
     /// What calls of hooks cost and how they end.
@@ -38,7 +38,7 @@ impl Environment {
     /// Nothing remembered, nothing running.
     pub fn new() -> Self {
         Self {
-            pool: lua::Pool::per_processor(),
+            runners: Runners::new(),
             shared: Arc::default(),
             stats: Arc::default(),
             fastway: Arc::default(),
@@ -52,7 +52,7 @@ impl Default for Environment {
     }
 }
 
-/// An immutable configuration with its scripts loaded.
+/// An immutable configuration with its hooks loaded.
 pub struct Generation {
     /// Counts up from 1 with each reload that succeeded.
     pub number: u64,
@@ -63,7 +63,7 @@ pub struct Generation {
     /// The same.
     gates: Vec<Arc<Gate>>,
     listeners: HashMap<BindKey, usize>,
-    scripts: Vec<LuaHook>,
+    hooks: Vec<Arc<dyn Hook>>,
     /// By hook, in the order of the configuration.
     pub(super) loaded: Vec<Loaded>,
     /// What requests to the admin interface must show.
@@ -125,17 +125,22 @@ impl Generation {
         })?;
         let known = previous.map(|previous| &previous.hosts);
         let hosts = Hosts::new(&config.hosts, &config.upstream, known, Instant::now());
-        files.extend(config.hooks.iter().map(|hook| hook.lua.clone()));
-        let mut scripts = Vec::new();
+        files.extend(
+            config
+                .hooks
+                .iter()
+                .map(|hook| hook.program.path().to_owned()),
+        );
+        let mut hooks: Vec<Arc<dyn Hook>> = Vec::new();
         let mut loaded = Vec::new();
         for hook in &config.hooks {
             match load(hook, environment, &hosts).await {
-                Ok(script) => {
-                    scripts.push(script);
-                    loaded.push(Loaded::now(&hook.lua));
+                Ok(good) => {
+                    hooks.push(good);
+                    loaded.push(Loaded::now(hook.program.path()));
                 }
                 Err(error) => {
-                    files.extend(scripts.iter().flat_map(LuaHook::files));
+                    files.extend(hooks.iter().flat_map(|hook| hook.files()));
                     files.extend(error.files.iter().cloned());
                     return Err(BuildError {
                         message: error.to_string(),
@@ -148,7 +153,7 @@ impl Generation {
         let chains = config
             .listeners
             .iter()
-            .map(|listener| Arc::new(chain(listener, &config, &scripts, &environment.stats)));
+            .map(|listener| Arc::new(chain(listener, &config, &hooks, &environment.stats)));
         let gates = config.listeners.iter().map(|listener| {
             let known = previous.and_then(|previous| previous.gate_of(&listener.name));
             known.cloned().unwrap_or_default()
@@ -164,7 +169,7 @@ impl Generation {
             gates,
             listeners,
             hosts,
-            scripts,
+            hooks,
             loaded,
             admin_token,
             path: path.to_owned(),
@@ -196,8 +201,8 @@ impl Generation {
 
     /// The files it was made of.
     pub fn files(&self) -> Vec<PathBuf> {
-        let scripts = self.scripts.iter().flat_map(LuaHook::files);
-        scripts
+        let hooks = self.hooks.iter().flat_map(|hook| hook.files());
+        hooks
             .chain([self.path.clone()])
             .chain(self.config.admin.token_file.clone())
             .collect()
@@ -238,7 +243,7 @@ fn token(config: &Config, path: &Path) -> Result<Option<Token>, (String, Place)>
 }
 
 /// Where a script is wrong: what is said of it begins with `file:line:` if that is known.
-fn place(error: &lua::LoadError) -> Place {
+fn place(error: &LoadError) -> Place {
     let mut parts = error.message.splitn(3, ':');
     let (file, line) = (parts.next(), parts.next());
     let line = line.and_then(|line| line.parse().ok());
@@ -251,11 +256,16 @@ fn place(error: &lua::LoadError) -> Place {
 }
 
 /// The hooks that `listener` names, the built-in rule behind them.
-fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook], stats: &Book) -> Chain {
+fn chain(
+    listener: &config::Listener,
+    config: &Config,
+    hooks: &[Arc<dyn Hook>],
+    stats: &Book,
+) -> Chain {
     let named = listener.hooks.iter().filter_map(|name| {
         let at = config.hooks.iter().position(|hook| hook.name == *name)?;
         Some(Link {
-            hook: Arc::new(scripts[at].clone()),
+            hook: hooks[at].clone(),
             on_error: config.hooks[at].on_error,
             stats: stats.of(name),
         })
@@ -274,21 +284,21 @@ fn chain(listener: &config::Listener, config: &Config, scripts: &[LuaHook], stat
     )
 }
 
-/// Loads a script off the threads that carry sessions.
+/// Loads a hook off the threads that carry sessions.
 async fn load(
     hook: &config::Hook,
     environment: &Environment,
     hosts: &Hosts,
-) -> Result<LuaHook, lua::LoadError> {
-    let spec = lua::Spec {
+) -> Result<Arc<dyn Hook>, LoadError> {
+    let spec = Spec {
         name: hook.name.clone(),
-        path: hook.lua.clone(),
-        limits: lua::Limits {
+        path: hook.program.path().to_owned(),
+        limits: Limits {
             timeout: hook.timeout,
             memory: hook.memory,
         },
         config: hook.config.clone(),
-        environment: lua::Environment {
+        environment: spec::Environment {
             shared: environment.shared.clone(),
             hosts: hosts.seen(),
             fastway: Roster::new({
@@ -297,9 +307,10 @@ async fn load(
             }),
         },
     };
-    let pool = environment.pool.clone();
+    let runners = environment.runners.clone();
+    let program = hook.program.clone();
     // invariant: loading does not panic, and the runtime is not shutting down while we run on it.
-    tokio::task::spawn_blocking(move || LuaHook::load(&pool, spec))
+    tokio::task::spawn_blocking(move || runners.load(&program, spec))
         .await
         .expect("it returns")
 }

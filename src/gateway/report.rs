@@ -206,7 +206,7 @@ impl HookStatus {
             .collect();
         Self {
             name: hook.name.clone(),
-            file: hook.lua.display().to_string(),
+            file: hook.program.path().display().to_string(),
             sha256: loaded.sha256.clone(),
             loaded_at: loaded.at,
             calls: decisions.iter().map(|decision| decision.calls).sum(),

@@ -18,20 +18,28 @@
 
 pub mod builtin;
 pub mod chain;
+mod contract;
 pub mod host;
+mod load;
 pub mod lua;
 pub mod shared;
+pub mod spec;
 pub mod stats;
 pub mod trace;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+
+pub use load::Runners;
 
 /// What is known of a session when a hook is asked.
 #[derive(Debug, Clone)]
@@ -190,8 +198,10 @@ pub struct HookError {
 /// Why a call gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HookErrorKind {
-    /// The script raised an error or answered something that is no answer.
+    /// The script or plugin gave an error as its answer, or something that is no answer.
     Script,
+    /// The plugin trapped: it did what WebAssembly does not allow.
+    Trap,
     /// The call ran past its time limit and was stopped.
     Timeout,
     /// The call ran past its memory limit and was stopped.
@@ -207,6 +217,7 @@ impl HookErrorKind {
     pub fn label(self) -> &'static str {
         match self {
             Self::Script => "script",
+            Self::Trap => "trap",
             Self::Timeout => "timeout",
             Self::Memory => "memory",
             Self::Stuck => "stuck",
@@ -223,4 +234,10 @@ pub trait Hook: Send + Sync {
     /// Asks it. The future ends within twice the hook's time limit, whatever the hook does,
     /// and may be dropped at any time.
     fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+    /// The files that it was made of, absolute, and those that it looked for in vain. May grow
+    /// with calls.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 }

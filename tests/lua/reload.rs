@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use stablegate::hooks::lua::{LuaHook, Pool};
-use stablegate::hooks::{Answer, AttrValue, Question, Target};
+use stablegate::hooks::{Answer, AttrValue, Hook, HookErrorKind, Question, Target};
 
 use crate::rig::{Rig, ask, error, target};
-use stablegate::hooks::HookErrorKind;
 
 async fn name(hook: &LuaHook) -> String {
     match target(hook).await.answer {

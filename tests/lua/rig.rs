@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stablegate::hooks::host::{Host, Roster};
-use stablegate::hooks::lua::{Environment, Limits, LoadError, LuaHook, Pool, Spec};
+use stablegate::hooks::lua::{LuaHook, Pool};
 use stablegate::hooks::shared::Shared;
+use stablegate::hooks::spec::{Environment, Limits, LoadError, Spec};
 use stablegate::hooks::{
     Answer, Attrs, Call, Ended, Hook, HookError, HookErrorKind, Question, Reply, SessionInfo,
     Target,

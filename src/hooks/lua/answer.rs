@@ -3,18 +3,11 @@
 use bytes::Bytes;
 use mlua::Value;
 
-use super::api::{clip, scalar, type_of};
-use super::script::Function;
-use crate::hooks::{Answer, AttrValue, Attrs, Target};
-
-/// Longest reason of a refusal.
-const MAX_REASON: usize = 512;
-
-/// Longest first message to an upstream.
-const MAX_MESSAGE: usize = 1024 * 1024;
-
-/// What all attributes of a session may take: the gateway keeps them as long as the session.
-const MAX_ATTRS: usize = 64 * 1024;
+use super::api::{scalar, type_of};
+use crate::hooks::contract::{
+    Function, MAX_ATTRS, MAX_MESSAGE, MAX_REASON, attr_size, clip, is_addr,
+};
+use crate::hooks::{Answer, Attrs, Target};
 
 /// The answer that a function's first two return values give, or what is wrong with them.
 /// What may be chosen is another thing for a `dial`.
@@ -57,11 +50,7 @@ pub(super) fn attrs(value: &Value) -> Result<Attrs, String> {
                 shown(&value)
             )
         })?;
-        size += key.len()
-            + match &value {
-                AttrValue::String(bytes) => bytes.len(),
-                _ => 8,
-            };
+        size += attr_size(&key, &value);
         if size > MAX_ATTRS {
             return Err(format!("session.attrs is larger than {MAX_ATTRS} bytes"));
         }
@@ -164,23 +153,6 @@ fn announce(message: Value) -> Result<Answer, String> {
     }
 }
 
-/// `host:port` with a host that can be one; IPv6 addresses in brackets.
-fn is_addr(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    let port_ok = port.bytes().all(|byte| byte.is_ascii_digit())
-        && port.parse::<u16>().is_ok_and(|port| port > 0);
-    let host_ok = match host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')) {
-        Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-            !host.is_empty() && host.len() <= 253 && host.bytes().all(plain)
-        }
-    };
-    port_ok && host_ok
-}
-
 /// A value as messages show it.
 fn shown(value: &Value) -> String {
     match value {
@@ -190,42 +162,5 @@ fn shown(value: &Value) -> String {
         Value::Number(value) => value.to_string(),
         Value::String(value) => format!("{:?}", clip(&value.as_bytes(), 64)),
         other => format!("a {}", type_of(other)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_addr;
-
-    #[test]
-    fn addresses_are_checked() {
-        for good in [
-            "a:1",
-            "game-1.example.com:65535",
-            "10.0.0.1:80",
-            "[::1]:80",
-            "x_y:1",
-        ] {
-            assert!(is_addr(good), "{good}");
-        }
-        for bad in [
-            "",
-            "a",
-            ":1",
-            "a:",
-            "a:0",
-            "a:65536",
-            "a:+1",
-            "::1:80",
-            "[::1]",
-            "[a]:80",
-            "a b:1",
-            "a\n:1",
-            "builtin:echo",
-            "[]:1",
-            "é:1",
-        ] {
-            assert!(!is_addr(bad), "{bad}");
-        }
     }
 }

@@ -24,16 +24,11 @@ use super::script::Script;
 use super::source::Sources;
 use super::{json, limit};
 use crate::hooks::AttrValue;
+use crate::hooks::contract::{MAX_LOG, MAX_TTL, clip};
 use crate::hooks::shared::SharedError;
 use crate::proto::fastway::Role;
 use crate::proto::proxy_header;
 use crate::proto::sproto::{self, Field, SprotoError};
-
-/// Longest message that goes to the log.
-const MAX_LOG: usize = 8 * 1024;
-
-/// Longest expiry that scripts can ask for; a longer one is none.
-const MAX_TTL: f64 = 100.0 * 365.0 * 86400.0;
 
 /// Longest name that is looked up.
 const MAX_NAME: usize = 253;
@@ -219,16 +214,6 @@ pub(super) fn scalar_to_lua(lua: &Lua, value: &AttrValue) -> mlua::Result<Value>
         AttrValue::Number(value) => Value::Number(*value),
         AttrValue::String(value) => Value::String(lua.create_string(value)?),
     })
-}
-
-/// At most `max` bytes of a text that may not be UTF-8.
-pub(super) fn clip(bytes: &[u8], max: usize) -> String {
-    if bytes.len() <= max {
-        return String::from_utf8_lossy(bytes).into_owned();
-    }
-    let mut text = String::from_utf8_lossy(&bytes[..max]).into_owned();
-    text.push('…');
-    text
 }
 
 /// `(function)` or `(nil, message)`.

@@ -31,6 +31,7 @@
 //! stopped is left behind with its thread ([`HookErrorKind::Stuck`]). Built on Lua 5.4 (feature
 //! `lua`) or on Luau (feature `luau`), where little is left that cannot be stopped.
 //!
+//! [`Limits`]: super::spec::Limits
 //! [`HookErrorKind::Stuck`]: super::HookErrorKind::Stuck
 
 mod answer;
@@ -51,9 +52,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::pool::{Pool, Stats};
-use self::script::{Function, Script};
-use super::host::{Host, Roster};
-use super::shared::Shared;
+use self::script::Script;
+use super::contract::Function;
+use super::spec::{LoadError, Spec};
 use super::{Answer, Call, Hook, Reply};
 
 #[cfg(all(feature = "lua", feature = "luau"))]
@@ -62,54 +63,6 @@ compile_error!(
 );
 #[cfg(not(any(feature = "lua", feature = "luau")))]
 compile_error!("one of the features `lua` and `luau` is needed");
-
-/// What one call, and loading the script, may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Time from the start of its execution.
-    pub timeout: Duration,
-    /// Bytes of one interpreter's heap, what it keeps between calls included. An empty
-    /// interpreter takes some 50 KiB.
-    pub memory: usize,
-}
-
-/// What scripts see of the gateway.
-#[derive(Debug, Clone)]
-pub struct Environment {
-    /// The store behind `gateway.shared`.
-    pub shared: Arc<Shared>,
-    /// The hosts of `gateway.hosts()`.
-    pub hosts: Vec<Arc<Host>>,
-    /// The endpoints of `gateway.fastway`.
-    pub fastway: Roster,
-}
-
-/// A script as the configuration describes it.
-#[derive(Debug, Clone)]
-pub struct Spec {
-    /// Name of the hook.
-    pub name: String,
-    /// The script's file.
-    pub path: PathBuf,
-    pub limits: Limits,
-    /// What the script sees as `gateway.config`.
-    pub config: serde_json::Map<String, serde_json::Value>,
-    pub environment: Environment,
-}
-
-/// Why a script cannot be used.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("hook {hook}: {message}")]
-pub struct LoadError {
-    /// Name of the hook.
-    pub hook: Arc<str>,
-    /// The script's file, absolute.
-    pub path: PathBuf,
-    /// Begins with `file:line:` where a line is known; files are relative to the script.
-    pub message: String,
-    /// The files that may hold the mistake: a change in any of them is reason to try again.
-    pub files: Vec<PathBuf>,
-}
 
 /// A script of one configuration generation.
 ///
@@ -127,12 +80,6 @@ impl LuaHook {
     /// machine is busy: not for async threads.
     pub fn load(pool: &Arc<Pool>, spec: Spec) -> Result<Self, LoadError> {
         Script::load(pool, spec).map(|script| Self { script })
-    }
-
-    /// The files that make up the script, absolute: all that were read, and those that `require`
-    /// looked for in vain. Grows when a call is the first to require a module.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.script.files()
     }
 }
 
@@ -152,5 +99,11 @@ impl Hook for LuaHook {
             }));
         }
         Box::pin(self.script.clone().ask(call))
+    }
+
+    /// All that were read, and those that `require` looked for in vain. Grows when a call is the
+    /// first to require a module.
+    fn files(&self) -> Vec<PathBuf> {
+        self.script.files()
     }
 }

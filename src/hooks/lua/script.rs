@@ -13,47 +13,12 @@ use super::pool::Pool;
 use super::source::Sources;
 use super::vm::{Failure, Vm};
 use super::workers::{Lost, Order, PATIENCE};
-use super::{Environment, Limits, LoadError, Spec};
-use crate::hooks::{Call, HookError, HookErrorKind, Question, Reply};
+use crate::hooks::contract::Function;
+use crate::hooks::spec::{Environment, Limits, LoadError, Spec};
+use crate::hooks::{Call, HookError, HookErrorKind, Reply};
 
 /// The least time for a worker to come free and load a script, whose own time is limited besides.
 const LOAD_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The global functions of a script that are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Function {
-    Access,
-    SelectTarget,
-    Announce,
-    Closed,
-}
-
-impl Function {
-    pub(super) const ALL: [Self; 4] = [
-        Self::Access,
-        Self::SelectTarget,
-        Self::Announce,
-        Self::Closed,
-    ];
-
-    pub(super) fn of(question: &Question) -> Self {
-        match question {
-            Question::Access => Self::Access,
-            Question::SelectTarget => Self::SelectTarget,
-            Question::Announce { .. } => Self::Announce,
-            Question::Closed(_) => Self::Closed,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Access => "access",
-            Self::SelectTarget => "select_target",
-            Self::Announce => "announce",
-            Self::Closed => "closed",
-        }
-    }
-}
 
 /// A script as it was when it was loaded.
 #[derive(Debug)]

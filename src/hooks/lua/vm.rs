@@ -10,16 +10,14 @@ use mlua::{Function, Lua, LuaOptions, LuaString, StdLib, Table, Value};
 use super::answer;
 use super::api;
 use super::limit::{self, Guard};
-use super::script::{Function as Hooked, Script};
+use super::script::Script;
 use super::source::Source;
+use crate::hooks::contract::{Function as Hooked, MAX_ERROR, clip};
 use crate::hooks::{Answer, Attrs, Call, HookErrorKind, Question};
 
 /// What runs before every script: see there.
 static PRELUDE: LazyLock<Source> =
     LazyLock::new(|| Source::new("=gateway", include_str!("prelude.lua").into()));
-
-/// Longest message of a script's error.
-const MAX_MESSAGE: usize = 1024;
 
 /// What Lua says when it has no more memory.
 const NO_MEMORY: &str = "not enough memory";
@@ -370,7 +368,7 @@ impl Judge<'_> {
 }
 
 fn clip_message(bytes: &[u8]) -> String {
-    api::clip(bytes, MAX_MESSAGE)
+    clip(bytes, MAX_ERROR)
 }
 
 /// Whether a message begins with `file:line:`.

@@ -1,7 +1,9 @@
 //! `stablegate hook`
 
+mod new;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,23 +11,24 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
 
+use crate::config::{Instance, Program};
 use crate::gateway::Environment;
 use crate::hooks::host::Roster;
-use crate::hooks::lua::{self, LuaHook};
-use crate::hooks::{
-    Answer, AttrValue, Attrs, Call, Dial, Fastway, Hook, Question, SessionInfo, Target,
-};
+use crate::hooks::spec::{self, Limits, Spec};
+use crate::hooks::{Answer, AttrValue, Attrs, Call, Dial, Fastway, Question, SessionInfo, Target};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Ask a script for one decision, and say what it cost.
+    /// Ask a script or plugin for one decision, and say what it cost.
     Call(Box<Decision>),
+    /// Write a hook to start from into the working directory.
+    New(new::New),
 }
 
 #[derive(clap::Args)]
 pub(super) struct Decision {
-    /// The Lua script.
-    script: PathBuf,
+    /// A Lua script, or a plugin: a file whose name ends in `.wasm` or `.wat`.
+    hook: PathBuf,
     /// What to ask it.
     #[arg(value_enum)]
     question: Asked,
@@ -60,7 +63,7 @@ pub(super) struct Decision {
     /// An attribute that an earlier hook has set; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     attr: Vec<String>,
-    /// What the script sees as `gateway.config`, in JSON.
+    /// What it sees as its configuration, in JSON.
     #[arg(long, default_value = "{}")]
     config: String,
     #[arg(long, default_value = "100ms", value_parser = super::duration)]
@@ -79,7 +82,10 @@ enum Asked {
 }
 
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
-    let Command::Call(arguments) = command;
+    let arguments = match command {
+        Command::Call(arguments) => arguments,
+        Command::New(arguments) => return new::run(&arguments),
+    };
     let question = match arguments.question {
         Asked::Access => Question::Access,
         Asked::SelectTarget => Question::SelectTarget,
@@ -93,22 +99,23 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         info: Arc::new(arguments.info()),
     };
     let environment = Environment::new();
-    let spec = lua::Spec {
+    let program = program(&arguments.hook);
+    let spec = Spec {
         name: "call".to_owned(),
-        path: arguments.script,
-        limits: lua::Limits {
+        path: arguments.hook,
+        limits: Limits {
             timeout: arguments.timeout,
             memory: arguments.memory << 20,
         },
         config: serde_json::from_str(&arguments.config).context("--config is no JSON object")?,
-        environment: lua::Environment {
+        environment: spec::Environment {
             shared: environment.shared,
             hosts: Vec::new(),
             fastway: Roster::default(),
         },
     };
     let hook =
-        tokio::task::spawn_blocking(move || LuaHook::load(&environment.pool, spec)).await??;
+        tokio::task::spawn_blocking(move || environment.runners.load(&program, spec)).await??;
     let reply = hook.call(call).await;
     match reply.answer? {
         Answer::Pass => println!("no opinion: the next hook decides, then the built-in rule"),
@@ -132,6 +139,23 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     }
     println!("cost: {:?}", reply.cost);
     Ok(())
+}
+
+/// What a file runs as, by its name.
+fn program(path: &Path) -> Program {
+    let plugin = path
+        .extension()
+        .is_some_and(|extension| extension == "wasm" || extension == "wat");
+    if plugin {
+        Program::Wasm {
+            wasm: path.to_owned(),
+            instance: Instance::default(),
+        }
+    } else {
+        Program::Lua {
+            lua: path.to_owned(),
+        }
+    }
 }
 
 impl Decision {

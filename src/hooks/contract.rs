@@ -1,0 +1,130 @@
+//! What holds for the answers of scripts and of plugins alike.
+
+use super::{AttrValue, Question};
+
+/// Longest reason of a refusal, bytes.
+pub(super) const MAX_REASON: usize = 512;
+
+/// Longest first message to an upstream, bytes.
+pub(super) const MAX_MESSAGE: usize = 1024 * 1024;
+
+/// What all attributes of a session may take: the gateway keeps them as long as the session.
+pub(super) const MAX_ATTRS: usize = 64 * 1024;
+
+/// Longest message that goes to the log, bytes.
+pub(super) const MAX_LOG: usize = 8 * 1024;
+
+/// Longest message of an error, bytes.
+pub(super) const MAX_ERROR: usize = 1024;
+
+/// Longest expiry that can be asked for, seconds; a longer one is none.
+pub(super) const MAX_TTL: f64 = 100.0 * 365.0 * 86400.0;
+
+/// The functions of a script or plugin that are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Function {
+    Access,
+    SelectTarget,
+    Announce,
+    Closed,
+}
+
+impl Function {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Access,
+        Self::SelectTarget,
+        Self::Announce,
+        Self::Closed,
+    ];
+
+    pub(super) fn of(question: &Question) -> Self {
+        match question {
+            Question::Access => Self::Access,
+            Question::SelectTarget => Self::SelectTarget,
+            Question::Announce { .. } => Self::Announce,
+            Question::Closed(_) => Self::Closed,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::SelectTarget => "select_target",
+            Self::Announce => "announce",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// What an attribute takes of [`MAX_ATTRS`].
+pub(super) fn attr_size(key: &str, value: &AttrValue) -> usize {
+    key.len()
+        + match value {
+            AttrValue::String(bytes) => bytes.len(),
+            _ => 8,
+        }
+}
+
+/// `host:port` with a host that can be one; IPv6 addresses in brackets.
+pub(super) fn is_addr(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let port_ok = port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let host_ok = match host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')) {
+        Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            !host.is_empty() && host.len() <= 253 && host.bytes().all(plain)
+        }
+    };
+    port_ok && host_ok
+}
+
+/// At most `max` bytes of a text that may not be UTF-8.
+pub(super) fn clip(bytes: &[u8], max: usize) -> String {
+    if bytes.len() <= max {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    let mut text = String::from_utf8_lossy(&bytes[..max]).into_owned();
+    text.push('…');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_addr;
+
+    #[test]
+    fn addresses_are_checked() {
+        for good in [
+            "a:1",
+            "game-1.example.com:65535",
+            "10.0.0.1:80",
+            "[::1]:80",
+            "x_y:1",
+        ] {
+            assert!(is_addr(good), "{good}");
+        }
+        for bad in [
+            "",
+            "a",
+            ":1",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "::1:80",
+            "[::1]",
+            "[a]:80",
+            "a b:1",
+            "a\n:1",
+            "builtin:echo",
+            "[]:1",
+            "é:1",
+        ] {
+            assert!(!is_addr(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What a script or a plugin is loaded from.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::host::{Host, Roster};
+use super::shared::Shared;
+
+/// What one call, and loading the hook, may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Time from the start of its execution.
+    pub timeout: Duration,
+    /// Bytes that one interpreter, or one instance of a plugin, may hold, what it keeps between
+    /// calls included. An empty interpreter takes some 50 KiB.
+    pub memory: usize,
+}
+
+/// What hooks see of the gateway.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The store that all hooks share.
+    pub shared: Arc<Shared>,
+    /// The hosts of the configuration.
+    pub hosts: Vec<Arc<Host>>,
+    /// The fastway endpoints that are connected.
+    pub fastway: Roster,
+}
+
+/// A hook as the configuration describes it.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its name.
+    pub name: String,
+    /// The file of the script or plugin.
+    pub path: PathBuf,
+    pub limits: Limits,
+    /// What it sees as its configuration.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    pub environment: Environment,
+}
+
+/// Why a hook cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("hook {hook}: {message}")]
+pub struct LoadError {
+    /// Name of the hook.
+    pub hook: Arc<str>,
+    /// Its file, absolute.
+    pub path: PathBuf,
+    /// Begins with the file, relative to the hook's directory, and the line where one is known.
+    pub message: String,
+    /// The files that may hold the mistake: a change in any of them is reason to try again.
+    pub files: Vec<PathBuf>,
+}

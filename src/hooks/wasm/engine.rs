@@ -1,0 +1,99 @@
+//! The engine that runs all plugins of a gateway.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::cache::Cache;
+use super::clock::Clock;
+use super::slow::Slow;
+
+/// Instances that may live at once: calls under way, and those that wait for their next one.
+const INSTANCES: u32 = 512;
+
+/// Core modules of all of them: a compiler makes several for one component.
+const CORE_INSTANCES: u32 = 4 * INSTANCES;
+
+/// Places of instances that are gone which are kept as they are for the next one of the same
+/// plugin. They hold memory and the plugin's code: more of them would keep those of old ones.
+const WARM: u32 = 16;
+
+/// The largest memory that a hook can be allowed.
+const MAX_MEMORY: usize = 1024 * 1024 * 1024;
+
+/// Most elements of one table; a large interpreter has some ten thousand functions in one.
+pub(super) const MAX_TABLE: usize = 65_536;
+
+/// The stack of WebAssembly code, bytes.
+const STACK: usize = 512 * 1024;
+
+/// The stack of a call: that, and what host functions need on top of it.
+const CALL_STACK: usize = STACK + 256 * 1024;
+
+/// What of an instance's memory stays resident for the next one, bytes: clearing so much costs
+/// less than giving it back to the system.
+const KEEP: usize = 256 * 1024;
+
+/// What runs plugins. Its threads end with it.
+pub(super) struct Engine {
+    pub(super) wasm: wasmtime::Engine,
+    pub(super) clock: Clock,
+    pub(super) slow: Slow,
+    pub(super) cache: Option<Cache>,
+    /// Threads that can run plugins at once.
+    pub(super) processors: usize,
+}
+
+impl Engine {
+    /// Starts the threads and opens the cache.
+    pub(super) fn start(cache: Option<&Path>) -> Result<Arc<Self>, String> {
+        let failed = |error: String| format!("plugins cannot be run: {error}");
+        let wasm =
+            wasmtime::Engine::new(&config()).map_err(|error| failed(format!("{error:#}")))?;
+        let weak = wasm.weak();
+        let tick = move || {
+            if let Some(engine) = weak.upgrade() {
+                engine.increment_epoch();
+            }
+        };
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Ok(Arc::new(Self {
+            clock: Clock::start(tick).map_err(|error| failed(error.to_string()))?,
+            slow: Slow::start(processors).map_err(|error| failed(error.to_string()))?,
+            cache: cache.and_then(|directory| Cache::open(directory, &wasm)),
+            wasm,
+            processors,
+        }))
+    }
+}
+
+fn config() -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(INSTANCES)
+        .total_stacks(INSTANCES)
+        .total_memories(INSTANCES)
+        .total_core_instances(CORE_INSTANCES)
+        .total_tables(CORE_INSTANCES)
+        .max_memory_size(MAX_MEMORY)
+        .table_elements(MAX_TABLE)
+        .max_unused_warm_slots(WARM)
+        .linear_memory_keep_resident(KEEP)
+        .table_keep_resident(KEEP)
+        .async_stack_keep_resident(16 * 1024);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK)
+        .async_stack_size(CALL_STACK);
+    config
+}
+
+/// Lets the threads that carry sessions go before this one.
+pub(super) fn background() {
+    // SAFETY: takes and changes nothing but the priority of this thread, which on Linux is what
+    // a process id of 0 means. Failing leaves it as it was.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}

@@ -1,0 +1,133 @@
+//! What the host keeps beside an instance of a plugin.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+
+use wasmtime::ResourceLimiter;
+
+use super::engine::MAX_TABLE;
+use crate::hooks::contract::{MAX_ATTRS, attr_size};
+use crate::hooks::spec::Environment;
+use crate::hooks::{AttrValue, Attrs};
+
+/// What all instances of a plugin see of the gateway.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// Name of the hook.
+    pub(super) hook: Arc<str>,
+    pub(super) config: serde_json::Map<String, serde_json::Value>,
+    pub(super) environment: Environment,
+    /// The most memory an instance may have, bytes.
+    pub(super) memory: usize,
+}
+
+/// The host's side of one instance.
+pub(super) struct Guest {
+    pub(super) around: Arc<Surroundings>,
+    notes: Notes,
+    /// What was written to standard output and error, up to the end of a line.
+    pub(super) line: Vec<u8>,
+    memory: usize,
+    elements: usize,
+}
+
+/// What a call has noted, and its size in all.
+#[derive(Default)]
+struct Notes {
+    values: BTreeMap<String, Option<AttrValue>>,
+    size: usize,
+    /// Whether something was too much.
+    full: bool,
+}
+
+/// A call notes too much.
+#[derive(Debug, thiserror::Error)]
+#[error("session.attrs is larger than {MAX_ATTRS} bytes")]
+pub(super) struct AttrsFull;
+
+/// The instance needs more memory than its hook has.
+#[derive(Debug, thiserror::Error)]
+#[error("out of memory")]
+pub(super) struct OutOfMemory;
+
+impl Guest {
+    pub(super) fn new(around: Arc<Surroundings>) -> Self {
+        Self {
+            around,
+            notes: Notes::default(),
+            line: Vec::new(),
+            memory: 0,
+            elements: 0,
+        }
+    }
+
+    /// Notes that an attribute is set or, with `None`, removed by the call under way.
+    /// What is too much is not kept; [`Self::attrs`] says so.
+    pub(super) fn note(&mut self, key: String, value: Option<AttrValue>) {
+        let size = |key: &str, value: &Option<AttrValue>| {
+            attr_size(key, value.as_ref().unwrap_or(&AttrValue::Boolean(false)))
+        };
+        let notes = &mut self.notes;
+        if let Some(before) = notes.values.get(&key) {
+            notes.size -= size(&key, before);
+        }
+        notes.size += size(&key, &value);
+        if notes.size <= MAX_ATTRS {
+            notes.values.insert(key, value);
+        } else {
+            notes.full = true;
+        }
+    }
+
+    /// The attributes with what was noted, which is forgotten here.
+    pub(super) fn attrs(&mut self, before: &Attrs) -> Result<Attrs, AttrsFull> {
+        let mut attrs = before.clone();
+        let notes = mem::take(&mut self.notes);
+        if notes.full {
+            return Err(AttrsFull);
+        }
+        if notes.values.is_empty() {
+            return Ok(attrs);
+        }
+        for (key, value) in notes.values {
+            match value {
+                Some(value) => attrs.insert(key, value),
+                None => attrs.remove(&key),
+            };
+        }
+        let size: usize = attrs.iter().map(|(key, value)| attr_size(key, value)).sum();
+        if size > MAX_ATTRS {
+            return Err(AttrsFull);
+        }
+        Ok(attrs)
+    }
+}
+
+impl ResourceLimiter for Guest {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.memory += desired.saturating_sub(current);
+        if self.memory > self.around.memory {
+            return Err(OutOfMemory.into());
+        }
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.elements += desired.saturating_sub(current);
+        if self.elements > MAX_TABLE {
+            return Err(OutOfMemory.into());
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,136 @@
+//! The host of WebAssembly plugins.
+//!
+//! A plugin is a component that speaks the contract in `plugins/wit`, where each question and
+//! each function is described; it is the contract of Lua scripts in another notation. A core
+//! module whose exports follow the canonical ABI, and the text format of either, are turned into
+//! a component when they are loaded.
+//!
+//! # How it runs
+//!
+//! All plugins of a gateway share one engine, which a [`Host`] starts with the first of them. A
+//! call begins on the thread that asks. Most end within microseconds; one that does not is taken
+//! off that thread after a millisecond or two and goes on, a slice at a time, on threads of lower
+//! priority, until it answers or its time is over. A plugin that traps or exceeds its [`Limits`]
+//! loses its instance and nothing else.
+//!
+//! Plugins reach nothing but what the contract offers. Of the system interfaces that compilers
+//! link in, clocks and randomness work, standard output goes to the log, and there are no
+//! arguments, no variables and no files; all else traps.
+//!
+//! [`Limits`]: super::spec::Limits
+
+mod bindings;
+mod cache;
+mod clock;
+mod compile;
+mod engine;
+mod guest;
+mod imports;
+mod plugin;
+mod slow;
+mod wasi;
+
+use std::future::{self, Future};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use self::engine::Engine;
+use self::plugin::Plugin;
+use super::contract::Function;
+use super::spec::{LoadError, Spec};
+use super::{Answer, Call, Hook, Reply};
+
+pub use self::cache::default_directory;
+
+/// How long an instance of a plugin lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instances {
+    /// For one call: nothing that a call leaves behind is there for the next one.
+    Fresh,
+    /// For many calls, one at a time, until one of them fails.
+    Pooled,
+}
+
+/// What all plugins of a gateway share.
+pub struct Host {
+    cache: Option<PathBuf>,
+    engine: OnceLock<Result<Arc<Engine>, String>>,
+}
+
+impl Host {
+    /// A host that keeps compiled code in the directory `cache`, or only in memory. Threads are
+    /// started and address space is reserved for the first plugin.
+    pub fn new(cache: Option<PathBuf>) -> Arc<Self> {
+        Arc::new(Self {
+            cache,
+            engine: OnceLock::new(),
+        })
+    }
+
+    fn engine(&self) -> Result<&Arc<Engine>, String> {
+        let started = self
+            .engine
+            .get_or_init(|| Engine::start(self.cache.as_deref()));
+        started.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// A plugin of one configuration generation. Clones are the same plugin.
+#[derive(Clone)]
+pub struct WasmHook {
+    plugin: Arc<Plugin>,
+}
+
+impl WasmHook {
+    /// Reads a plugin, compiles it if the cache does not have it, and starts it once.
+    ///
+    /// Blocks, for seconds if it is large: not for async threads.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no plugin, wants what the gateway does not have, or does not
+    /// start within its limits. The message says what is missing.
+    pub fn load(host: &Host, spec: Spec, instances: Instances) -> Result<Self, LoadError> {
+        let path = std::path::absolute(&spec.path).unwrap_or_else(|_| spec.path.clone());
+        let name: Arc<str> = spec.name.as_str().into();
+        let loaded = host
+            .engine()
+            .and_then(|engine| Plugin::load(engine, &path, spec, instances));
+        loaded
+            .map(|plugin| Self {
+                plugin: Arc::new(plugin),
+            })
+            .map_err(|message| LoadError {
+                hook: name,
+                message: match path.file_name() {
+                    Some(file) => format!("{}: {message}", file.display()),
+                    None => message,
+                },
+                files: vec![path.clone()],
+                path,
+            })
+    }
+}
+
+impl Hook for WasmHook {
+    fn name(&self) -> &str {
+        self.plugin.name()
+    }
+
+    /// What the plugin does not export is passed without asking it.
+    fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+        if !self.plugin.exports(Function::of(&call.question)) {
+            return Box::pin(future::ready(Reply {
+                answer: Ok(Answer::Pass),
+                attrs: call.attrs,
+                cost: Duration::ZERO,
+            }));
+        }
+        Box::pin(self.plugin.clone().ask(call))
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.plugin.path().to_owned()]
+    }
+}

@@ -1,0 +1,470 @@
+//! One plugin of one configuration generation, and its instances.
+
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use bytesize::ByteSize;
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Linker,
+    Lower, TypedFunc,
+};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
+
+use super::bindings::{
+    Access, Accessed, Announce, Announced, Closed, Decision, EndedRef, PACKAGE, SelectTarget,
+    Session, Target as ChosenTarget, TargetSelected, Told, VERSION, interface,
+};
+use super::compile::compile;
+use super::engine::Engine;
+use super::guest::{AttrsFull, Guest, OutOfMemory, Surroundings};
+use super::slow::{Running, Unfinished};
+use super::{Instances, imports, wasi};
+use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
+use crate::hooks::spec::Spec;
+use crate::hooks::{
+    Answer, Attrs, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target,
+};
+
+/// Largest file that is taken for a plugin.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// The least time for a plugin to start, which nobody waits for but who loads it.
+const LOAD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A plugin as it was when it was loaded.
+pub(super) struct Plugin {
+    path: PathBuf,
+    /// The file's name, for messages.
+    file: String,
+    timeout: Duration,
+    around: Arc<Surroundings>,
+    instances: Instances,
+    /// By [`Function`].
+    exports: [Option<ComponentExportIndex>; 4],
+    component: InstancePre<Guest>,
+    /// Instances that wait for their next call, the last used last.
+    idle: Mutex<Vec<Live>>,
+    engine: Arc<Engine>,
+}
+
+/// An instance with its memory.
+struct Live {
+    store: Store<Guest>,
+    instance: Instance,
+}
+
+/// The interface and the function that a question is asked through.
+fn names(function: Function) -> (&'static str, &'static str) {
+    match function {
+        Function::Access => ("access-control", "access"),
+        Function::SelectTarget => ("target-selection", "select-target"),
+        Function::Announce => ("announcement", "announce"),
+        Function::Closed => ("lifecycle", "closed"),
+    }
+}
+
+impl Plugin {
+    /// Reads a plugin, compiles it and starts it once. Blocks.
+    pub(super) fn load(
+        engine: &Arc<Engine>,
+        path: &Path,
+        spec: Spec,
+        instances: Instances,
+    ) -> Result<Self, String> {
+        let content = read(path).map_err(|error| error.to_string())?;
+        let component = compile(engine, &content)?;
+        let exports = exports(&component)?;
+        let linker = linker(&component)?;
+        let component = linker
+            .instantiate_pre(&component)
+            .map_err(|error| format!("{error:#}"))?;
+        let plugin = Self {
+            file: path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            path: path.to_owned(),
+            timeout: spec.limits.timeout,
+            around: Arc::new(Surroundings {
+                hook: spec.name.into(),
+                config: spec.config,
+                environment: spec.environment,
+                memory: spec.limits.memory,
+            }),
+            instances,
+            exports,
+            component,
+            idle: Mutex::default(),
+            engine: engine.clone(),
+        };
+        plugin.probe()?;
+        Ok(plugin)
+    }
+
+    /// Starts an instance and compares the types of its exports with those of the contract.
+    fn probe(&self) -> Result<(), String> {
+        let limit = self.timeout.max(LOAD_PATIENCE);
+        let started = block_on(&self.engine, limit, self.start())
+            .ok_or_else(|| format!("does not start within {limit:?}"))?;
+        let mut live = started.map_err(|error| self.describe(&error).message)?;
+        for function in Function::ALL {
+            let checked = match function {
+                Function::Access => self.checked::<Access<'_>, Accessed>(&mut live, function),
+                Function::SelectTarget => {
+                    self.checked::<SelectTarget<'_>, TargetSelected>(&mut live, function)
+                }
+                Function::Announce => self.checked::<Announce<'_>, Announced>(&mut live, function),
+                Function::Closed => self.checked::<Closed<'_>, Told>(&mut live, function),
+            };
+            checked.map_err(|error| {
+                let (interface, name) = names(function);
+                format!("{interface}.{name} has not the type of the contract: {error:#}")
+            })?;
+        }
+        self.park(live);
+        Ok(())
+    }
+
+    fn checked<P, R>(&self, live: &mut Live, function: Function) -> wasmtime::Result<()>
+    where
+        P: ComponentNamedList + Lower + Send + Sync,
+        R: ComponentNamedList + Lift + Send + Sync,
+    {
+        if let Some(index) = &self.exports[function as usize] {
+            live.instance
+                .get_typed_func::<P, R>(&mut live.store, index)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.around.hook
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it has anything to say.
+    pub(super) fn exports(&self, function: Function) -> bool {
+        self.exports[function as usize].is_some()
+    }
+
+    /// Asks the plugin. Ends within twice its time limit.
+    pub(super) async fn ask(self: Arc<Self>, call: Call) -> Reply {
+        let started = Instant::now();
+        let deadline = started + self.timeout;
+        let call = Arc::new(call);
+        let mut running: Running = Box::pin(self.clone().answer(call.clone(), started));
+        let engine = &self.engine;
+        let ticking = engine.clock.ticking();
+        // Most calls end here. One that does not wants to go on at once, and elsewhere.
+        let first = running
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        let finished = match first {
+            Poll::Ready(reply) => Ok(reply),
+            Poll::Pending => engine.slow.finish(running, deadline).await,
+        };
+        drop(ticking);
+        finished.unwrap_or_else(|unfinished| {
+            let function = Function::of(&call.question).name();
+            let (kind, message) = match unfinished {
+                Unfinished::Timeout => (
+                    HookErrorKind::Timeout,
+                    format!("time limit of {:?} exceeded", self.timeout),
+                ),
+                Unfinished::Overloaded => (
+                    HookErrorKind::Overloaded,
+                    "too many calls are slow".to_owned(),
+                ),
+            };
+            Reply {
+                answer: Err(HookError {
+                    kind,
+                    message: format!("{}: {function}: {message}", self.file),
+                }),
+                attrs: call.attrs.clone(),
+                cost: started.elapsed(),
+            }
+        })
+    }
+
+    /// The whole of a call. Gives way at each tick of the clock.
+    async fn answer(self: Arc<Self>, call: Arc<Call>, started: Instant) -> Reply {
+        let (answer, attrs) = match self.run(&call).await {
+            Ok((answer, attrs)) => (Ok(answer), attrs),
+            Err(mut error) => {
+                let function = Function::of(&call.question).name();
+                error.message = format!("{}: {function}: {}", self.file, error.message);
+                (Err(error), call.attrs.clone())
+            }
+        };
+        Reply {
+            answer,
+            attrs,
+            cost: started.elapsed(),
+        }
+    }
+
+    async fn run(&self, call: &Call) -> Result<(Answer, Attrs), HookError> {
+        let failed = |error| self.describe(&error);
+        let parked = match self.instances {
+            Instances::Fresh => None,
+            Instances::Pooled => self.idle().pop(),
+        };
+        let mut live = match parked {
+            Some(live) => live,
+            None => self.start().await.map_err(failed)?,
+        };
+        live.store.set_epoch_deadline(1);
+        let answer = self.put(&mut live, call).await.map_err(failed)?;
+        let attrs = live.store.data_mut().attrs(&call.attrs);
+        wasi::flush(live.store.data_mut());
+        self.park(live);
+        let answer = answer.map_err(|message| HookError {
+            kind: HookErrorKind::Script,
+            message: clip(message.as_bytes(), MAX_ERROR),
+        })?;
+        let attrs = attrs.map_err(|AttrsFull| HookError {
+            kind: HookErrorKind::Script,
+            message: AttrsFull.to_string(),
+        })?;
+        Ok((answer, attrs))
+    }
+
+    /// Puts a question to an instance. The inner error is the plugin's own.
+    async fn put(&self, live: &mut Live, call: &Call) -> wasmtime::Result<Result<Answer, String>> {
+        let session = Session::of(call);
+        Ok(match &call.question {
+            Question::Access => {
+                let function = self.function::<Access<'_>, Accessed>(live, Function::Access)?;
+                let (decision,) = function.call_async(&mut live.store, (session,)).await?;
+                decision.map(access)
+            }
+            Question::SelectTarget => {
+                let function = self
+                    .function::<SelectTarget<'_>, TargetSelected>(live, Function::SelectTarget)?;
+                let (target,) = function.call_async(&mut live.store, (session,)).await?;
+                target.and_then(|target| select_target(target, &call.info))
+            }
+            Question::Announce { target } => {
+                let function =
+                    self.function::<Announce<'_>, Announced>(live, Function::Announce)?;
+                let (message,) = function
+                    .call_async(&mut live.store, (session, target))
+                    .await?;
+                message.and_then(announce)
+            }
+            Question::Closed(ended) => {
+                let function = self.function::<Closed<'_>, Told>(live, Function::Closed)?;
+                let (told,) = function
+                    .call_async(&mut live.store, (session, EndedRef::of(ended)))
+                    .await?;
+                told.map(|()| Answer::Pass)
+            }
+        })
+    }
+
+    /// An export of an instance, with the types that [`Self::probe`] gave it.
+    fn function<P, R>(
+        &self,
+        live: &mut Live,
+        function: Function,
+    ) -> wasmtime::Result<TypedFunc<P, R>>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let exported = self.exports[function as usize]
+            .as_ref()
+            .and_then(|index| live.instance.get_func(&mut live.store, index));
+        let exported = exported.ok_or_else(|| wasmtime::format_err!("is not exported"))?;
+        // SAFETY: each function is asked for with the types that `probe` compared with those of
+        // the component, which are the same in all its instances.
+        Ok(unsafe { TypedFunc::new_unchecked(exported) })
+    }
+
+    /// A new instance.
+    async fn start(&self) -> wasmtime::Result<Live> {
+        let mut store = Store::new(&self.engine.wasm, Guest::new(self.around.clone()));
+        store.limiter(|guest| guest);
+        store.epoch_deadline_async_yield_and_update(1);
+        store.set_epoch_deadline(1);
+        let instance = self.component.instantiate_async(&mut store).await?;
+        Ok(Live { store, instance })
+    }
+
+    /// Keeps an instance for the next call, if it is to be kept.
+    fn park(&self, live: Live) {
+        if self.instances == Instances::Fresh {
+            return;
+        }
+        let mut idle = self.idle();
+        // As many as can be of use at once.
+        if idle.len() < self.engine.processors * 2 {
+            idle.push(live);
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Live>> {
+        // The list is whole between its own statements.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a failure was.
+    fn describe(&self, error: &wasmtime::Error) -> HookError {
+        let (kind, mut message) = if error.is::<OutOfMemory>() {
+            let limit = ByteSize::b(self.around.memory as u64);
+            (
+                HookErrorKind::Memory,
+                format!("memory limit of {limit} exceeded"),
+            )
+        } else if error.is::<PoolConcurrencyLimitError>() {
+            (
+                HookErrorKind::Overloaded,
+                "too many instances are alive".to_owned(),
+            )
+        } else if let Some(trap) = error.downcast_ref::<Trap>() {
+            (HookErrorKind::Trap, trap.to_string())
+        } else {
+            (HookErrorKind::Trap, error.root_cause().to_string())
+        };
+        let frame = error
+            .downcast_ref::<WasmBacktrace>()
+            .and_then(|trace| trace.frames().first()?.func_name());
+        if let Some(function) = frame {
+            message += &format!(", in {function}");
+        }
+        HookError {
+            kind,
+            message: clip(message.as_bytes(), MAX_ERROR),
+        }
+    }
+}
+
+fn access(decision: Decision) -> Answer {
+    match decision {
+        Decision::Pass => Answer::Pass,
+        Decision::Allow => Answer::Allow,
+        Decision::Deny(reason) => Answer::Deny {
+            reason: clip(reason.as_bytes(), MAX_REASON),
+        },
+    }
+}
+
+fn select_target(target: Option<ChosenTarget>, info: &SessionInfo) -> Result<Answer, String> {
+    let shown = |text: &str| clip(text.as_bytes(), 64);
+    let target = match target {
+        None => return Ok(Answer::Pass),
+        Some(ChosenTarget::Endpoint(id)) if info.is_dial() => Target::Id(id),
+        Some(ChosenTarget::Endpoint(id)) => {
+            return Err(format!(
+                "answered the endpoint {id}, expected a host or an address: this is no dial"
+            ));
+        }
+        Some(_) if info.is_dial() => {
+            return Err("answered a host, expected an endpoint: this is a dial".to_owned());
+        }
+        Some(ChosenTarget::Name(name)) if name.is_empty() => {
+            return Err("answered a host without a name".to_owned());
+        }
+        Some(ChosenTarget::Name(name)) => Target::Name(name),
+        Some(ChosenTarget::Addr(addr)) if is_addr(&addr) => Target::Addr(addr),
+        Some(ChosenTarget::Addr(addr)) => {
+            let addr = shown(&addr);
+            return Err(format!("answered the address {addr:?}, expected host:port"));
+        }
+    };
+    Ok(Answer::Target(target))
+}
+
+fn announce(message: Option<Vec<u8>>) -> Result<Answer, String> {
+    match message {
+        None => Ok(Answer::Pass),
+        Some(message) if message.len() > MAX_MESSAGE => Err(format!(
+            "answered {} bytes, expected at most {MAX_MESSAGE}",
+            message.len()
+        )),
+        Some(message) => Ok(Answer::Message(Bytes::from(message))),
+    }
+}
+
+/// Runs what gives way at each tick of the clock to its end. `None`: it took longer than `limit`.
+fn block_on<F: Future>(engine: &Engine, limit: Duration, running: F) -> Option<F::Output> {
+    let _ticking = engine.clock.ticking();
+    let deadline = Instant::now() + limit;
+    let mut running = pin!(running);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match running.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return Some(output),
+            Poll::Pending if Instant::now() >= deadline => return None,
+            Poll::Pending => {}
+        }
+    }
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    // A pipe would block, a directory gives an error that names neither.
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    if meta.len() > MAX_FILE {
+        return Err(std::io::Error::other("larger than 64 MiB"));
+    }
+    fs::read(path)
+}
+
+/// The functions of the contract that a component exports.
+fn exports(component: &Component) -> Result<[Option<ComponentExportIndex>; 4], String> {
+    let mut exports = [None; 4];
+    for function in Function::ALL {
+        let (interface_name, name) = names(function);
+        let full = interface(interface_name);
+        if let Some(instance) = component.get_export_index(None, &full) {
+            let index = component
+                .get_export_index(Some(&instance), name)
+                .ok_or_else(|| format!("exports {full} without its function {name}"))?;
+            exports[function as usize] = Some(index);
+        }
+    }
+    let ty = component.component_type();
+    for (name, _) in ty.exports(component.engine()) {
+        let known = Function::ALL.map(|function| interface(names(function).0));
+        if name.starts_with(&format!("{PACKAGE}/")) && !known.iter().any(|known| known == name) {
+            return Err(format!(
+                "exports {name}, which is no interface of version {VERSION} that plugins export"
+            ));
+        }
+    }
+    if exports.iter().all(Option::is_none) {
+        return Err(format!(
+            "exports none of access-control, target-selection, announcement and lifecycle of {PACKAGE}@{VERSION}"
+        ));
+    }
+    Ok(exports)
+}
+
+/// All that a component may import.
+fn linker(component: &Component) -> Result<Linker<Guest>, String> {
+    let failed = |error: wasmtime::Error| format!("{error:#}");
+    let mut linker = Linker::new(component.engine());
+    imports::define(&mut linker).map_err(failed)?;
+    let ty = component.component_type();
+    for (name, _) in ty.imports(component.engine()) {
+        let known = name.starts_with("wasi:") || name.starts_with(&format!("{PACKAGE}/"));
+        if !known {
+            return Err(format!("imports `{name}`, which the gateway does not have"));
+        }
+    }
+    wasi::define(&mut linker, component).map_err(failed)?;
+    Ok(linker)
+}

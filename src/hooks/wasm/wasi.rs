@@ -1,0 +1,281 @@
+//! The system interfaces that compilers link into a plugin, of WASI 0.2.
+//!
+//! Clocks and randomness work, standard output and error go to the log. There are no arguments, no
+//! variables, no input, no files and no network; what would reach them traps when it is called.
+
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use rand::RngCore;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{
+    Component, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType,
+};
+use wasmtime::{Result, StoreContextMut, bail};
+
+use super::bindings::Level;
+use super::guest::Guest;
+use super::imports::write_log;
+
+/// Most random bytes of one call.
+const MAX_RANDOM: u64 = 64 * 1024;
+
+/// Longest line of standard output or error, bytes; a longer one is broken.
+const MAX_LINE: usize = 1024;
+
+/// Bytes that a stream takes at once.
+const WINDOW: u64 = 64 * 1024;
+
+/// Where monotonic time begins.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+enum IoError {}
+enum InputStream {}
+enum OutputStream {}
+enum Descriptor {}
+enum TerminalInput {}
+enum TerminalOutput {}
+/// What none of the functions that work have to do with.
+enum Unreachable {}
+
+/// `wasi:io/streams.stream-error`
+#[derive(ComponentType, Lift, Lower)]
+#[component(variant)]
+enum StreamError {
+    #[component(name = "last-operation-failed")]
+    LastOperationFailed(Resource<IoError>),
+    #[component(name = "closed")]
+    Closed,
+}
+
+/// `wasi:clocks/wall-clock.datetime`
+#[derive(ComponentType, Lower)]
+#[component(record)]
+struct Datetime {
+    seconds: u64,
+    nanoseconds: u32,
+}
+
+type Context<'a> = StoreContextMut<'a, Guest>;
+
+/// Defines what a component imports of the system: what works, and the rest so that it traps.
+pub(super) fn define(linker: &mut Linker<Guest>, component: &Component) -> Result<()> {
+    let engine = component.engine();
+    let ty = component.component_type();
+    linker.allow_shadowing(true);
+    for (name, import) in ty.imports(engine) {
+        // All versions of 0.2 have these functions.
+        let Some((interface, _)) = name
+            .strip_prefix("wasi:")
+            .and_then(|name| name.split_once("@0.2"))
+        else {
+            continue;
+        };
+        let mut instance = linker.instance(name)?;
+        if let ComponentItem::ComponentInstance(ty) = import.ty {
+            for (item, export) in ty.exports(engine) {
+                trap(&mut instance, name, item, &export.ty)?;
+            }
+        }
+        match interface {
+            "cli/environment" => environment(&mut instance)?,
+            "cli/exit" => exit(&mut instance)?,
+            "cli/stdin" => stdin(&mut instance)?,
+            "cli/stdout" => output(&mut instance, "get-stdout")?,
+            "cli/stderr" => output(&mut instance, "get-stderr")?,
+            "cli/terminal-stdin" => none::<TerminalInput>(&mut instance, "get-terminal-stdin")?,
+            "cli/terminal-stdout" => none::<TerminalOutput>(&mut instance, "get-terminal-stdout")?,
+            "cli/terminal-stderr" => none::<TerminalOutput>(&mut instance, "get-terminal-stderr")?,
+            "clocks/monotonic-clock" => monotonic_clock(&mut instance)?,
+            "clocks/wall-clock" => wall_clock(&mut instance)?,
+            "filesystem/preopens" => preopens(&mut instance)?,
+            "io/streams" => streams(&mut instance)?,
+            "random/insecure" => {
+                random_bytes(&mut instance, "get-insecure-random-bytes")?;
+                random_u64(&mut instance, "get-insecure-random-u64")?;
+            }
+            "random/insecure-seed" => instance
+                .func_wrap("insecure-seed", |_: Context<'_>, ()| {
+                    Ok((rand::random::<(u64, u64)>(),))
+                })?,
+            "random/random" => {
+                random_bytes(&mut instance, "get-random-bytes")?;
+                random_u64(&mut instance, "get-random-u64")?;
+            }
+            _ => {}
+        }
+    }
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Defines an item to do nothing but trap.
+fn trap(
+    instance: &mut Instance<'_>,
+    interface: &str,
+    name: &str,
+    item: &ComponentItem,
+) -> Result<()> {
+    match item {
+        ComponentItem::ComponentFunc(_) => {
+            let name = name.to_owned();
+            let called = format!("{interface}#{name} is out of reach of plugins");
+            instance.func_new(&name, move |_, _, _, _| bail!("{called}"))
+        }
+        // A resource has this name wherever it is used.
+        ComponentItem::Resource(_) => match name {
+            "descriptor" => resource::<Descriptor>(instance, name),
+            "error" => resource::<IoError>(instance, name),
+            "input-stream" => resource::<InputStream>(instance, name),
+            "output-stream" => resource::<OutputStream>(instance, name),
+            "terminal-input" => resource::<TerminalInput>(instance, name),
+            "terminal-output" => resource::<TerminalOutput>(instance, name),
+            _ => resource::<Unreachable>(instance, name),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Writes what is left of the last line.
+pub(super) fn flush(guest: &mut Guest) {
+    if !guest.line.is_empty() {
+        write_log(guest, Level::Info, &guest.line);
+        guest.line.clear();
+    }
+}
+
+/// Writes to the log by lines.
+fn print(guest: &mut Guest, bytes: &[u8]) {
+    for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let text = part.strip_suffix(b"\n");
+        guest.line.extend_from_slice(text.unwrap_or(part));
+        if text.is_some() || guest.line.len() > MAX_LINE {
+            flush(guest);
+        }
+    }
+}
+
+type Instance<'a> = LinkerInstance<'a, Guest>;
+
+fn resource<T: 'static>(instance: &mut Instance<'_>, name: &str) -> Result<()> {
+    // Nothing is kept for any of them.
+    instance.resource(name, ResourceType::host::<T>(), |_, _| Ok(()))
+}
+
+/// A function that says that there is none.
+fn none<T: Send + Sync + 'static>(instance: &mut Instance<'_>, name: &str) -> Result<()> {
+    instance.func_wrap(name, |_: Context<'_>, ()| Ok((None::<Resource<T>>,)))
+}
+
+fn environment(instance: &mut Instance<'_>) -> Result<()> {
+    instance.func_wrap("get-environment", |_: Context<'_>, ()| {
+        Ok((Vec::<(String, String)>::new(),))
+    })?;
+    instance.func_wrap("get-arguments", |_: Context<'_>, ()| {
+        Ok((Vec::<String>::new(),))
+    })?;
+    instance.func_wrap("initial-cwd", |_: Context<'_>, ()| Ok((None::<String>,)))
+}
+
+fn exit(instance: &mut Instance<'_>) -> Result<()> {
+    instance.func_wrap(
+        "exit",
+        |_: Context<'_>, (_,): (Result<(), ()>,)| -> Result<()> { bail!("the plugin exited") },
+    )
+}
+
+fn stdin(instance: &mut Instance<'_>) -> Result<()> {
+    instance.func_wrap("get-stdin", |_: Context<'_>, ()| {
+        Ok((Resource::<InputStream>::new_own(0),))
+    })
+}
+
+fn output(instance: &mut Instance<'_>, name: &str) -> Result<()> {
+    instance.func_wrap(name, |_: Context<'_>, ()| {
+        Ok((Resource::<OutputStream>::new_own(0),))
+    })
+}
+
+fn streams(instance: &mut Instance<'_>) -> Result<()> {
+    type Output = Resource<OutputStream>;
+    for name in [
+        "[method]input-stream.read",
+        "[method]input-stream.blocking-read",
+    ] {
+        instance.func_wrap(name, |_: Context<'_>, _: (Resource<InputStream>, u64)| {
+            Ok((Err::<Vec<u8>, _>(StreamError::Closed),))
+        })?;
+    }
+    instance.func_wrap(
+        "[method]output-stream.check-write",
+        |_: Context<'_>, _: (Output,)| Ok((Ok::<_, StreamError>(WINDOW),)),
+    )?;
+    for name in [
+        "[method]output-stream.write",
+        "[method]output-stream.blocking-write-and-flush",
+    ] {
+        instance.func_wrap(
+            name,
+            |mut context: Context<'_>, (_, bytes): (Output, Vec<u8>)| {
+                print(context.data_mut(), &bytes);
+                Ok((Ok::<_, StreamError>(()),))
+            },
+        )?;
+    }
+    for name in [
+        "[method]output-stream.flush",
+        "[method]output-stream.blocking-flush",
+    ] {
+        instance.func_wrap(name, |_: Context<'_>, _: (Output,)| {
+            Ok((Ok::<_, StreamError>(()),))
+        })?;
+    }
+    Ok(())
+}
+
+fn monotonic_clock(instance: &mut Instance<'_>) -> Result<()> {
+    instance.func_wrap("now", |_: Context<'_>, ()| {
+        Ok((START.elapsed().as_nanos() as u64,))
+    })?;
+    instance.func_wrap("resolution", |_: Context<'_>, ()| Ok((1u64,)))
+}
+
+fn wall_clock(instance: &mut Instance<'_>) -> Result<()> {
+    instance.func_wrap("now", |_: Context<'_>, ()| {
+        // A clock before 1970 is not set.
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok((Datetime {
+            seconds: now.as_secs(),
+            nanoseconds: now.subsec_nanos(),
+        },))
+    })?;
+    instance.func_wrap("resolution", |_: Context<'_>, ()| {
+        Ok((Datetime {
+            seconds: 0,
+            nanoseconds: 1,
+        },))
+    })
+}
+
+fn preopens(instance: &mut Instance<'_>) -> Result<()> {
+    instance.func_wrap("get-directories", |_: Context<'_>, ()| {
+        Ok((Vec::<(Resource<Descriptor>, String)>::new(),))
+    })
+}
+
+fn random_bytes(instance: &mut Instance<'_>, name: &str) -> Result<()> {
+    instance.func_wrap(name, |_: Context<'_>, (length,): (u64,)| {
+        if length > MAX_RANDOM {
+            bail!("{length} random bytes are more than {MAX_RANDOM}");
+        }
+        let mut bytes = vec![0; length as usize];
+        rand::rng().fill_bytes(&mut bytes);
+        Ok((bytes,))
+    })
+}
+
+fn random_u64(instance: &mut Instance<'_>, name: &str) -> Result<()> {
+    instance.func_wrap(name, |_: Context<'_>, ()| Ok((rand::random::<u64>(),)))
+}

@@ -1,0 +1,150 @@
+//! What plugins are asked and what their answers mean; what loads and what does not.
+
+use stablegate::hooks::wasm::Instances;
+use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
+
+use crate::bombs::ALLOW;
+use crate::rig::{Rig, announce, closed, error, question};
+use crate::wat::Wat;
+
+fn access(body: &str) -> Wat {
+    Wat::default().function("access-control#access", body)
+}
+
+#[tokio::test]
+async fn a_plugin_is_asked_what_it_exports() {
+    let rig = Rig::new();
+    let hook = rig.plugin(&access(ALLOW));
+    let answer = hook.call(question(Question::Access)).await.answer;
+    assert_eq!(answer.unwrap(), Answer::Allow);
+    for asked in [Question::SelectTarget, announce(), closed()] {
+        let answer = hook.call(question(asked)).await.answer;
+        assert_eq!(answer.unwrap(), Answer::Pass);
+    }
+    assert_eq!(hook.files(), [rig.dir.path().join("plugin.wat")]);
+}
+
+#[tokio::test]
+async fn what_does_not_load_says_what_is_missing() {
+    let rig = Rig::new();
+    let good = access(ALLOW).text();
+    for (text, want) in [
+        ("", "expected"),
+        ("(module", "expected `)`"),
+        (
+            "(module)",
+            "exports none of access-control, target-selection, announcement and lifecycle",
+        ),
+        (
+            &good.replace(
+                "access-control@0.1.0#access\"",
+                "access-control@0.1.0#acess\"",
+            ),
+            "access-control@0.1.0",
+        ),
+        (
+            &good.replace("access-control@0.1.0", "access-control@7.0.0"),
+            "exports `stablegate:plugin/access-control@7.0.0`, which the gateway does not know",
+        ),
+        (
+            &good.replace(
+                "(memory (export",
+                "(import \"env\" \"f\" (func))\n(memory (export",
+            ),
+            "imports `env`, which the gateway does not know",
+        ),
+        (
+            &good.replace(
+                "(memory (export",
+                "(import \"stablegate:plugin/log@0.1.0\" \"nope\" (func))\n(memory (export",
+            ),
+            "nope",
+        ),
+        (
+            &good.replace("(result i32)\n (local", "(result i64)\n (local"),
+            "access",
+        ),
+        (
+            &good.replace("(export \"cabi_realloc\")", ""),
+            "cabi_realloc",
+        ),
+        (
+            &access(ALLOW)
+                .more("(start $start) (func $start unreachable)")
+                .text(),
+            "unreachable",
+        ),
+        (
+            &good.replace(
+                "(memory (export \"memory\") 4)",
+                "(memory (export \"memory\") 600)",
+            ),
+            "memory limit of 32.0 MiB exceeded",
+        ),
+        ("(component)", "exports none of access-control"),
+        (
+            "(component (import \"game:stats/sink@1.0.0\" (instance)))",
+            "exports none of",
+        ),
+    ] {
+        let message = rig.load_error(text);
+        assert!(message.starts_with("plugin.wat: "), "{message}");
+        assert!(message.contains(want), "{want}: {message}\n{text}");
+    }
+    rig.write("plugin.wat", b"\xff\xfe");
+    let Err(failed) = rig.load("plugin.wat") else {
+        panic!("it loads")
+    };
+    assert_eq!(
+        failed.to_string(),
+        "hook plugin: plugin.wat: neither WebAssembly nor its text format"
+    );
+    assert_eq!(failed.files, [rig.dir.path().join("plugin.wat")]);
+    assert!(rig.load("nowhere.wasm").is_err());
+}
+
+#[tokio::test]
+async fn a_trap_is_an_error_of_its_call_alone() {
+    for instances in [Instances::Fresh, Instances::Pooled] {
+        let mut rig = Rig::new();
+        rig.instances = instances;
+        // Traps when the client has asked for a target of five letters.
+        let hook = rig.plugin(&access(&format!(
+            "(if (i32.eq (i32.load offset=56 (local.get $session)) (i32.const 5))
+               (then unreachable))
+             {ALLOW}"
+        )));
+        let trapped = hook.call(question(Question::Access)).await;
+        let message = error(&trapped, HookErrorKind::Trap);
+        assert!(
+            message.starts_with("plugin.wat: access: ") && message.contains("unreachable"),
+            "{message}"
+        );
+        let mut call = question(Question::Access);
+        std::sync::Arc::make_mut(&mut call.info).target = None;
+        assert_eq!(hook.call(call).await.answer.unwrap(), Answer::Allow);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_lives_as_long_as_it_was_said_to() {
+    // Counts its calls, and traps in the third.
+    let counting = access(&format!(
+        "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+         (if (i32.eq (global.get $calls) (i32.const 3)) (then unreachable))
+         {ALLOW}"
+    ))
+    .more("(global $calls (mut i32) (i32.const 0))");
+    for (instances, want) in [
+        (Instances::Fresh, [true; 6]),
+        (Instances::Pooled, [true, true, false, true, true, false]),
+    ] {
+        let mut rig = Rig::new();
+        rig.instances = instances;
+        let hook = rig.plugin(&counting);
+        for want in want {
+            let answer = hook.call(question(Question::Access)).await.answer;
+            assert_eq!(answer.is_ok(), want, "{instances:?}");
+        }
+    }
+}
