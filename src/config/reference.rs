@@ -4,7 +4,8 @@ use documented::{Documented, DocumentedFields};
 
 use super::file::HookFile;
 use super::{
-    Announce, Config, Fastway, Host, Kcp, Listener, Peek, Resolve, Scp, Snet, Tcp, Upstream,
+    Announce, Config, Eject, Fastway, Health, Host, Kcp, Limits, Listener, Peek, ProxyHeader,
+    Resolve, Scp, Snet, Tcp, Upstream,
 };
 
 const PREAMBLE: &str = "\
@@ -26,6 +27,8 @@ pub fn reference() -> String {
     section::<Config>("The file", &mut text);
     section::<Listener>("`listeners`", &mut text);
     section::<Peek>("`listeners[].peek`", &mut text);
+    section::<Limits>("`listeners[].limits`", &mut text);
+    section::<ProxyHeader>("`listeners[].proxy_header`", &mut text);
     section::<Scp>("`scp`", &mut text);
     section::<Snet>("`snet`", &mut text);
     section::<Tcp>("`tcp`", &mut text);
@@ -33,6 +36,8 @@ pub fn reference() -> String {
     section::<Fastway>("`fastway`", &mut text);
     section::<Upstream>("`upstream`", &mut text);
     section::<Resolve>("`upstream.resolve`", &mut text);
+    section::<Health>("`upstream.health`", &mut text);
+    section::<Eject>("`upstream.eject`", &mut text);
     section::<Host>("`hosts`", &mut text);
     section::<HookFile>("`hooks`", &mut text);
     section::<Announce>("`announce`", &mut text);
@@ -43,6 +48,7 @@ fn section<T: Documented + DocumentedFields>(title: &str, text: &mut String) {
     text.push_str(&format!("\n## {title}\n\n{}\n\n", in_yaml(T::DOCS)));
     for (key, doc) in T::FIELD_NAMES.iter().zip(T::FIELD_DOCS) {
         let doc = in_yaml(doc).replace('\n', "\n  ");
+        let key = key.trim_start_matches("r#");
         text.push_str(&format!("- **`{key}`**: {doc}\n"));
     }
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::fastway::Version;
 
+use super::hosts::{Choose, Eject, Health};
+use super::network::Network;
 use super::settings::{
     Int, Name, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings, spelled_as_is,
     write,
@@ -35,6 +37,10 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// What a server is told about a session before the session's own bytes.
     pub announce: Announce,
+    /// Memory that the replay buffers of all sessions may take together, bytes; up to 1TiB, 0 for
+    /// no limit. Default 0B.
+    #[serde(serialize_with = "write::<ReplayMemory, _, _>")]
+    pub replay_memory: usize,
 }
 
 /// Addresses that speak one session protocol and offer one service.
@@ -55,6 +61,10 @@ pub struct Listener {
     pub hooks: Vec<String>,
     /// Reads the first client bytes before the upstream is dialled, for hooks to see. Default off.
     pub peek: Option<Peek>,
+    /// How much of the gateway its clients may take.
+    pub limits: Limits,
+    /// Whose word is taken for who the client is.
+    pub proxy_header: ProxyHeader,
     /// Settings of the scp protocol: this listener's keys over the top-level block.
     pub scp: Scp,
     /// Settings of the snet protocol: this listener's keys over the top-level block.
@@ -122,6 +132,30 @@ settings! {
         frame: Frame as Frame = Frame::None,
         /// How long to wait for them; more than 0s. Default 5s.
         timeout: Duration as Timeout = Duration::from_secs(5),
+    }
+
+    /// How much of the gateway the clients of a listener may take. 0 is no limit. A source is an
+    /// IPv4 address or a /64 of IPv6.
+    #[derive(PartialEq, Eq)]
+    pub struct Limits / LimitsPatch {
+        /// Sessions, those that wait for their clients included; besides, as many connections in
+        /// their handshakes. Default 0.
+        connections: usize as Int<usize, 0, 1_000_000_000> = 0,
+        /// The same of each source. Default 0.
+        per_source: usize as Int<usize, 0, 1_000_000_000> = 0,
+        /// Connections of each source in a second, and so many at once; those that resume count.
+        /// Default 0.
+        new_per_second: u32 as Int<u32, 0, 1_000_000> = 0,
+        /// Connections in their handshakes. Default 0.
+        handshakes: usize as Int<usize, 0, 1_000_000_000> = 0,
+    }
+
+    /// PROXY protocol headers from those who stand between clients and a listener.
+    #[derive(PartialEq, Eq)]
+    pub struct ProxyHeader / ProxyHeaderPatch {
+        /// The networks whose TCP connections begin with a header, of version 1 or 2, that is
+        /// believed. Nobody else's is. Default none.
+        from: Vec<Network> as Vec<Network> = Vec::new(),
     }
 
     /// Settings of the scp session protocol.
@@ -253,6 +287,23 @@ settings! {
         connect_timeout: Duration as Timeout = Duration::from_secs(5),
         /// Looks names that no host has up in DNS. Default off; the block turns it on.
         resolve: Option<Resolve> as Option<Resolve> = None,
+        /// With `session: scp`: the version of the PROXY protocol header that each connection
+        /// begins with, for the next gateway's `proxy_header`. Default `null`: none.
+        proxy_header: Option<ProxyVersion> as Option<ProxyVersion> = None,
+        /// How a host is chosen among several: `weighted`, at random by weight; `least_sessions`, the
+        /// one with the fewest for its weight; `hash_client`, by the client's IP address; or
+        /// `hash_target`, by the name that was asked for. Default `weighted`.
+        choose: Choose as Choose = Choose::Weighted,
+        /// Active checks of hosts. Default off.
+        health: Health as Health = Health::default(),
+        /// Leaves hosts out that sessions could not be connected to. Default off.
+        eject: Eject as Eject = Eject::default(),
+        /// How long a host that is back, or new in a reload, takes to get its full share;
+        /// `0s` (`None`) is no time. At most 365 days. Default 0s.
+        slow_start: Option<Duration> as OffOr<0, YEAR> = None,
+        /// How often the names of hosts are looked up; in between, and when that fails, the last
+        /// answer holds. `0s` (`None`) is for each session. At most 365 days. Default 30s.
+        resolve_interval: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(30)),
     }
 
     /// The rule for names that no host has: `prefix + name + suffix` is looked up in DNS.
@@ -381,7 +432,8 @@ spelled_as_is!(
     SnetVersion,
     UpstreamSession,
     Resolve,
-    ProxyVersion
+    ProxyVersion,
+    Vec<Network>,
 );
 
 impl PartialEq for Resolve {
@@ -409,6 +461,9 @@ pub struct Host {
         deserialize_with = "read::<Int<_, 1, 1_000_000>, _, _>"
     )]
     pub weight: u32,
+    /// Gets no new sessions; those that it has go on. Default false.
+    #[serde(default)]
+    pub drain: bool,
 }
 
 /// Where a [`Host`] is, written `builtin:echo`, `host:port` or `[v6]:port`.
@@ -638,7 +693,10 @@ macro_rules! serde_as_text {
         }
     )*};
 }
-serde_as_text!(Bind, HostAddr);
+serde_as_text!(Bind, HostAddr, Network);
+
+/// What [`Config::replay_memory`] may be.
+pub(super) type ReplayMemory = Size<0, { MIB * MIB }>;
 
 pub(super) type HookMemory = Size<MIB, { 1024 * MIB }>;
 

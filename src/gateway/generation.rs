@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Switchboard;
+use super::gate::Gate;
 use super::hosts::Hosts;
 use crate::config::diff::BindKey;
 use crate::config::{self, Config};
@@ -51,6 +53,8 @@ pub struct Generation {
     pub(super) hosts: Hosts,
     /// By listener, in the order of the configuration.
     chains: Vec<Arc<Chain>>,
+    /// The same.
+    gates: Vec<Arc<Gate>>,
     listeners: HashMap<BindKey, usize>,
     hooks: Vec<Arc<dyn Hook>>,
     path: PathBuf,
@@ -79,13 +83,10 @@ impl Generation {
             message: error.to_string(),
             files: files.clone(),
         })?;
-        let hosts = Hosts::new(&config.hosts, previous.map(|previous| &previous.hosts));
-        files.extend(
-            config
-                .hooks
-                .iter()
-                .map(|hook| hook.program.path().to_owned()),
-        );
+        let known = previous.map(|previous| &previous.hosts);
+        let hosts = Hosts::new(&config.hosts, &config.upstream, known, Instant::now());
+        let programs = config.hooks.iter().map(|hook| hook.program.path());
+        files.extend(programs.map(Path::to_owned));
         let mut hooks = Vec::new();
         for hook in &config.hooks {
             match load(hook, environment, &hosts).await {
@@ -104,6 +105,11 @@ impl Generation {
             .listeners
             .iter()
             .map(|listener| Arc::new(chain(listener, &config, &hooks)));
+        let gates = config.listeners.iter().map(|listener| {
+            let known = previous.and_then(|previous| previous.gate_of(&listener.name));
+            known.cloned().unwrap_or_default()
+        });
+        let gates = gates.collect();
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners
             .flat_map(|(at, listener)| BindKey::of(listener).into_iter().map(move |key| (key, at)))
@@ -111,6 +117,7 @@ impl Generation {
         Ok(Self {
             number: previous.map_or(1, |previous| previous.number + 1),
             chains: chains.collect(),
+            gates,
             listeners,
             hosts,
             hooks,
@@ -123,6 +130,22 @@ impl Generation {
     pub(super) fn listener(&self, key: &BindKey) -> Option<(&config::Listener, &Arc<Chain>)> {
         let at = *self.listeners.get(key)?;
         Some((&self.config.listeners[at], &self.chains[at]))
+    }
+
+    /// The counts of the listener that has this bind.
+    pub(super) fn gate(&self, key: &BindKey) -> Option<&Arc<Gate>> {
+        self.gates.get(*self.listeners.get(key)?)
+    }
+
+    fn gate_of(&self, name: &str) -> Option<&Arc<Gate>> {
+        let mut listeners = self.config.listeners.iter();
+        self.gates
+            .get(listeners.position(|listener| listener.name == name)?)
+    }
+
+    /// The listeners with their counts.
+    pub(super) fn gates(&self) -> impl Iterator<Item = (&config::Listener, &Arc<Gate>)> {
+        self.config.listeners.iter().zip(&self.gates)
     }
 
     /// The files it was made of.

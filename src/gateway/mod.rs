@@ -7,6 +7,7 @@
 mod accept;
 mod client;
 mod fastway;
+mod gate;
 mod generation;
 mod hosts;
 mod peek;
@@ -26,10 +27,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use fastway::Switchboard;
+pub use gate::Limit;
 pub use generation::{BuildError, Environment, Generation};
 use shutdown::Shutdown;
 
@@ -44,8 +47,10 @@ use crate::transport::{self, Listener, kcp};
 pub struct Gateway {
     state: Arc<State>,
     path: PathBuf,
-    /// Open sockets. The lock also keeps reloads apart.
-    binds: AsyncMutex<HashMap<BindKey, Bound>>,
+    /// The lock also keeps reloads apart.
+    binds: AsyncMutex<Binds>,
+    /// What looks after the hosts of the current generation.
+    upkeep: Mutex<JoinSet<()>>,
     watcher: Watcher,
 }
 
@@ -85,6 +90,14 @@ struct Listing {
     remembered: Duration,
 }
 
+/// Sockets by what they are in the configuration.
+#[derive(Default)]
+struct Binds {
+    open: HashMap<BindKey, Bound>,
+    /// Sockets that a reload has removed and that still carry their sessions.
+    closing: Vec<kcp::Control>,
+}
+
 /// A socket that accepts.
 struct Bound {
     addr: SocketAddr,
@@ -113,7 +126,8 @@ impl Gateway {
         let (watcher, mut changes) = Watcher::new().map_err(|e| Error::Watch(e.to_string()))?;
         watcher.watch_files(generation.files());
         let added = diff(&[], &generation.config.listeners).added;
-        let sockets = open(&generation, &added)?;
+        let sockets = open(&generation, &added, &[]).await?;
+        let upkeep = generation.hosts.upkeep(&generation.config.upstream);
         let state = Arc::new(State {
             generation: ArcSwap::from_pointee(generation),
             environment,
@@ -127,9 +141,10 @@ impl Gateway {
             state,
             path,
             binds: AsyncMutex::default(),
+            upkeep: Mutex::new(upkeep),
             watcher,
         });
-        gateway.listen(&mut *gateway.binds.lock().await, sockets);
+        gateway.listen(&mut gateway.binds.lock().await.open, sockets);
         let watching = Arc::downgrade(&gateway);
         tokio::spawn(async move {
             while changes.recv().await.is_some() {
@@ -159,7 +174,7 @@ impl Gateway {
         result
     }
 
-    async fn try_reload(&self, binds: &mut HashMap<BindKey, Bound>) -> Result<(), Error> {
+    async fn try_reload(&self, binds: &mut Binds) -> Result<(), Error> {
         let old = self.state.generation.load_full();
         let built = Generation::build(&self.path, &self.state.environment, Some(&old)).await;
         let new = match built {
@@ -174,20 +189,28 @@ impl Gateway {
         // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
         // host), so sockets that cannot be opened now may be after the others are closed. That
         // would not be all or nothing: it is an error.
-        let sockets = open(&new, &changes.added)?;
-        for (key, bound) in binds.iter() {
+        let sockets = open(&new, &changes.added, &binds.closing).await?;
+        binds.closing.retain(|control| {
+            let mut controls = sockets.iter().filter_map(|(_, socket, _)| socket.control());
+            !control.is_closed() && !controls.any(|it| it.local_addr() == control.local_addr())
+        });
+        for (key, bound) in &binds.open {
             if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
                 kcp.set(&listener.kcp);
             }
         }
+        // Nothing panics while it is held.
+        *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) =
+            new.hosts.upkeep(&new.config.upstream);
         self.state.generation.store(Arc::new(new));
         for key in &changes.removed {
-            if let Some(bound) = binds.remove(key) {
+            if let Some(bound) = binds.open.remove(key) {
                 bound.stop.cancel();
+                binds.closing.extend(bound.kcp);
                 tracing::info!(addr = %bound.addr, "stopped listening");
             }
         }
-        self.listen(binds, sockets);
+        self.listen(&mut binds.open, sockets);
         Ok(())
     }
 
@@ -227,6 +250,7 @@ impl Gateway {
     pub async fn local_addrs(&self) -> Vec<(Bind, SocketAddr)> {
         let binds = self.binds.lock().await;
         binds
+            .open
             .iter()
             .map(|(key, bound)| (key.bind, bound.addr))
             .collect()
@@ -237,6 +261,7 @@ impl Gateway {
         let controls: Vec<_> = {
             let binds = self.binds.lock().await;
             let kcp = binds
+                .open
                 .iter()
                 .filter_map(|(key, bound)| Some((key.bind, bound.kcp.clone()?)));
             kcp.collect()
@@ -246,6 +271,15 @@ impl Gateway {
             counters.push((bind, control.counters().await));
         }
         counters
+    }
+
+    /// How many connections the limits of listeners have kept out, or waiting.
+    pub fn refusals(&self) -> Vec<(String, Limit, u64)> {
+        let generation = self.generation();
+        let of = |(listener, gate): (&config::Listener, &Arc<gate::Gate>)| {
+            Limit::ALL.map(|limit| (listener.name.clone(), limit, gate.refusals(limit)))
+        };
+        generation.gates().flat_map(of).collect()
     }
 
     /// How many sessions are live, plain ones and handshakes included.
@@ -258,7 +292,7 @@ impl Gateway {
     pub async fn drain(&self) {
         self.state.draining.cancel();
         let generation = self.generation();
-        self.binds.lock().await.retain(|key, bound| {
+        self.binds.lock().await.open.retain(|key, bound| {
             let listener = generation
                 .listener(key)
                 .map(|(listener, _)| listener.session);
@@ -340,22 +374,38 @@ impl Drop for Listing {
     }
 }
 
-/// Opens all sockets or none.
-fn open(
+/// Opens all sockets or none; those that are still there are taken over.
+async fn open(
     generation: &Generation,
     keys: &[BindKey],
+    closing: &[kcp::Control],
 ) -> Result<Vec<(BindKey, Listener, SocketAddr)>, Error> {
-    keys.iter()
-        .filter_map(|key| Some((key, generation.listener(key)?.0)))
-        .map(|(key, settings)| {
-            let opened = Listener::bind(&key.bind, settings).and_then(|listener| {
-                let addr = listener.local_addr()?;
-                Ok((key.clone(), listener, addr))
-            });
-            opened.map_err(|error| Error::Bind {
-                bind: key.bind,
-                error,
-            })
-        })
-        .collect()
+    let mut sockets = Vec::new();
+    for key in keys {
+        let Some((settings, _)) = generation.listener(key) else {
+            continue;
+        };
+        let opening = async {
+            let there = closing
+                .iter()
+                .filter(|_| key.bind.transport == config::Transport::Kcp)
+                .find(|control| control.local_addr() == key.bind.addr);
+            let reopened = match there {
+                Some(control) => control.reopen(&settings.kcp).await,
+                None => None,
+            };
+            let listener = match reopened {
+                Some(listener) => Listener::Kcp(listener),
+                None => Listener::bind(&key.bind, settings)?,
+            };
+            let addr = listener.local_addr()?;
+            Ok((key.clone(), listener, addr))
+        };
+        let opened = opening.await.map_err(|error| Error::Bind {
+            bind: key.bind,
+            error,
+        });
+        sockets.push(opened?);
+    }
+    Ok(sockets)
 }

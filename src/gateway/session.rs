@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::client::Client;
+use super::gate::Place;
 use super::generation::Generation;
 use super::hosts::Occupied;
 use super::peek::peek;
@@ -33,6 +34,7 @@ pub(super) struct Session<'a> {
     pub client: Client,
     pub info: SessionInfo,
     pub listing: Option<Listing>,
+    pub place: Place,
 }
 
 /// A session with its upstream.
@@ -45,6 +47,7 @@ pub(super) struct Opened {
     target: String,
     _occupied: Option<Occupied>,
     _listing: Option<Listing>,
+    place: Place,
 }
 
 /// Why a session ended.
@@ -80,6 +83,7 @@ impl Session<'_> {
             mut client,
             info,
             listing,
+            place,
         } = self;
         let started = Instant::now();
         let mut subject = Subject {
@@ -105,6 +109,7 @@ impl Session<'_> {
                     target: connected.addr,
                     _occupied: connected.occupied,
                     _listing: listing,
+                    place,
                 }));
             }
             Some(Err(reason)) => reason,
@@ -118,6 +123,7 @@ impl Session<'_> {
             unforwarded: 0,
             reason,
         };
+        drop(place);
         // All the client gets is the end.
         let leaving = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx)));
         let closing = account.close(chain, &mut subject, started.elapsed());
@@ -143,11 +149,10 @@ async fn open(
     let connecting = async {
         chain.access(subject).await.map_err(Reason::Denied)?;
         let target = chain.select_target(subject).await.map_err(Reason::Denied)?;
-        let requested = subject.info.target.clone();
         let connector = Connector {
             hosts: &generation.hosts,
             config: &generation.config.upstream,
-            requested: requested.as_deref(),
+            info: &subject.info.clone(),
         };
         let connected = connector
             .connect(target)
@@ -187,6 +192,8 @@ impl Opened {
             reason,
         };
         let duration = self.started.elapsed();
+        // Whoever reads of the end may rely on there being room.
+        self.place.vacate();
         account
             .close(&self.chain, &mut self.subject, duration)
             .await;
@@ -225,6 +232,7 @@ impl Reason {
     fn label(&self) -> &'static str {
         match self {
             Self::Denied(_) => "denied",
+            Self::ConnectFailed(ConnectError::Exhausted(_)) => "exhausted",
             Self::ConnectFailed(_) => "connect_failed",
             Self::LeftEarly => "left_early",
             Self::Relayed(end) => match end {

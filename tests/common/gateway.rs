@@ -143,20 +143,20 @@ impl Gateway {
         self.child.id().expect("it has not been waited for") as libc::pid_t
     }
 
+    /// Its resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.pid());
+        let statm = std::fs::read_to_string(path).unwrap();
+        let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        // SAFETY: it only looks something up.
+        pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64
+    }
+
     pub fn signal(&self, signal: libc::c_int) {
         let pid = self.pid();
         // SAFETY: the child has not been reaped, so the id is still its own.
         let result = unsafe { libc::kill(pid, signal) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    }
-
-    /// The memory it holds, bytes.
-    pub fn resident(&self) -> u64 {
-        let pid = self.child.id().expect("it has not been waited for");
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        kibibytes.parse::<u64>().unwrap() * 1024
     }
 
     pub async fn exited(&mut self) -> ExitStatus {
