@@ -597,9 +597,11 @@ fn answer(wat: &mut Wat, verdict: Verdict) -> String {
     }
 }
 
-/// What hooks have logged: the hook and the line.
-static LOG: LazyLock<Arc<Mutex<Vec<(String, String)>>>> = LazyLock::new(|| {
-    let log = Arc::<Mutex<Vec<_>>>::default();
+/// The hook and what it logged.
+type Lines = Arc<Mutex<Vec<(String, String)>>>;
+
+static LOG: LazyLock<Lines> = LazyLock::new(|| {
+    let log = Lines::default();
     let subscriber = tracing_subscriber::registry().with(Collect(log.clone()));
     tracing::subscriber::set_global_default(subscriber).unwrap();
     log
@@ -611,7 +613,7 @@ fn logged(hook: &str) -> Vec<String> {
     lines.map(|(_, line)| line.clone()).collect()
 }
 
-struct Collect(Arc<Mutex<Vec<(String, String)>>>);
+struct Collect(Lines);
 
 impl<S: tracing::Subscriber> Layer<S> for Collect {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {

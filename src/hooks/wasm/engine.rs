@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::cache::Cache;
 use super::clock::Clock;
@@ -81,7 +81,7 @@ fn config() -> Config {
         .max_unused_warm_slots(WARM)
         .linear_memory_keep_resident(KEEP)
         .table_keep_resident(KEEP)
-        .async_stack_keep_resident(16 * 1024);
+        .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
