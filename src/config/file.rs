@@ -116,6 +116,10 @@ impl File {
                 let message = "has nowhere to send sessions: add hosts or upstream.resolve";
                 return Err((key, message.to_owned()));
             }
+            if listener.service != Service::Proxy && listener.peek.is_some() {
+                let message = "is only for `service: proxy`: fastway endpoints send frames";
+                return Err((format!("{key}.peek"), message.to_owned()));
+            }
         }
         if let Some(upstream) = &self.upstream
             && upstream.proxy_header.is_some()

@@ -10,7 +10,7 @@ settings! {
     /// Active checks of hosts: whether they accept a TCP connection.
     #[derive(PartialEq, Eq)]
     pub struct Health / HealthPatch {
-        /// From one check of a host to the next; `None`, written `0s`, is no checks. At most 365
+        /// From one check of a host to the next; `0s` (`None`) is no checks. At most 365
         /// days. Default 0s.
         interval: Option<Duration> as OffOr<0, YEAR> = None,
         /// How long a host may take to accept; more than 0s. Default 2s.

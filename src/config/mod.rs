@@ -17,6 +17,7 @@ mod file;
 mod hosts;
 mod locate;
 mod network;
+mod reference;
 mod settings;
 mod types;
 pub mod watch;
@@ -31,6 +32,8 @@ use file::File;
 pub use hosts::{Choose, Eject, Health};
 pub use network::Network;
 pub(crate) use network::masked;
+pub use reference::reference;
+pub(crate) use settings::Bytes;
 pub use types::*;
 
 impl Config {
@@ -784,6 +787,12 @@ replay_memory: 1GiB
             (
                 format!("hosts: []\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n"),
                 "3: listeners[0]: has nowhere to send sessions: add hosts or upstream.resolve",
+            ),
+            (
+                format!(
+                    "listeners:\n{a}  bind: ['tcp://[::]:1']\n  service: fastway-client\n  peek: {{}}\n"
+                ),
+                "6: listeners[0].peek: is only for `service: proxy`: fastway endpoints send frames",
             ),
             (
                 format!(

@@ -48,8 +48,8 @@ use crate::transport::{self, Listener, kcp};
 pub struct Gateway {
     state: Arc<State>,
     path: PathBuf,
-    /// Open sockets. The lock also keeps reloads apart.
-    binds: AsyncMutex<HashMap<BindKey, Bound>>,
+    /// The lock also keeps reloads apart.
+    binds: AsyncMutex<Binds>,
     /// What looks after the hosts of the current generation.
     upkeep: Mutex<JoinSet<()>>,
     watcher: Watcher,
@@ -93,6 +93,14 @@ struct Listing {
     remembered: Duration,
 }
 
+/// Sockets by what they are in the configuration.
+#[derive(Default)]
+struct Binds {
+    open: HashMap<BindKey, Bound>,
+    /// Sockets that a reload has removed and that still carry their sessions.
+    closing: Vec<kcp::Control>,
+}
+
 /// A socket that accepts.
 struct Bound {
     addr: SocketAddr,
@@ -121,7 +129,7 @@ impl Gateway {
         let (watcher, mut changes) = Watcher::new().map_err(|e| Error::Watch(e.to_string()))?;
         watcher.watch_files(generation.files());
         let added = diff(&[], &generation.config.listeners).added;
-        let sockets = open(&generation, &added)?;
+        let sockets = open(&generation, &added, &[]).await?;
         let upkeep = generation.hosts.upkeep(&generation.config.upstream);
         let memory = Memory::new();
         memory.set_limit(generation.config.replay_memory);
@@ -142,7 +150,7 @@ impl Gateway {
             upkeep: Mutex::new(upkeep),
             watcher,
         });
-        gateway.listen(&mut *gateway.binds.lock().await, sockets);
+        gateway.listen(&mut gateway.binds.lock().await.open, sockets);
         tokio::spawn(memory::relieve(gateway.state.clone()));
         let watching = Arc::downgrade(&gateway);
         tokio::spawn(async move {
@@ -173,7 +181,7 @@ impl Gateway {
         result
     }
 
-    async fn try_reload(&self, binds: &mut HashMap<BindKey, Bound>) -> Result<(), Error> {
+    async fn try_reload(&self, binds: &mut Binds) -> Result<(), Error> {
         let old = self.state.generation.load_full();
         let built = Generation::build(&self.path, &self.state.environment, Some(&old)).await;
         let new = match built {
@@ -188,8 +196,12 @@ impl Gateway {
         // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
         // host), so sockets that cannot be opened now may be after the others are closed. That
         // would not be all or nothing: it is an error.
-        let sockets = open(&new, &changes.added)?;
-        for (key, bound) in binds.iter() {
+        let sockets = open(&new, &changes.added, &binds.closing).await?;
+        binds.closing.retain(|control| {
+            let mut controls = sockets.iter().filter_map(|(_, socket, _)| socket.control());
+            !control.is_closed() && !controls.any(|it| it.local_addr() == control.local_addr())
+        });
+        for (key, bound) in &binds.open {
             if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
                 kcp.set(&listener.kcp);
             }
@@ -200,12 +212,13 @@ impl Gateway {
         self.state.memory.set_limit(new.config.replay_memory);
         self.state.generation.store(Arc::new(new));
         for key in &changes.removed {
-            if let Some(bound) = binds.remove(key) {
+            if let Some(bound) = binds.open.remove(key) {
                 bound.stop.cancel();
+                binds.closing.extend(bound.kcp);
                 tracing::info!(addr = %bound.addr, "stopped listening");
             }
         }
-        self.listen(binds, sockets);
+        self.listen(&mut binds.open, sockets);
         Ok(())
     }
 
@@ -245,6 +258,7 @@ impl Gateway {
     pub async fn local_addrs(&self) -> Vec<(Bind, SocketAddr)> {
         let binds = self.binds.lock().await;
         binds
+            .open
             .iter()
             .map(|(key, bound)| (key.bind, bound.addr))
             .collect()
@@ -255,6 +269,7 @@ impl Gateway {
         let controls: Vec<_> = {
             let binds = self.binds.lock().await;
             let kcp = binds
+                .open
                 .iter()
                 .filter_map(|(key, bound)| Some((key.bind, bound.kcp.clone()?)));
             kcp.collect()
@@ -290,7 +305,7 @@ impl Gateway {
     pub async fn drain(&self) {
         self.state.draining.cancel();
         let generation = self.generation();
-        self.binds.lock().await.retain(|key, bound| {
+        self.binds.lock().await.open.retain(|key, bound| {
             let listener = generation
                 .listener(key)
                 .map(|(listener, _)| listener.session);
@@ -372,22 +387,38 @@ impl Drop for Listing {
     }
 }
 
-/// Opens all sockets or none.
-fn open(
+/// Opens all sockets or none; those that are still there are taken over.
+async fn open(
     generation: &Generation,
     keys: &[BindKey],
+    closing: &[kcp::Control],
 ) -> Result<Vec<(BindKey, Listener, SocketAddr)>, Error> {
-    keys.iter()
-        .filter_map(|key| Some((key, generation.listener(key)?.0)))
-        .map(|(key, settings)| {
-            let opened = Listener::bind(&key.bind, settings).and_then(|listener| {
-                let addr = listener.local_addr()?;
-                Ok((key.clone(), listener, addr))
-            });
-            opened.map_err(|error| Error::Bind {
-                bind: key.bind,
-                error,
-            })
-        })
-        .collect()
+    let mut sockets = Vec::new();
+    for key in keys {
+        let Some((settings, _)) = generation.listener(key) else {
+            continue;
+        };
+        let opening = async {
+            let there = closing
+                .iter()
+                .filter(|_| key.bind.transport == config::Transport::Kcp)
+                .find(|control| control.local_addr() == key.bind.addr);
+            let reopened = match there {
+                Some(control) => control.reopen(&settings.kcp).await,
+                None => None,
+            };
+            let listener = match reopened {
+                Some(listener) => Listener::Kcp(listener),
+                None => Listener::bind(&key.bind, settings)?,
+            };
+            let addr = listener.local_addr()?;
+            Ok((key.clone(), listener, addr))
+        };
+        let opened = opening.await.map_err(|error| Error::Bind {
+            bind: key.bind,
+            error,
+        });
+        sockets.push(opened?);
+    }
+    Ok(sockets)
 }
