@@ -40,7 +40,7 @@ pub(super) async fn accept(
     key: BindKey,
     stop: CancellationToken,
 ) {
-    // And that it was said.
+    // There is a pause that the log tells of.
     let mut paused = false;
     loop {
         let accepted = tokio::select! {
