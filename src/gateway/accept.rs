@@ -151,7 +151,8 @@ async fn open(
     if info.id == 0 {
         info.id = state.live.number();
     }
-    let registration = Registration::new(&state, &info, generation.number);
+    let info = Arc::new(info);
+    let registration = Registration::new(&state, info.clone(), generation.number);
     if listener.service != config::Service::Proxy {
         let service = fastway::Service {
             state: &state,
@@ -159,7 +160,7 @@ async fn open(
             listener,
             key: &key,
             chain,
-            info,
+            info: Arc::unwrap_or_clone(info),
             registration,
         };
         service.run(client).await;
