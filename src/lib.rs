@@ -16,6 +16,8 @@
 //! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
 //! [`client`] is the other end: streams that resume by themselves, and fastway's endpoints. [`cli`] is the command line.
 //!
+//! [`health`] is what is known of a server.
+//!
 //! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
 //! own. All configuration reaches running code through one immutable [`gateway::Generation`].
 
@@ -26,6 +28,7 @@ pub mod config;
 pub mod crypto;
 pub mod gateway;
 mod handshake;
+pub mod health;
 pub mod hooks;
 mod link;
 mod metrics;

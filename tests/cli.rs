@@ -334,3 +334,53 @@ async fn the_log_format_may_stand_before_the_command() {
     let output = run(directory.path(), &arguments).await;
     assert_eq!((output.code, &*output.stderr), (Some(0), ""));
 }
+
+#[tokio::test]
+async fn systemd_is_told() {
+    let directory = here();
+    fs::write(directory.path().join("config.yaml"), GOOD).unwrap();
+    let path = directory.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_stablegate"))
+        .current_dir(directory.path())
+        .env("NOTIFY_SOCKET", &path)
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let told = async || {
+        let mut buffer = [0; 100];
+        let len = soon("a notification", socket.recv(&mut buffer)).await;
+        String::from_utf8(buffer[..len.unwrap()].to_vec()).unwrap()
+    };
+    assert_eq!(told().await, "READY=1\n");
+    let pid = gateway.id().unwrap() as libc::pid_t;
+    // SAFETY: the child has not been reaped, so the id is still its own.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+    assert_eq!(told().await, "STOPPING=1\n");
+    assert!(soon("its exit", gateway.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn there_is_no_core_file() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let mut gateway = Gateway::start(GOOD).await;
+    let pid = gateway.pid();
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // As much as may be allowed here.
+    // SAFETY: the child has not been reaped, and the limit is used during the calls only.
+    let set = unsafe {
+        libc::prlimit(pid, libc::RLIMIT_CORE, std::ptr::null(), &mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::prlimit(pid, libc::RLIMIT_CORE, &limit, std::ptr::null_mut())
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    gateway.signal(libc::SIGABRT);
+    let status = gateway.exited().await;
+    assert_eq!(status.signal(), Some(libc::SIGABRT));
+    assert!(!status.core_dumped());
+}

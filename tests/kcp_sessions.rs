@@ -52,8 +52,12 @@ impl Fixture {
     }
 
     async fn reconfigure(&self, kcp: &str) {
+        self.reload(&config(&self.host, kcp)).await;
+    }
+
+    async fn reload(&self, config: &str) {
         let path = self.directory.path().join("config.yaml");
-        std::fs::write(&path, config(&self.host, kcp)).unwrap();
+        std::fs::write(&path, config).unwrap();
         self.gateway.reload().await.unwrap();
     }
 
@@ -213,6 +217,29 @@ async fn settings_change_for_new_sessions() {
     assert!(counters.fec_parity_shards > 0 && counters.fec_errors == 0);
     assert_eq!((counters.established, counters.stats.in_errs), (2, 0));
     assert_eq!(counters.half_open, 0);
+    fixture.gateway.shutdown().await;
+}
+
+/// A bind that goes keeps its sessions. Their sockets are taken over when it comes back.
+#[tokio::test]
+async fn a_bind_comes_back_while_its_sessions_live() {
+    let fixture = Fixture::new("builtin:echo", "").await;
+    let without = config(&fixture.host, "").replace("'kcp://127.0.0.1:0'", "");
+    let with = config(&fixture.host, "").replace("kcp://127.0.0.1:0", &fixture.kcp.to_string());
+    let settings = "fec_data: 10, fec_parity: 3";
+    let with_fec = with.replace("kcp: {", &format!("kcp: {{{settings}"));
+    let mut old = fixture.connect(&[&fixture.kcp], kcp_settings()).await;
+    for (config, settings) in [(&with, kcp_settings()), (&with_fec, fec())] {
+        fixture.reload(&without).await;
+        assert_eq!(fixture.gateway.local_addrs().await.len(), 1);
+        echo(&mut old, b"still here").await;
+        fixture.reload(config).await;
+        echo(&mut old, b"still here").await;
+        let mut new = fixture.connect(&[&fixture.kcp], settings).await;
+        echo(&mut new, b"here, too").await;
+    }
+    let (_, counters) = fixture.gateway.kcp_counters().await.remove(0);
+    assert_eq!(counters.passive_opens, 3);
     fixture.gateway.shutdown().await;
 }
 

@@ -1,11 +1,13 @@
 //! KCP over real sockets, through a bad network where a test wants one.
 
+mod common;
 mod network;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use common::Pattern;
 use network::{Badness, Network};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -17,6 +19,8 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
 const LOCAL: &str = "127.0.0.1:0";
+/// Bytes written, and read, at once.
+const PIECE: usize = 40_000;
 
 fn fec(fec_data: u8, fec_parity: u8) -> Kcp {
     Kcp {
@@ -26,35 +30,21 @@ fn fec(fec_data: u8, fec_parity: u8) -> Kcp {
     }
 }
 
-/// The byte at a position of a stream that nobody could make up.
-fn byte(seed: u64, position: u64) -> u8 {
-    let word = ((position / 8) ^ (seed << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (word ^ (word >> 29)).to_le_bytes()[(position % 8) as usize]
-}
-
-async fn send(stream: &mut (impl AsyncWriteExt + Unpin), seed: u64, len: u64) {
-    let mut buffer = vec![0; 40_000];
-    let mut sent = 0;
-    while sent < len {
-        let piece = &mut buffer[..(len - sent).min(40_000) as usize];
-        for (at, place) in (sent..).zip(piece.iter_mut()) {
-            *place = byte(seed, at);
-        }
+async fn send(stream: &mut (impl AsyncWriteExt + Unpin), name: u64, len: u64) {
+    let mut sent = Pattern::new(name);
+    while sent.position() < len {
+        let piece = sent.next(PIECE.min((len - sent.position()) as usize));
         stream.write_all(piece).await.unwrap();
-        sent += piece.len() as u64;
     }
 }
 
-async fn receive(stream: &mut (impl AsyncReadExt + Unpin), seed: u64, len: u64) {
-    let mut buffer = vec![0; 40_000];
-    let mut received = 0;
-    while received < len {
+async fn receive(stream: &mut (impl AsyncReadExt + Unpin), name: u64, len: u64) {
+    let mut received = Pattern::new(name);
+    let mut buffer = vec![0; PIECE];
+    while received.position() < len {
         let read = stream.read(&mut buffer).await.unwrap();
-        assert!(read > 0 && received + read as u64 <= len);
-        for (at, found) in (received..).zip(&buffer[..read]) {
-            assert_eq!(*found, byte(seed, at), "at {at}");
-        }
-        received += read as u64;
+        assert!(read > 0 && received.position() + read as u64 <= len);
+        received.check(&buffer[..read]);
     }
 }
 
@@ -87,15 +77,32 @@ fn listen(settings: &Kcp) -> Listener {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bulk_both_ways() {
-    for bind in ["127.0.0.1:0", "[::1]:0"] {
+    for (bind, len) in [("127.0.0.1:0", 50_000_000), ("[::1]:0", 4_000_000)] {
         let settings = Kcp::default();
         let listener = Listener::bind(bind.parse().unwrap(), &settings).unwrap();
         let addr = listener.local_addr();
         let (client, server) = pair(&listener, addr, &settings).await;
         assert_eq!((client.peer_addr(), server.local_addr()), (addr, addr));
         assert_eq!(client.local_addr(), server.peer_addr());
-        exchange(client, server, 4_000_000).await;
+        exchange(client, server, len).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_both_ways_with_losses() {
+    let lossy = Badness {
+        loss: 1,
+        duplicate: 1,
+        reorder: 1,
+        delay: 5,
+        jitter: 2,
+    };
+    let settings = Kcp::default();
+    let listener = listen(&settings);
+    let network = Network::new(listener.local_addr(), lossy, 4).await;
+    let (client, server) = pair(&listener, network.addr, &settings).await;
+    exchange(client, server, 50_000_000).await;
+    assert!(listener.control().counters().await.stats.retrans_segs > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,6 +303,23 @@ async fn a_port_is_not_shared_with_strangers() {
 }
 
 #[tokio::test]
+async fn a_dropped_listener_is_there_for_as_long_as_its_sessions() {
+    let settings = Kcp::default();
+    let listener = listen(&settings);
+    let (addr, control) = (listener.local_addr(), listener.control().clone());
+    let (client, server) = pair(&listener, addr, &settings).await;
+    drop(listener);
+    let reopened = control.reopen(&settings).await.expect("a session is there");
+    let (second_client, second_server) = pair(&reopened, addr, &settings).await;
+    exchange(client, server, 10_000).await;
+    exchange(second_client, second_server, 10_000).await;
+    // The streams are gone by now.
+    reopened.close().await;
+    assert!(control.reopen(&settings).await.is_none());
+    Listener::bind(addr, &settings).unwrap();
+}
+
+#[tokio::test]
 async fn replies_come_from_the_address_that_was_sent_to() {
     let listener = Listener::bind("0.0.0.0:0".parse().unwrap(), &Kcp::default()).unwrap();
     let port = listener.local_addr().port();
@@ -315,6 +339,7 @@ async fn strangers_cost_nothing() {
     let listener = listen(&settings);
     let (client, server) = pair(&listener, listener.local_addr(), &settings).await;
     let addr = listener.local_addr();
+    let conv = client.conv();
     let flood = tokio::spawn(async move {
         let mut random = StdRng::seed_from_u64(11);
         let stranger = UdpSocket::bind(LOCAL).await.unwrap();
@@ -325,7 +350,7 @@ async fn strangers_cost_nothing() {
         for round in 0..20_000usize {
             let mut datagram = vec![0; random.random_range(0..1500)];
             random.fill(&mut datagram[..]);
-            match random.random_range(0..4) {
+            match random.random_range(0..5) {
                 0 => {}
                 1 => {
                     // Truncated.
@@ -333,6 +358,8 @@ async fn strangers_cost_nothing() {
                     datagram = whole[..random.random_range(0..whole.len())].to_vec();
                 }
                 2 => datagram = segment(random.random(), Command::Push, 1, &datagram),
+                // The session's own conversation, from elsewhere.
+                3 => datagram = segment(conv, Command::Push, 1, &datagram),
                 _ => {
                     // Looks right; one in ten stands where an opener would.
                     let sn = u32::from(round % 10 != 0);

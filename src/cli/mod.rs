@@ -4,6 +4,7 @@ mod check;
 mod connect;
 mod echo;
 mod hook;
+mod migrate;
 mod run;
 
 use std::io::{BufWriter, IsTerminal};
@@ -38,6 +39,10 @@ enum Command {
     /// Work with hooks.
     #[command(subcommand)]
     Hook(hook::Command),
+    /// Print the equivalent of a configuration of goscon or fastway.
+    Migrate(migrate::Migrate),
+    /// Print what every key of a configuration means, as Markdown.
+    Reference,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,7 +62,9 @@ const EXAMPLES: &str = "Examples:
   stablegate connect 127.0.0.1:1248 --cut-every 2s
   stablegate connect 127.0.0.1:1248 --session snet,v1
   stablegate echo 127.0.0.1:9000                a server to point `hosts` at
-  stablegate hook call scripts/route.lua access --client 1.2.3.4:5 --target lobby";
+  stablegate hook call scripts/route.lua access --client 1.2.3.4:5 --target lobby
+  stablegate migrate --from goscon goscon.yaml > config.yaml
+  stablegate migrate --from fastway '-ClientAddr=:1248 -ServerAddr=:1249'";
 
 impl Default for Command {
     /// `run`, with nothing said.
@@ -87,6 +94,11 @@ pub fn main() -> ExitCode {
             Command::Connect(arguments) => connect::run(arguments).await,
             Command::Echo(arguments) => echo::run(arguments).await,
             Command::Hook(command) => hook::run(command).await,
+            Command::Migrate(arguments) => migrate::run(&arguments),
+            Command::Reference => {
+                print!("{}", crate::config::reference());
+                Ok(())
+            }
         }
     });
     // Reading from a terminal cannot be stopped otherwise.

@@ -1,8 +1,10 @@
 //! `stablegate run`
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
@@ -19,10 +21,12 @@ pub(super) struct Run {
 }
 
 pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
+    forbid_core_files()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let gateway = Gateway::start(arguments.config).await?;
+    notify(NotifyState::Ready);
     loop {
         tokio::select! {
             _ = hangup.recv() => {
@@ -34,6 +38,7 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
         }
     }
     let grace = arguments.grace;
+    notify(NotifyState::Stopping);
     gateway.drain().await;
     tracing::info!(sessions = gateway.sessions(), ?grace, "draining");
     let outcome = tokio::select! {
@@ -47,4 +52,21 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     tracing::info!(sessions = gateway.sessions(), outcome, "stopping");
     gateway.shutdown().await;
     Ok(())
+}
+
+/// Tells systemd, if that waits to be told.
+fn notify(state: NotifyState) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
+
+/// Memory holds the keys of sessions and of the configuration: none of it may end up in a file.
+/// This also keeps other processes of the same user from reading it.
+fn forbid_core_files() -> io::Result<()> {
+    // SAFETY: it takes numbers and changes nothing but an attribute of the process.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::Rng;
+use tokio::io::AsyncWriteExt;
 
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
 use crate::config::Kcp;
@@ -29,6 +31,8 @@ pub struct Options {
     /// Further lines of the handshake, for hooks.
     pub extra: Vec<String>,
     pub dialect: Dialect,
+    /// Sent first on each connection, before the handshake: a PROXY protocol header, or nothing.
+    pub preface: Bytes,
     /// Limit of one connect with its handshake.
     pub handshake_timeout: Duration,
     /// How long to try to come back before the session is given up.
@@ -51,6 +55,7 @@ impl Options {
             flags: 0,
             extra: Vec::new(),
             dialect: Dialect::Current,
+            preface: Bytes::new(),
             handshake_timeout: Duration::from_secs(30),
             resume_wait: Duration::from_secs(30),
             replay_buffer: 64 * 1024,
@@ -80,6 +85,7 @@ impl Protocol for Options {
             self.flags,
             self.extra.clone(),
         );
+        connection.write_all(&self.preface).await?;
         write_record(connection, request).await?;
         let response = NewResponse::parse(&read_record(connection).await?)?;
         let ticket = hello.answered(&response)?;
@@ -97,6 +103,7 @@ impl Protocol for Options {
         connection: &mut transport::Stream,
         offer: &Offer<transport::Stream>,
     ) -> Result<u64, ResumeError> {
+        connection.write_all(&self.preface).await?;
         write_record(connection, ticket.resume(offer.received())).await?;
         let response = ResumeResponse::parse(&read_record(connection).await?)?;
         let refusal = match response.code {

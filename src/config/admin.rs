@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use documented::{Documented, DocumentedFields};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -12,9 +13,9 @@ const PORT: u16 = 6620;
 
 /// Where the admin interface is and who may use it. Written as an address, or as a block with the
 /// keys `bind`, `token_file` and `names`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Documented, DocumentedFields)]
 pub struct Admin {
-    /// Where it listens; `None`, written `""`, is nowhere. Default 127.0.0.1:6620.
+    /// Where it listens; `""` (`None`) is nowhere. Default 127.0.0.1:6620.
     pub bind: Option<SocketAddr>,
     /// A file with the token that requests must show. An address that other machines can reach
     /// demands one. Default none.

@@ -60,7 +60,7 @@ pub fn diff(old: &[Listener], new: &[Listener]) -> Diff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Fastway, Kcp, Scp, Service, Session, Snet, Tcp};
+    use crate::config::{Fastway, Kcp, Limits, ProxyHeader, Scp, Service, Session, Snet, Tcp};
 
     fn listener(name: &str, binds: &[&str]) -> Listener {
         Listener {
@@ -70,6 +70,8 @@ mod tests {
             service: Service::Proxy,
             hooks: Vec::new(),
             peek: None,
+            limits: Limits::default(),
+            proxy_header: ProxyHeader::default(),
             scp: Scp::default(),
             snet: Snet::default(),
             tcp: Tcp::default(),

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_yaml as yaml;
 
 use super::settings::{Int, Name, read};
-use super::types::{FastwayPatch, KcpPatch, ScpPatch, SnetPatch, TcpPatch};
+use super::types::{FastwayPatch, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch};
 use super::{
-    Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Kcp, Listener, Peek, Scp, Service,
-    Session, Snet, Tcp, Upstream,
+    Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Kcp, Limits, Listener, Peek,
+    ProxyHeader, Scp, Service, Session, Snet, Tcp, Transport, Upstream, UpstreamSession,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -30,6 +30,8 @@ pub(super) struct File {
     hosts: Option<Vec<Host>>,
     hooks: Option<Vec<Hook>>,
     announce: Option<Announce>,
+    #[serde(default, deserialize_with = "read::<ReplayMemory, _, _>")]
+    replay_memory: usize,
 }
 
 #[derive(Deserialize)]
@@ -43,6 +45,8 @@ struct ListenerFile {
     service: Service,
     hooks: Option<Vec<String>>,
     peek: Option<Peek>,
+    limits: Option<Limits>,
+    proxy_header: Option<ProxyHeader>,
     scp: Option<ScpPatch>,
     snet: Option<SnetPatch>,
     tcp: Option<TcpPatch>,
@@ -99,10 +103,31 @@ impl File {
                     ));
                 }
             }
+            let headers = listener.proxy_header.as_ref();
+            if headers.is_some_and(|headers| !headers.from.is_empty())
+                && listener
+                    .bind
+                    .iter()
+                    .all(|bind| bind.transport != Transport::Tcp)
+            {
+                let message = "is for tcp binds, of which there is none".to_owned();
+                return Err((format!("{key}.proxy_header.from"), message));
+            }
             if listener.service == Service::Proxy && !routed {
                 let message = "has nowhere to send sessions: add hosts or upstream.resolve";
                 return Err((key, message.to_owned()));
             }
+            if listener.service != Service::Proxy && listener.peek.is_some() {
+                let message = "is only for `service: proxy`: fastway endpoints send frames";
+                return Err((format!("{key}.peek"), message.to_owned()));
+            }
+        }
+        if let Some(upstream) = &self.upstream
+            && upstream.proxy_header.is_some()
+            && upstream.session == UpstreamSession::Plain
+        {
+            let message = "is for session: scp; plain servers get announce.proxy_header";
+            return Err(("upstream.proxy_header".to_owned(), message.to_owned()));
         }
         Ok(())
     }
@@ -121,6 +146,8 @@ impl File {
             service: listener.service,
             hooks: listener.hooks.unwrap_or_default(),
             peek: listener.peek,
+            limits: listener.limits.unwrap_or_default(),
+            proxy_header: listener.proxy_header.unwrap_or_default(),
             scp: listener.scp.unwrap_or_default().over(scp.clone()),
             snet: listener.snet.unwrap_or_default().over(snet.clone()),
             tcp: listener.tcp.unwrap_or_default().over(tcp.clone()),
@@ -144,6 +171,7 @@ impl File {
             hosts: self.hosts.unwrap_or_default(),
             hooks: self.hooks.into_iter().flatten().map(hook).collect(),
             announce: self.announce.unwrap_or_default(),
+            replay_memory: self.replay_memory,
         }
     }
 }

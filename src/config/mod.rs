@@ -15,8 +15,11 @@ mod admin;
 pub mod diff;
 mod error;
 mod file;
+mod hosts;
 mod locate;
+mod network;
 mod redact;
+mod reference;
 mod settings;
 mod types;
 pub mod watch;
@@ -29,6 +32,11 @@ use serde_yaml as yaml;
 pub use admin::Admin;
 pub use error::Error;
 use file::File;
+pub use hosts::{Choose, Eject, Health};
+pub use network::Network;
+pub(crate) use network::masked;
+pub use reference::reference;
+pub(crate) use settings::Bytes;
 pub use types::*;
 
 impl Config {
@@ -88,6 +96,8 @@ listeners:
     service: proxy
     hooks: [route, log]
     peek: {bytes: 100, frame: u16be, timeout: 1s}
+    limits: {connections: 1000, per_source: 10, new_per_second: 5, handshakes: 100}
+    proxy_header: {from: [10.0.0.0/8, "fd00::/8", 192.0.2.1]}
     scp: {resume_wait: 1m, hmac: legacy}
     snet: {encrypt: false, handshake_timeout: 1s}
     tcp: {nodelay: false}
@@ -115,10 +125,16 @@ upstream:
   session: scp
   connect_timeout: 1s 500ms
   resolve: {prefix: "game-", suffix: .example.com, port: 8443, pattern: '^[a-z]\d+$'}
+  proxy_header: v2
+  choose: least_sessions
+  health: {interval: 500ms, timeout: 1s, rise: 1, fall: 5}
+  eject: {failures: 4, for: 1m}
+  slow_start: 20s
+  resolve_interval: 0s
 hosts:
   - {name: echo, addr: "builtin:echo"}
   - {name: lobby, addr: "lobby.example.com:7000", weight: 1}
-  - {name: lobby, addr: "[::1]:7000", weight: 1000000}
+  - {name: lobby, addr: "[::1]:7000", weight: 1000000, drain: true}
 hooks:
   - {name: route, lua: scripts/route.lua}
   - name: log
@@ -128,6 +144,7 @@ hooks:
     memory: 1MiB
     config: {"yes": "no", list: [1, -2.5, null, true, "1", "null", "a: b # c\n"], deep: {"": ""}}
 announce: {sproto: 32766, proxy_header: v2}
+replay_memory: 1GiB
 "#;
 
     /// The rest of a valid file after its listeners.
@@ -151,6 +168,8 @@ announce: {sproto: 32766, proxy_header: v2}
             service: Service::Proxy,
             hooks: Vec::new(),
             peek: None,
+            limits: Limits::default(),
+            proxy_header: ProxyHeader::default(),
             scp: Scp::default(),
             snet: Snet::default(),
             tcp: Tcp::default(),
@@ -178,6 +197,13 @@ announce: {sproto: 32766, proxy_header: v2}
                 service: Service::Proxy,
                 hooks: Vec::new(),
                 peek: None,
+                limits: Limits {
+                    connections: 0,
+                    per_source: 0,
+                    new_per_second: 0,
+                    handshakes: 0,
+                },
+                proxy_header: ProxyHeader { from: Vec::new() },
                 scp: Scp {
                     handshake_timeout: Duration::from_secs(30),
                     resume_wait: Duration::from_secs(30),
@@ -229,11 +255,26 @@ announce: {sproto: 32766, proxy_header: v2}
                 session: UpstreamSession::Plain,
                 connect_timeout: Duration::from_secs(5),
                 resolve: None,
+                proxy_header: None,
+                choose: Choose::Weighted,
+                health: Health {
+                    interval: None,
+                    timeout: Duration::from_secs(2),
+                    rise: 2,
+                    fall: 3,
+                },
+                eject: Eject {
+                    failures: 0,
+                    r#for: Duration::from_secs(30),
+                },
+                slow_start: None,
+                resolve_interval: Some(Duration::from_secs(30)),
             },
             hosts: vec![Host {
                 name: "h".to_owned(),
                 addr: "h:1".parse().unwrap(),
                 weight: 100,
+                drain: false,
             }],
             hooks: vec![Hook {
                 name: "r".to_owned(),
@@ -247,6 +288,7 @@ announce: {sproto: 32766, proxy_header: v2}
                 sproto: None,
                 proxy_header: None,
             },
+            replay_memory: 0,
         };
         assert_eq!(parse(text), Ok(expected.clone()));
         // A block whose keys are all commented out is no block.
@@ -345,6 +387,17 @@ announce: {sproto: 32766, proxy_header: v2}
                         frame: Frame::U16Be,
                         timeout: seconds(1),
                     }),
+                    limits: Limits {
+                        connections: 1000,
+                        per_source: 10,
+                        new_per_second: 5,
+                        handshakes: 100,
+                    },
+                    proxy_header: ProxyHeader {
+                        from: ["10.0.0.0/8", "fd00::/8", "192.0.2.1"]
+                            .map(|network| network.parse().unwrap())
+                            .into(),
+                    },
                     scp: Scp {
                         handshake_timeout: seconds(10),
                         resume_wait: seconds(60),
@@ -403,23 +456,40 @@ announce: {sproto: 32766, proxy_header: v2}
         );
         assert_eq!(config.upstream.session, UpstreamSession::Scp);
         assert_eq!(config.upstream.connect_timeout, Duration::from_millis(1500));
-        let resolve = config.upstream.resolve.unwrap();
+        let resolve = config.upstream.resolve.as_ref().unwrap();
         assert_eq!(
             (&*resolve.prefix, &*resolve.suffix, resolve.port),
             ("game-", ".example.com", 8443)
         );
-        assert_eq!(resolve.pattern.unwrap().as_str(), r"^[a-z]\d+$");
+        assert_eq!(resolve.pattern.as_ref().unwrap().as_str(), r"^[a-z]\d+$");
+        let health = Health {
+            interval: Some(Duration::from_millis(500)),
+            timeout: seconds(1),
+            rise: 1,
+            fall: 5,
+        };
+        let eject = Eject {
+            failures: 4,
+            r#for: seconds(60),
+        };
+        let upstream = &config.upstream;
+        assert_eq!((&upstream.health, &upstream.eject), (&health, &eject));
+        assert_eq!(upstream.proxy_header, Some(ProxyVersion::V2));
+        assert_eq!(upstream.choose, Choose::LeastSessions);
+        assert_eq!(upstream.slow_start, Some(seconds(20)));
+        assert_eq!(upstream.resolve_interval, None);
+        assert_eq!(config.replay_memory, 1 << 30);
         let hosts: Vec<_> = config
             .hosts
             .iter()
-            .map(|h| (h.addr.to_string(), h.weight))
+            .map(|h| (h.addr.to_string(), h.weight, h.drain))
             .collect();
         assert_eq!(
             hosts,
             [
-                ("builtin:echo".to_owned(), 100),
-                ("lobby.example.com:7000".to_owned(), 1),
-                ("[::1]:7000".to_owned(), 1_000_000),
+                ("builtin:echo".to_owned(), 100, false),
+                ("lobby.example.com:7000".to_owned(), 1, false),
+                ("[::1]:7000".to_owned(), 1_000_000, true),
             ]
         );
         let log = &config.hooks[1];
@@ -546,9 +616,9 @@ announce: {sproto: 32766, proxy_header: v2}
                 "3: admin.token: unknown key, expected one of bind, token_file, names",
             ),
             (
-                "listeners:\n- name: a\n  limits: {}\n",
-                "3: listeners[0].limits: unknown key, expected one of \
-                 name, bind, session, service, hooks, peek, scp, snet, tcp, kcp, fastway",
+                "listeners:\n- name: a\n  limit: {}\n",
+                "3: listeners[0].limit: unknown key, expected one of \
+                 name, bind, session, service, hooks, peek, limits, proxy_header, scp, snet, tcp, kcp, fastway",
             ),
             (
                 "listeners: []\nannounce:\n  \"a\\nb\": 1\n",
@@ -694,6 +764,28 @@ announce: {sproto: 32766, proxy_header: v2}
                 "3: fastway.server_version: 0 must be 1 to 3",
             ),
             (
+                "listeners:\n- name: a\n  proxy_header:\n    from: [10.0.0.0/8,\n      10.0.0.1/8]\n",
+                "5: listeners[0].proxy_header.from[1]: `10.0.0.1/8` goes beyond its prefix: \
+                 write 10.0.0.0/8",
+            ),
+            (
+                "listeners:\n- name: a\n  limits: {connections: -1}\n",
+                "3: listeners[0].limits.connections: -1 must be 0 to 1000000000",
+            ),
+            (
+                "listeners: []\nreplay_memory: 0\n",
+                "2: replay_memory: `0` lacks a unit: write 0B",
+            ),
+            (
+                "listeners: []\nupstream:\n  choose: random\n",
+                "3: upstream.choose: unknown value `random`, expected weighted or \
+                 least_sessions or hash_client or hash_target",
+            ),
+            (
+                "listeners: []\nupstream:\n  health:\n    rise: 0\n",
+                "4: upstream.health.rise: 0 must be 1 to 1000",
+            ),
+            (
                 "listeners: []\nannounce:\n  proxy_header: v3\n",
                 "3: announce.proxy_header: unknown value `v3`, expected v1 or v2",
             ),
@@ -740,6 +832,24 @@ announce: {sproto: 32766, proxy_header: v2}
             (
                 format!("hosts: []\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n"),
                 "3: listeners[0]: has nowhere to send sessions: add hosts or upstream.resolve",
+            ),
+            (
+                format!(
+                    "listeners:\n{a}  bind: ['tcp://[::]:1']\n  service: fastway-client\n  peek: {{}}\n"
+                ),
+                "6: listeners[0].peek: is only for `service: proxy`: fastway endpoints send frames",
+            ),
+            (
+                format!(
+                    "{HOSTS}listeners:\n{a}  bind: ['kcp://[::]:1']\n  proxy_header:\n    \
+                     from: ['::/0']\n"
+                ),
+                "7: listeners[0].proxy_header.from: is for tcp binds, of which there is none",
+            ),
+            (
+                "listeners: []\nupstream:\n  proxy_header: v1\n".to_owned(),
+                "3: upstream.proxy_header: is for session: scp; plain servers get \
+                 announce.proxy_header",
             ),
         ] {
             assert_eq!(parse(&text).unwrap_err(), expected, "{text}");

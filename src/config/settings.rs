@@ -53,7 +53,7 @@ macro_rules! settings {
         )*}
     )*) => {$(
         $(#[$meta])*
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, documented::Documented, documented::DocumentedFields)]
         pub struct $name {
             $($(#[$doc])* pub $field: $type,)*
         }
@@ -367,7 +367,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Shows a size exactly, in the largest binary unit that divides it.
-struct Bytes(usize);
+pub(crate) struct Bytes(pub usize);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

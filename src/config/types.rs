@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use documented::{Documented, DocumentedFields};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::fastway::Version;
 
 use super::Admin;
+use super::hosts::{Choose, Eject, Health};
+use super::network::Network;
 use super::settings::{
     Int, Name, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings, spelled_as_is,
     write,
@@ -21,7 +24,7 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 /// The whole configuration of a gateway.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Documented, DocumentedFields)]
 pub struct Config {
     /// The admin interface.
     pub admin: Admin,
@@ -37,23 +40,34 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// What a server is told about a session before the session's own bytes.
     pub announce: Announce,
+    /// Memory that the replay buffers of all sessions may take together, bytes; up to 1TiB, 0 for
+    /// no limit. Default 0B.
+    #[serde(serialize_with = "write::<ReplayMemory, _, _>")]
+    pub replay_memory: usize,
 }
 
 /// Addresses that speak one session protocol and offer one service.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Documented, DocumentedFields)]
 pub struct Listener {
     /// Its name in logs and hooks; unique, not empty.
     pub name: String,
-    /// The addresses it accepts on; at least one.
+    /// The addresses it accepts on, at least one: `tcp://0.0.0.0:1248`, `kcp://[::]:1248`. Port 0
+    /// lets the system choose one.
     pub bind: Vec<Bind>,
-    /// The session protocol clients speak.
+    /// The session protocol clients speak: `scp`, `snet`, or `plain` for none.
     pub session: Session,
-    /// What is done with a session. Default `proxy`.
+    /// What is done with a session: `proxy`, one upstream connection for each, or
+    /// `fastway-client` or `fastway-server`, the two sides of a multiplexing gateway. Default
+    /// `proxy`.
     pub service: Service,
     /// The hooks that decide about its sessions, by name, in order. Default none.
     pub hooks: Vec<String>,
     /// Reads the first client bytes before the upstream is dialled, for hooks to see. Default off.
     pub peek: Option<Peek>,
+    /// How much of the gateway its clients may take.
+    pub limits: Limits,
+    /// Whose word is taken for who the client is.
+    pub proxy_header: ProxyHeader,
     /// Settings of the scp protocol: this listener's keys over the top-level block.
     pub scp: Scp,
     /// Settings of the snet protocol: this listener's keys over the top-level block.
@@ -127,10 +141,35 @@ settings! {
     pub struct Peek / PeekPatch {
         /// The most bytes read, and the longest frame; a plain number, 1 to 65536. Default 4096.
         bytes: usize as Int<usize, 1, 65_536> = 4096,
-        /// How the first message is delimited. Default `none`.
+        /// How the first message is delimited: by a length before it, `u16be`, `u16le`, `u32be` or
+        /// `u32le`, or `none`: whatever comes first. Default `none`.
         frame: Frame as Frame = Frame::None,
         /// How long to wait for them; more than 0s. Default 5s.
         timeout: Duration as Timeout = Duration::from_secs(5),
+    }
+
+    /// How much of the gateway the clients of a listener may take. 0 is no limit. A source is an
+    /// IPv4 address or a /64 of IPv6.
+    #[derive(PartialEq, Eq)]
+    pub struct Limits / LimitsPatch {
+        /// Sessions, those that wait for their clients included; besides, as many connections in
+        /// their handshakes. Default 0.
+        connections: usize as Int<usize, 0, 1_000_000_000> = 0,
+        /// The same of each source. Default 0.
+        per_source: usize as Int<usize, 0, 1_000_000_000> = 0,
+        /// Connections of each source in a second, and so many at once; those that resume count.
+        /// Default 0.
+        new_per_second: u32 as Int<u32, 0, 1_000_000> = 0,
+        /// Connections in their handshakes. Default 0.
+        handshakes: usize as Int<usize, 0, 1_000_000_000> = 0,
+    }
+
+    /// PROXY protocol headers from those who stand between clients and a listener.
+    #[derive(PartialEq, Eq)]
+    pub struct ProxyHeader / ProxyHeaderPatch {
+        /// The networks whose TCP connections begin with a header, of version 1 or 2, that is
+        /// believed. Nobody else's is. Default none.
+        from: Vec<Network> as Vec<Network> = Vec::new(),
     }
 
     /// Settings of the scp session protocol.
@@ -144,7 +183,8 @@ settings! {
         /// Sent bytes kept for replay, and so the most in flight, per session and direction;
         /// 1KiB to 64MiB. Default 64KiB.
         replay_buffer: usize as Size<KIB, { 64 * MIB }> = 64 * KIB,
-        /// The dialect of the handshake's authentication. Default `current`.
+        /// The dialect of the handshake's authentication: `current`, or `legacy` for clients from
+        /// before June 2017. Default `current`.
         hmac: Hmac as Hmac = Hmac::Current,
     }
 
@@ -170,10 +210,10 @@ settings! {
     /// Settings of TCP connections from clients.
     #[derive(PartialEq, Eq)]
     pub struct Tcp / TcpPatch {
-        /// How long a connection may be silent before it counts as broken; `None`, written `0s`,
+        /// How long a connection may be silent before it counts as broken; `0s` (`None`)
         /// is forever. At most 365 days. Default 0s.
         read_timeout: Option<Duration> as OffOr<0, YEAR> = None,
-        /// How long a connection is silent before the system probes it; `None`, written `0s`, is
+        /// How long a connection is silent before the system probes it; `0s` (`None`) is
         /// never. 1s to 32767s, as Linux takes it. Default 60s.
         keepalive: Option<Duration> as OffOr<1, 32_767> = Some(Duration::from_secs(60)),
         /// Sends small packets at once. Default true.
@@ -185,8 +225,8 @@ settings! {
     /// opened.
     #[derive(PartialEq, Eq)]
     pub struct Kcp / KcpPatch {
-        /// How long a connection may deliver no data before it counts as broken; `None`, written
-        /// `0s`, is forever. KCP has no other sign of a dead peer. At most 365 days. Default 60s.
+        /// How long a connection may deliver no data before it counts as broken; `0s` (`None`)
+        /// is forever. KCP has no other sign of a dead peer. At most 365 days. Default 60s.
         read_timeout: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(60)),
         /// Forward error correction: datagrams in a group; 0 to 128. Off unless this and
         /// `fec_parity` are both more than 0. Clients must have the same. Default 0.
@@ -227,7 +267,7 @@ settings! {
     /// Settings of the fastway services.
     #[derive(PartialEq, Eq)]
     pub struct Fastway / FastwayPatch {
-        /// The wire version of clients, 1 to 3; `None`, written `auto`, finds it from a client's
+        /// The wire version of clients, 1 to 3; `auto` (`None`) finds it from a client's
         /// first command. Clients that are dialled before they have said anything are taken for
         /// v3, and so are those of v2 but for their pings. Default `auto`.
         client_version: Option<Version> as ClientVersion = None,
@@ -243,7 +283,7 @@ settings! {
         /// How long a server may take for its handshake; more than 0s. Default 5s.
         auth_timeout: Duration as Timeout = Duration::from_secs(5),
         /// How long an endpoint may be silent: then v1 and v2 are pinged, and after as long again
-        /// their connection is closed, v3 at once. `None`, written `0s`, is for ever. Default 30s.
+        /// their connection is closed, v3 at once. `0s` (`None`) is for ever. Default 30s.
         idle: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(30)),
         /// How many frames wait for a client that does not read; one more closes its connection.
         /// 1 to 1000000. Default 1024.
@@ -255,12 +295,29 @@ settings! {
     /// How servers are reached.
     #[derive(PartialEq)]
     pub struct Upstream / UpstreamPatch {
-        /// What is spoken to the servers. Default `plain`.
+        /// What is spoken to the servers: `plain`, or `scp`, which resumes by itself. Default `plain`.
         session: UpstreamSession as UpstreamSession = UpstreamSession::Plain,
         /// How long a server may take to accept a connection; more than 0s. Default 5s.
         connect_timeout: Duration as Timeout = Duration::from_secs(5),
         /// Looks names that no host has up in DNS. Default off; the block turns it on.
         resolve: Option<Resolve> as Option<Resolve> = None,
+        /// With `session: scp`: the version of the PROXY protocol header that each connection
+        /// begins with, for the next gateway's `proxy_header`. Default `null`: none.
+        proxy_header: Option<ProxyVersion> as Option<ProxyVersion> = None,
+        /// How a host is chosen among several: `weighted`, at random by weight; `least_sessions`, the
+        /// one with the fewest for its weight; `hash_client`, by the client's IP address; or
+        /// `hash_target`, by the name that was asked for. Default `weighted`.
+        choose: Choose as Choose = Choose::Weighted,
+        /// Active checks of hosts. Default off.
+        health: Health as Health = Health::default(),
+        /// Leaves hosts out that sessions could not be connected to. Default off.
+        eject: Eject as Eject = Eject::default(),
+        /// How long a host that is back, or new in a reload, takes to get its full share;
+        /// `0s` (`None`) is no time. At most 365 days. Default 0s.
+        slow_start: Option<Duration> as OffOr<0, YEAR> = None,
+        /// How often the names of hosts are looked up; in between, and when that fails, the last
+        /// answer holds. `0s` (`None`) is for each session. At most 365 days. Default 30s.
+        resolve_interval: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(30)),
     }
 
     /// The rule for names that no host has: `prefix + name + suffix` is looked up in DNS.
@@ -271,7 +328,7 @@ settings! {
         suffix: String as String = String::new(),
         /// The port dialled; 1 to 65535. Default 443.
         port: u16 as Int<u16, 1, 65_535> = 443,
-        /// A regular expression that a name must match to be looked up; `None`, written `""`,
+        /// A regular expression that a name must match to be looked up; `""` (`None`)
         /// takes every name. Default `""`.
         pattern: Option<Regex> as Pattern = None,
     }
@@ -282,7 +339,7 @@ settings! {
         /// The type number of goscon's sproto announcement, 0 to 32766, so that `2 * (n + 1)`
         /// fits in 16 bits. Default `null`: not sent.
         sproto: Option<u16> as Option<Int<u16, 0, 32_766>> = None,
-        /// The version of the PROXY protocol header. Default `null`: not sent.
+        /// The version of the PROXY protocol header, `v1` or `v2`. Default `null`: not sent.
         proxy_header: Option<ProxyVersion> as Option<ProxyVersion> = None,
     }
 }
@@ -379,7 +436,8 @@ spelled_as_is!(
     SnetVersion,
     UpstreamSession,
     Resolve,
-    ProxyVersion
+    ProxyVersion,
+    Vec<Network>,
 );
 
 impl PartialEq for Resolve {
@@ -392,13 +450,14 @@ impl PartialEq for Resolve {
 }
 
 /// A server that sessions are sent to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Documented, DocumentedFields)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
     /// The name clients and hooks ask for; not empty, not necessarily unique.
     #[serde(deserialize_with = "read::<Name, _, _>")]
     pub name: String,
-    /// Where it is.
+    /// Where it is: `host:port`, or `builtin:echo`, a server inside the gateway that sends back
+    /// what it gets.
     pub addr: HostAddr,
     /// Its share of the sessions among the hosts to choose from; 1 to 1000000. Default 100.
     #[serde(
@@ -406,6 +465,9 @@ pub struct Host {
         deserialize_with = "read::<Int<_, 1, 1_000_000>, _, _>"
     )]
     pub weight: u32,
+    /// Gets no new sessions; those that it has go on. Default false.
+    #[serde(default)]
+    pub drain: bool,
 }
 
 /// Where a [`Host`] is, written `builtin:echo`, `host:port` or `[v6]:port`.
@@ -424,7 +486,7 @@ pub enum HostAddr {
 }
 
 /// A script that decides about sessions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Documented, DocumentedFields)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
     /// The name listeners use; unique, not empty.
@@ -432,7 +494,8 @@ pub struct Hook {
     pub name: String,
     /// The Lua script: absolute, or in the file relative to the file's directory.
     pub lua: PathBuf,
-    /// What a call counts as that failed or broke a limit. Default `deny`.
+    /// What becomes of a session when a call fails or breaks a limit: `deny`, or `skip`, which goes
+    /// on with the next hook. Default `deny`.
     #[serde(default)]
     pub on_error: OnError,
     /// The most time a call may take; more than 0s. Default 100ms.
@@ -621,7 +684,10 @@ macro_rules! serde_as_text {
         }
     )*};
 }
-serde_as_text!(Bind, HostAddr);
+serde_as_text!(Bind, HostAddr, Network);
+
+/// What [`Config::replay_memory`] may be.
+pub(super) type ReplayMemory = Size<0, { MIB * MIB }>;
 
 type HookMemory = Size<MIB, { 1024 * MIB }>;
 

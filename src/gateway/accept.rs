@@ -1,15 +1,17 @@
 //! From an accepted connection to a session, new or resumed.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::fastway;
+use super::gate::{Gate, Limit, Place};
 use super::live::Registration;
 use super::scp::Scp;
 use super::session::{Opened, Session};
@@ -18,13 +20,16 @@ use super::{Listing, State};
 use crate::config;
 use crate::config::diff::BindKey;
 use crate::hooks::SessionInfo;
-use crate::proto::{scp, snet};
+use crate::proto::{proxy_header, scp, snet};
+use crate::transport::tcp::HeaderError;
 use crate::{session, transport};
 
 /// Pause when the process has no descriptor left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// The most read of a client that was refused, bytes.
 const LAST_READ: u64 = 64 * 1024;
+/// How long a PROXY protocol header may take. Whoever sends one sends it at once.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Stream = session::Stream<transport::Stream>;
 
@@ -35,6 +40,8 @@ pub(super) async fn accept(
     key: BindKey,
     stop: CancellationToken,
 ) {
+    // And that it was said.
+    let mut paused = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -42,15 +49,68 @@ pub(super) async fn accept(
         };
         match accepted {
             Ok(connection) => {
-                let serving = serve(state.clone(), connection, key.clone());
-                state.sessions.spawn(serving);
+                if std::mem::take(&mut paused) {
+                    tracing::info!(bind = %key.bind, "accepting again");
+                }
+                match enter(&state, &connection, &key) {
+                    Some(place) => {
+                        let serving = serve(state.clone(), connection, place, key.clone());
+                        state.sessions.spawn(serving);
+                    }
+                    None => connection.reset(),
+                }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(bind = %key.bind, %error, "cannot accept, pausing");
+                let generation = state.generation.load();
+                let gate = generation.gate(&key);
+                let count = gate.and_then(|gate| gate.refused(Limit::Descriptors, Instant::now()));
+                if let Some(count) = count {
+                    tracing::warn!(bind = %key.bind, %error, count, "cannot accept, pausing");
+                    paused = true;
+                }
+                drop(generation);
                 sleep(EXHAUSTED).await;
             }
         }
+    }
+}
+
+/// What the limits have left for a connection. One that is to say first whom it is from is not
+/// looked at further.
+fn enter(state: &State, connection: &transport::Stream, key: &BindKey) -> Option<Place> {
+    let generation = state.generation.load();
+    let (listener, _) = generation.listener(key)?;
+    let gate = generation.gate(key)?;
+    let client = connection.peer_addr();
+    let from = &listener.proxy_header.from;
+    let is_announced = matches!(connection, transport::Stream::Tcp(_))
+        && from.iter().any(|network| network.contains(client.ip()));
+    let entered = gate.knock(&listener.limits).and_then(|mut place| {
+        if !is_announced {
+            place.identify(&listener.limits, client.ip(), Instant::now())?;
+        }
+        Ok(place)
+    });
+    match entered {
+        Ok(place) => Some(place),
+        Err(limit) => {
+            refused(gate, listener, client, limit);
+            None
+        }
+    }
+}
+
+/// Counts a refused connection, and logs it unless there are many.
+fn refused(gate: &Gate, listener: &config::Listener, client: SocketAddr, limit: Limit) {
+    if let Some(count) = gate.refused(limit, Instant::now()) {
+        tracing::warn!(
+            listener = listener.name,
+            %client,
+            limit = limit.label(),
+            refused = count,
+            "connection refused"
+        );
     }
 }
 
@@ -69,10 +129,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 fn serve(
     state: Arc<State>,
     connection: transport::Stream,
+    place: Place,
     key: BindKey,
 ) -> impl Future<Output = ()> {
     // An idle session holds nothing of how it came about: that is in a box, which is gone by then.
-    let opening = Box::pin(open(state, connection, key));
+    let opening = Box::pin(open(state, connection, place, key));
     async {
         if let Some(session) = opening.await {
             session.run().await;
@@ -83,6 +144,7 @@ fn serve(
 async fn open(
     state: Arc<State>,
     mut connection: transport::Stream,
+    mut place: Place,
     key: BindKey,
 ) -> Option<Box<Opened>> {
     let generation = state.generation.load_full();
@@ -91,6 +153,22 @@ async fn open(
     let metrics = &state.metrics;
     metrics.accepted(&listener.name, connection.transport());
     connection.configure(listener).ok()?;
+    let limits = &listener.limits;
+    if !place.is_identified() {
+        let peer = connection.peer_addr();
+        let reading = Box::pin(read_header(&mut connection));
+        let read = state.shutdown.interrupts(reading).await?;
+        let client = connection.peer_addr();
+        let identified =
+            read.and_then(|()| Ok(place.identify(limits, client.ip(), Instant::now())?));
+        if let Err(error) = identified {
+            failed(&state, &place, listener, peer, &error);
+            if matches!(error, Error::Limited(_)) {
+                connection.reset();
+            }
+            return None;
+        }
+    }
     let mut info = SessionInfo {
         id: 0,
         listener: listener.name.as_str().into(),
@@ -109,14 +187,21 @@ async fn open(
     let handshake = async {
         match listener.session {
             config::Session::Plain if state.draining.is_cancelled() => Err(Error::Draining),
-            config::Session::Plain => Ok(Some((Client::Plain(connection), None))),
+            config::Session::Plain => match place.admit(limits) {
+                Ok(()) => Ok(Some((Client::Plain(connection), None))),
+                Err(limit) => {
+                    connection.reset();
+                    Err(limit.into())
+                }
+            },
             config::Session::Scp => {
                 let handshake = Scp {
                     state: &state,
                     node,
                     settings: &listener.scp,
+                    limits,
                 };
-                Box::pin(handshake.accept(connection, &mut info))
+                Box::pin(handshake.accept(connection, &mut info, &mut place))
                     .await
                     .map(resumable)
             }
@@ -125,8 +210,9 @@ async fn open(
                     state: &state,
                     node,
                     settings: &listener.snet,
+                    limits,
                 };
-                Box::pin(handshake.accept(connection, &mut info))
+                Box::pin(handshake.accept(connection, &mut info, &mut place))
                     .await
                     .map(resumable)
             }
@@ -136,18 +222,11 @@ async fn open(
         Ok(Some(accepted)) => accepted,
         Ok(None) => return None,
         Err(error) => {
-            let session = listener.session.name();
-            state.metrics.refused(&listener.name, session, &error);
-            tracing::info!(
-                client = %client_addr,
-                listener = listener.name,
-                reason = error.label(),
-                %error,
-                "handshake failed"
-            );
+            failed(&state, &place, listener, client_addr, &error);
             return None;
         }
     };
+    place.settle();
     if info.id == 0 {
         info.id = state.live.number();
     }
@@ -175,8 +254,40 @@ async fn open(
         info,
         registration,
         listing,
+        place,
     };
     session.open().await
+}
+
+async fn read_header(connection: &mut transport::Stream) -> Result<(), Error> {
+    let transport::Stream::Tcp(connection) = connection else {
+        return Ok(());
+    };
+    timeout(HEADER_TIMEOUT, connection.read_proxy_header())
+        .await
+        .map_err(|_| Error::TimedOut)??;
+    Ok(())
+}
+
+fn failed(
+    state: &State,
+    place: &Place,
+    listener: &config::Listener,
+    client: SocketAddr,
+    error: &Error,
+) {
+    if let Error::Limited(limit) = error {
+        return refused(place.gate(), listener, client, *limit);
+    }
+    let session = listener.session.name();
+    state.metrics.refused(&listener.name, session, error);
+    tracing::info!(
+        %client,
+        listener = listener.name,
+        reason = error.label(),
+        %error,
+        "handshake failed"
+    );
 }
 
 /// A session that a handshake opened, for the gateway to run.
@@ -213,6 +324,10 @@ pub(super) enum Error {
     Full,
     #[error("draining: no new sessions")]
     Draining,
+    #[error("the limit is reached: {}", .0.label())]
+    Limited(Limit),
+    #[error(transparent)]
+    ProxyHeader(proxy_header::Error),
 }
 
 impl Error {
@@ -236,6 +351,44 @@ impl Error {
             Self::Unproven => "unproven",
             Self::Full => "full",
             Self::Draining => "draining",
+            Self::Limited(limit) => limit.label(),
+            Self::ProxyHeader(_) => "proxy_header",
         }
+    }
+}
+
+impl From<Limit> for Error {
+    fn from(limit: Limit) -> Self {
+        Self::Limited(limit)
+    }
+}
+
+impl From<HeaderError> for Error {
+    fn from(error: HeaderError) -> Self {
+        match error {
+            HeaderError::Io(error) => Self::Io(error),
+            HeaderError::Malformed(error) => Self::ProxyHeader(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpStream;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_that_does_not_come() {
+        let listener =
+            transport::tcp::Listener::bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let mut connection = transport::Stream::Tcp(listener.accept().await.unwrap());
+        let start = Instant::now();
+        let result = read_header(&mut connection).await;
+        assert!(matches!(result, Err(Error::TimedOut)), "{result:?}");
+        assert_eq!(start.elapsed(), HEADER_TIMEOUT);
     }
 }

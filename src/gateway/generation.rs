@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 
 use super::Switchboard;
+use super::gate::Gate;
 use super::hosts::Hosts;
 use crate::admin::Token;
 use crate::config::diff::BindKey;
@@ -59,6 +60,8 @@ pub struct Generation {
     pub(super) hosts: Hosts,
     /// By listener, in the order of the configuration.
     chains: Vec<Arc<Chain>>,
+    /// The same.
+    gates: Vec<Arc<Gate>>,
     listeners: HashMap<BindKey, usize>,
     scripts: Vec<LuaHook>,
     /// By hook, in the order of the configuration.
@@ -120,7 +123,8 @@ impl Generation {
             place,
             files: files.clone(),
         })?;
-        let hosts = Hosts::new(&config.hosts, previous.map(|previous| &previous.hosts));
+        let known = previous.map(|previous| &previous.hosts);
+        let hosts = Hosts::new(&config.hosts, &config.upstream, known, Instant::now());
         files.extend(config.hooks.iter().map(|hook| hook.lua.clone()));
         let mut scripts = Vec::new();
         let mut loaded = Vec::new();
@@ -145,6 +149,11 @@ impl Generation {
             .listeners
             .iter()
             .map(|listener| Arc::new(chain(listener, &config, &scripts, &environment.stats)));
+        let gates = config.listeners.iter().map(|listener| {
+            let known = previous.and_then(|previous| previous.gate_of(&listener.name));
+            known.cloned().unwrap_or_default()
+        });
+        let gates = gates.collect();
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners
             .flat_map(|(at, listener)| BindKey::of(listener).into_iter().map(move |key| (key, at)))
@@ -152,6 +161,7 @@ impl Generation {
         Ok(Self {
             number: previous.map_or(1, |previous| previous.number + 1),
             chains: chains.collect(),
+            gates,
             listeners,
             hosts,
             scripts,
@@ -166,6 +176,22 @@ impl Generation {
     pub(super) fn listener(&self, key: &BindKey) -> Option<(&config::Listener, &Arc<Chain>)> {
         let at = *self.listeners.get(key)?;
         Some((&self.config.listeners[at], &self.chains[at]))
+    }
+
+    /// The counts of the listener that has this bind.
+    pub(super) fn gate(&self, key: &BindKey) -> Option<&Arc<Gate>> {
+        self.gates.get(*self.listeners.get(key)?)
+    }
+
+    fn gate_of(&self, name: &str) -> Option<&Arc<Gate>> {
+        let mut listeners = self.config.listeners.iter();
+        self.gates
+            .get(listeners.position(|listener| listener.name == name)?)
+    }
+
+    /// The listeners with their counts.
+    pub(super) fn gates(&self) -> impl Iterator<Item = (&config::Listener, &Arc<Gate>)> {
+        self.config.listeners.iter().zip(&self.gates)
     }
 
     /// The files it was made of.

@@ -9,6 +9,7 @@ mod client;
 mod explain;
 mod expose;
 mod fastway;
+mod gate;
 mod generation;
 mod hosts;
 mod live;
@@ -31,11 +32,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use explain::{Explained, Filter, MAX_LIMIT, Sessions};
 pub use fastway::Switchboard;
+pub use gate::Limit;
 pub use generation::{BuildError, Environment, Generation, Place};
 use live::{Registry, Resumed};
 use metrics::Metrics;
@@ -55,8 +58,10 @@ use crate::transport::{self, Listener, kcp};
 pub struct Gateway {
     state: Arc<State>,
     path: PathBuf,
-    /// Open sockets. The lock also keeps reloads apart.
-    binds: AsyncMutex<HashMap<BindKey, Bound>>,
+    /// The lock also keeps reloads apart.
+    binds: AsyncMutex<Binds>,
+    /// What looks after the hosts of the current generation.
+    upkeep: Mutex<JoinSet<()>>,
     admin: Mutex<Option<admin::Server>>,
     watcher: Watcher,
     started: Started,
@@ -101,6 +106,14 @@ struct Listing {
     remembered: Duration,
 }
 
+/// Sockets by what they are in the configuration.
+#[derive(Default)]
+struct Binds {
+    open: HashMap<BindKey, Bound>,
+    /// Sockets that a reload has removed and that still carry their sessions.
+    closing: Vec<kcp::Control>,
+}
+
 /// A socket that accepts.
 struct Bound {
     addr: SocketAddr,
@@ -131,7 +144,8 @@ impl Gateway {
         let (watcher, mut changes) = Watcher::new().map_err(|e| Error::Watch(e.to_string()))?;
         watcher.watch_files(generation.files());
         let added = diff(&[], &generation.config.listeners).added;
-        let sockets = open(&generation, &added)?;
+        let sockets = open(&generation, &added, &[]).await?;
+        let upkeep = generation.hosts.upkeep(&generation.config.upstream);
         let admin = open_admin(&generation)?;
         let state = Arc::new(State {
             generation: ArcSwap::from_pointee(generation),
@@ -148,12 +162,13 @@ impl Gateway {
             state,
             path,
             binds: AsyncMutex::default(),
+            upkeep: Mutex::new(upkeep),
             admin: Mutex::default(),
             watcher,
             started: Started::now(),
             last_reload: Mutex::default(),
         });
-        gateway.listen(&mut *gateway.binds.lock().await, sockets);
+        gateway.listen(&mut gateway.binds.lock().await.open, sockets);
         gateway.serve_admin(admin);
         let watching = Arc::downgrade(&gateway);
         tokio::spawn(async move {
@@ -187,10 +202,7 @@ impl Gateway {
         result
     }
 
-    async fn try_reload(
-        self: &Arc<Self>,
-        binds: &mut HashMap<BindKey, Bound>,
-    ) -> Result<(), Error> {
+    async fn try_reload(self: &Arc<Self>, binds: &mut Binds) -> Result<(), Error> {
         let old = self.state.generation.load_full();
         let built = Generation::build(&self.path, &self.state.environment, Some(&old)).await;
         let new = match built {
@@ -205,22 +217,28 @@ impl Gateway {
         // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
         // host), so sockets that cannot be opened now may be after the others are closed. That
         // would not be all or nothing: it is an error.
-        let sockets = open(&new, &changes.added)?;
+        let sockets = open(&new, &changes.added, &binds.closing).await?;
+        binds.closing.retain(|control| {
+            let mut controls = sockets.iter().filter_map(|(_, socket, _)| socket.control());
+            !control.is_closed() && !controls.any(|it| it.local_addr() == control.local_addr())
+        });
         let moved = old.config.admin.bind != new.config.admin.bind;
         let admin = moved.then(|| open_admin(&new)).transpose()?;
-        for (key, bound) in binds.iter() {
+        for (key, bound) in &binds.open {
             if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
                 kcp.set(&listener.kcp);
             }
         }
+        *lock(&self.upkeep) = new.hosts.upkeep(&new.config.upstream);
         self.state.generation.store(Arc::new(new));
         for key in &changes.removed {
-            if let Some(bound) = binds.remove(key) {
+            if let Some(bound) = binds.open.remove(key) {
                 bound.stop.cancel();
+                binds.closing.extend(bound.kcp);
                 tracing::info!(addr = %bound.addr, "stopped listening");
             }
         }
-        self.listen(binds, sockets);
+        self.listen(&mut binds.open, sockets);
         if let Some(admin) = admin {
             self.serve_admin(admin);
         }
@@ -270,6 +288,7 @@ impl Gateway {
     pub async fn local_addrs(&self) -> Vec<(Bind, SocketAddr)> {
         let binds = self.binds.lock().await;
         binds
+            .open
             .iter()
             .map(|(key, bound)| (key.bind, bound.addr))
             .collect()
@@ -280,6 +299,7 @@ impl Gateway {
         let controls: Vec<_> = {
             let binds = self.binds.lock().await;
             let kcp = binds
+                .open
                 .iter()
                 .filter_map(|(key, bound)| Some((key.clone(), bound.kcp.clone()?)));
             kcp.collect()
@@ -291,6 +311,15 @@ impl Gateway {
             counters.push((bind, control.counters().await));
         }
         counters
+    }
+
+    /// How many connections the limits of listeners have kept out, or waiting.
+    pub fn refusals(&self) -> Vec<(String, Limit, u64)> {
+        let generation = self.generation();
+        let of = |(listener, gate): (&config::Listener, &Arc<gate::Gate>)| {
+            Limit::ALL.map(|limit| (listener.name.clone(), limit, gate.refusals(limit)))
+        };
+        generation.gates().flat_map(of).collect()
     }
 
     /// Whether new sessions are turned away.
@@ -308,7 +337,7 @@ impl Gateway {
     pub async fn drain(&self) {
         self.state.draining.cancel();
         let generation = self.generation();
-        self.binds.lock().await.retain(|key, bound| {
+        self.binds.lock().await.open.retain(|key, bound| {
             let listener = generation
                 .listener(key)
                 .map(|(listener, _)| listener.session);
@@ -417,22 +446,38 @@ fn open_admin(generation: &Generation) -> Result<Option<admin::Socket>, Error> {
         .map_err(|error| Error::Admin { addr, error })
 }
 
-/// Opens all sockets or none.
-fn open(
+/// Opens all sockets or none; those that are still there are taken over.
+async fn open(
     generation: &Generation,
     keys: &[BindKey],
+    closing: &[kcp::Control],
 ) -> Result<Vec<(BindKey, Listener, SocketAddr)>, Error> {
-    keys.iter()
-        .filter_map(|key| Some((key, generation.listener(key)?.0)))
-        .map(|(key, settings)| {
-            let opened = Listener::bind(&key.bind, settings).and_then(|listener| {
-                let addr = listener.local_addr()?;
-                Ok((key.clone(), listener, addr))
-            });
-            opened.map_err(|error| Error::Bind {
-                bind: key.bind,
-                error,
-            })
-        })
-        .collect()
+    let mut sockets = Vec::new();
+    for key in keys {
+        let Some((settings, _)) = generation.listener(key) else {
+            continue;
+        };
+        let opening = async {
+            let there = closing
+                .iter()
+                .filter(|_| key.bind.transport == config::Transport::Kcp)
+                .find(|control| control.local_addr() == key.bind.addr);
+            let reopened = match there {
+                Some(control) => control.reopen(&settings.kcp).await,
+                None => None,
+            };
+            let listener = match reopened {
+                Some(listener) => Listener::Kcp(listener),
+                None => Listener::bind(&key.bind, settings)?,
+            };
+            let addr = listener.local_addr()?;
+            Ok((key.clone(), listener, addr))
+        };
+        let opened = opening.await.map_err(|error| Error::Bind {
+            bind: key.bind,
+            error,
+        });
+        sockets.push(opened?);
+    }
+    Ok(sockets)
 }

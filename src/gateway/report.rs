@@ -153,7 +153,7 @@ impl Gateway {
             let keys = BindKey::of(listener);
             let bind = |key: &BindKey| BindStatus {
                 transport: key.bind.transport.to_string(),
-                addr: binds.get(key).map(|bound| bound.addr),
+                addr: binds.open.get(key).map(|bound| bound.addr),
             };
             let meter = self.state.metrics.listener(&listener.name);
             ListenerStatus {

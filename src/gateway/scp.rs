@@ -7,6 +7,7 @@ use rand::Rng;
 use tokio::time::timeout;
 
 use super::accept::{Error, linger};
+use super::gate::Place;
 use super::{Entry, Listing, State};
 use crate::config::{self, Hmac};
 use crate::crypto::Dialect;
@@ -27,6 +28,7 @@ pub(super) struct Scp<'a> {
     pub state: &'a Arc<State>,
     pub node: u8,
     pub settings: &'a config::Scp,
+    pub limits: &'a config::Limits,
 }
 
 impl Scp<'_> {
@@ -35,6 +37,7 @@ impl Scp<'_> {
         &self,
         mut connection: transport::Stream,
         info: &mut SessionInfo,
+        place: &mut Place,
     ) -> Result<Option<(Stream, Listing)>, Error> {
         let accepting = async {
             let request = match read_record(&mut connection).await {
@@ -43,7 +46,9 @@ impl Scp<'_> {
                 Err(handshake::Error::Io(error)) => return Err(error.into()),
             };
             match request {
-                Ok(Request::New(request)) => self.open(connection, request, info).await.map(Some),
+                Ok(Request::New(request)) => {
+                    self.open(connection, request, info, place).await.map(Some)
+                }
                 Ok(Request::Resume(request)) => {
                     self.resume(connection, &request).await.map(|()| None)
                 }
@@ -63,10 +68,12 @@ impl Scp<'_> {
         connection: transport::Stream,
         request: NewRequest,
         info: &mut SessionInfo,
+        place: &mut Place,
     ) -> Result<(Stream, Listing), Error> {
         if self.state.draining.is_cancelled() {
             return Err(Error::Draining);
         }
+        place.admit(self.limits)?;
         let dialect = match self.settings.hmac {
             Hmac::Current => Dialect::Current,
             Hmac::Legacy => Dialect::Legacy,

@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::client::Client;
+use super::gate::Place;
 use super::generation::Generation;
 use super::hosts::Occupied;
 use super::live::{Record, Registration, Went};
@@ -37,6 +38,7 @@ pub(super) struct Session<'a> {
     pub info: Arc<SessionInfo>,
     pub registration: Registration,
     pub listing: Option<Listing>,
+    pub place: Place,
 }
 
 /// What decides about a session.
@@ -59,6 +61,7 @@ pub(super) struct Opened {
     registration: Registration,
     _occupied: Option<Occupied>,
     _listing: Option<Listing>,
+    place: Place,
 }
 
 /// Why a session ended.
@@ -96,6 +99,7 @@ impl Session<'_> {
             info,
             registration,
             listing,
+            place,
         } = self;
         let started = Instant::now();
         let mut subject = Subject {
@@ -132,6 +136,7 @@ impl Session<'_> {
                     registration,
                     _occupied: connected.occupied,
                     _listing: listing,
+                    place,
                 }));
             }
             Some(Some(Err(reason))) => reason,
@@ -146,6 +151,7 @@ impl Session<'_> {
             unforwarded: 0,
             reason,
         };
+        drop(place);
         // All the client gets is the end.
         let leaving = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx)));
         let closing = account.close(chain, &mut subject, record, started.elapsed());
@@ -178,11 +184,10 @@ impl Deciding<'_> {
         let connecting = async {
             chain.access(subject).await.map_err(Reason::Denied)?;
             let target = chain.select_target(subject).await.map_err(Reason::Denied)?;
-            let requested = subject.info.target.clone();
             let connector = Connector {
                 hosts: &generation.hosts,
                 config: &generation.config.upstream,
-                requested: requested.as_deref(),
+                info: &subject.info.clone(),
                 metrics,
             };
             let connected = connector
@@ -238,6 +243,8 @@ impl Opened {
             reason,
         };
         let duration = self.started.elapsed();
+        // Whoever reads of the end may rely on there being room.
+        self.place.vacate();
         let record = self.registration.record();
         account
             .close(&self.chain, &mut self.subject, record, duration)
@@ -284,6 +291,7 @@ impl Reason {
     fn label(&self) -> &'static str {
         match self {
             Self::Denied(_) => "denied",
+            Self::ConnectFailed(ConnectError::Exhausted(_)) => "exhausted",
             Self::ConnectFailed(_) => "connect_failed",
             Self::LeftEarly => "left_early",
             Self::Relayed(end) => match end {

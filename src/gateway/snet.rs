@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::accept::{Error, linger};
+use super::gate::Place;
 use super::{Entry, Listing, Owner, State};
 use crate::config::{self, SnetVersion};
 use crate::hooks::SessionInfo;
@@ -33,6 +34,7 @@ pub(super) struct Snet<'a> {
     pub state: &'a Arc<State>,
     pub node: u8,
     pub settings: &'a config::Snet,
+    pub limits: &'a config::Limits,
 }
 
 impl Snet<'_> {
@@ -41,6 +43,7 @@ impl Snet<'_> {
         &self,
         mut connection: transport::Stream,
         info: &mut SessionInfo,
+        place: &mut Place,
     ) -> Result<Option<(Stream, Listing)>, Error> {
         let only = match self.settings.version {
             SnetVersion::Auto => None,
@@ -49,7 +52,9 @@ impl Snet<'_> {
         };
         let accepting = async {
             match read_request(&mut connection, only).await? {
-                Request::New(request) => self.open(connection, &request, info).await.map(Some),
+                Request::New(request) => {
+                    self.open(connection, &request, info, place).await.map(Some)
+                }
                 Request::Resume(request) => self.resume(connection, &request).await.map(|()| None),
             }
         };
@@ -63,10 +68,15 @@ impl Snet<'_> {
         mut connection: transport::Stream,
         request: &NewRequest,
         info: &mut SessionInfo,
+        place: &mut Place,
     ) -> Result<(Stream, Listing), Error> {
         if self.state.draining.is_cancelled() {
             refuse(&mut connection, request.version).await?;
             return Err(Error::Draining);
+        }
+        if let Err(limit) = place.admit(self.limits) {
+            refuse(&mut connection, request.version).await?;
+            return Err(limit.into());
         }
         let owner = server::Owner::accept(request, rand::rng().random())?;
         if request.version == Version::V1 {

@@ -1,22 +1,21 @@
 //! Connections to servers.
 
-use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rand::seq::SliceRandom;
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, SimplexStream};
-use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::hosts::{Backend, Hosts, Occupied};
+use super::hosts::{Backend, Hosts, Name, Occupied, Wish, is_ours, lookup};
 use super::metrics::Metrics;
 use crate::client;
-use crate::config::{self, HostAddr, Resolve, UpstreamSession};
-use crate::hooks::Target;
+use crate::config::{self, HostAddr, ProxyVersion, Resolve, Transport, UpstreamSession};
+use crate::hooks::{SessionInfo, Target};
+use crate::proto::proxy_header;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
 use crate::transport::{Address, tcp};
 
@@ -47,14 +46,16 @@ pub(super) enum ConnectError {
     NoHost,
     #[error("{addr}: {error}")]
     Failed { addr: String, error: io::Error },
+    #[error("the gateway has nothing left to connect with: {0}")]
+    Exhausted(io::Error),
 }
 
 /// Finds the server for a session and connects to it.
 pub(super) struct Connector<'a> {
     pub hosts: &'a Hosts,
     pub config: &'a config::Upstream,
-    /// What the client asked for; a server that is reached by scp is asked for the same.
-    pub requested: Option<&'a str>,
+    /// Whom it is for. A server that is reached by scp is asked for what the client asked for.
+    pub info: &'a SessionInfo,
     pub metrics: &'a Metrics,
 }
 
@@ -63,76 +64,171 @@ impl Connector<'_> {
     /// makes of it, or else any host. When that fails, another host of the same choice is tried,
     /// once.
     pub async fn connect(&self, target: Option<Target>) -> Result<Connected, ConnectError> {
-        let name = match &target {
+        let asked = match &target {
             // For fastway; no script can answer it here.
             Some(Target::Id(_)) => return Err(ConnectError::NoHost),
-            Some(Target::Addr(addr)) => return self.dial("", addr).await,
-            Some(Target::Name(name)) if self.hosts.has(name) => Some(name.as_str()),
-            Some(Target::Name(name)) => {
-                if let Some(rule) = &self.config.resolve
-                    && let Some(addr) = resolvable(rule, name)
-                {
-                    match self.dial("", &addr).await {
-                        Err(error) if self.any().is_none() => return Err(error),
-                        Err(error) => tracing::warn!(name, %error, "falling back to any host"),
-                        connected => return connected,
-                    }
-                }
-                None
-            }
+            Some(Target::Addr(addr)) => return self.dial_addr(addr).await,
+            Some(Target::Name(name)) => Some(name.as_str()),
             None => None,
         };
-        let first = self.choose(name, &[]).ok_or(ConnectError::NoHost)?;
-        let error = match self.dial_host(&first).await {
-            Ok(connected) => return Ok(connected),
-            Err(error) => error,
+        let wish = Wish {
+            name: asked.filter(|name| self.hosts.has(name)),
+            client: self.info.client_addr.ip(),
+            target: asked,
         };
-        let Some(second) = self.choose(name, &[first]) else {
+        if let (None, Some(name)) = (wish.name, asked)
+            && let Some(rule) = &self.config.resolve
+            && let Some(addr) = resolvable(rule, name)
+        {
+            match self.dial_addr(&addr).await {
+                Err(error) if self.choose(&wish, &[]).is_none() => return Err(error),
+                Err(error) => tracing::warn!(name, %error, "falling back to any host"),
+                connected => return connected,
+            }
+        }
+        let first = self.choose(&wish, &[]).ok_or(ConnectError::NoHost)?;
+        let error = match self.dial_host(&first).await {
+            Err(error @ ConnectError::Failed { .. }) => error,
+            done => return done,
+        };
+        let Some(second) = self.choose(&wish, &[first]) else {
             return Err(error);
         };
         tracing::warn!(%error, next = second.host.addr, "trying another host");
         self.dial_host(&second).await
     }
 
-    fn any(&self) -> Option<Backend> {
-        self.choose(None, &[])
-    }
-
-    fn choose(&self, name: Option<&str>, tried: &[Backend]) -> Option<Backend> {
-        self.hosts.choose(name, tried, &mut rand::rng())
+    fn choose(&self, wish: &Wish<'_>, tried: &[Backend]) -> Option<Backend> {
+        self.hosts
+            .choose(wish, tried, Instant::now(), &mut rand::rng())
     }
 
     async fn dial_host(&self, backend: &Backend) -> Result<Connected, ConnectError> {
-        let mut connected = match &backend.addr {
-            HostAddr::BuiltinEcho => Connected {
-                upstream: Upstream::Echo(SimplexStream::new_unsplit(ECHO_BUFFER)),
-                addr: backend.host.addr.clone(),
-                occupied: None,
-            },
-            HostAddr::Dial { .. } => self.dial(&backend.host.name, &backend.host.addr).await?,
-        };
-        connected.occupied = Some(backend.occupy());
-        Ok(connected)
-    }
-
-    /// `host` is the name of the host that has the address, if one has.
-    async fn dial(&self, host: &str, addr: &str) -> Result<Connected, ConnectError> {
-        let limit = self.config.connect_timeout;
-        let started = Instant::now();
-        let upstream = match self.config.session {
-            UpstreamSession::Plain => connect_tcp(addr, limit).await.map(Upstream::Tcp),
-            UpstreamSession::Scp => connect_scp(addr, limit, self.requested).await,
-        };
-        self.metrics.dialled(host, &upstream, started.elapsed());
-        let failed = |error| ConnectError::Failed {
-            addr: addr.to_owned(),
-            error,
+        let host = &backend.host;
+        // Others who choose meanwhile see that it is on its way.
+        let occupied = backend.occupy();
+        let upstream = match &backend.addr {
+            HostAddr::BuiltinEcho => Upstream::Echo(SimplexStream::new_unsplit(ECHO_BUFFER)),
+            HostAddr::Dial { .. } => {
+                let kept = self.config.resolve_interval.is_some();
+                let dialled = self.dial(&host.name, &backend.name, &host.addr, kept).await;
+                self.judge(backend, &dialled);
+                dialled?
+            }
         };
         Ok(Connected {
-            upstream: upstream.map_err(failed)?,
+            upstream,
+            addr: host.addr.clone(),
+            occupied: Some(occupied),
+        })
+    }
+
+    /// What the outcome says about the host.
+    fn judge(&self, backend: &Backend, dialled: &Result<Upstream, ConnectError>) {
+        let (addr, health) = (&backend.host.addr, &backend.host.health);
+        match dialled {
+            Ok(_) => health.reached(Instant::now()),
+            Err(ConnectError::Failed { error, .. }) => {
+                let config::Eject { failures, r#for } = self.config.eject;
+                if health.missed(failures, r#for, Instant::now()) {
+                    tracing::warn!(addr, failures, ?r#for, %error, "host ejected");
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Dials what no host of the configuration is.
+    async fn dial_addr(&self, addr: &str) -> Result<Connected, ConnectError> {
+        let parsed = addr.parse().and_then(|addr| match addr {
+            HostAddr::Dial { host, port } => Ok(Name::new(&host, port)),
+            HostAddr::BuiltinEcho => Err("no address to dial".to_owned()),
+        });
+        let name = parsed.map_err(|message| ConnectError::Failed {
+            addr: addr.to_owned(),
+            error: io::Error::new(io::ErrorKind::InvalidInput, message),
+        })?;
+        Ok(Connected {
+            upstream: self.dial("", &name, addr, false).await?,
             addr: addr.to_owned(),
             occupied: None,
         })
+    }
+
+    /// Tries all addresses of a name in random order, each within the time limit. `host` is the
+    /// name of the host that has the address, if one has.
+    async fn dial(
+        &self,
+        host: &str,
+        name: &Name,
+        addr: &str,
+        kept: bool,
+    ) -> Result<Upstream, ConnectError> {
+        let started = Instant::now();
+        let limit = self.config.connect_timeout;
+        let trying = async {
+            let mut last = io::ErrorKind::NotFound.into();
+            for addr in name.addresses(lookup, kept, limit).await? {
+                let tried = match self.config.session {
+                    UpstreamSession::Plain => self.connect_tcp(addr).await,
+                    UpstreamSession::Scp => self.connect_scp(addr).await,
+                };
+                match tried {
+                    Err(error) if !is_ours(&error) => last = error,
+                    done => return done,
+                }
+            }
+            Err(last)
+        };
+        let dialled = trying.await;
+        self.metrics.dialled(host, &dialled, started.elapsed());
+        dialled.map_err(|error| {
+            if is_ours(&error) {
+                return ConnectError::Exhausted(error);
+            }
+            ConnectError::Failed {
+                addr: addr.to_owned(),
+                error,
+            }
+        })
+    }
+
+    async fn connect_tcp(&self, addr: SocketAddr) -> io::Result<Upstream> {
+        let limit = self.config.connect_timeout;
+        match timeout(limit, tcp::Stream::connect(addr, None)).await {
+            Ok(connected) => connected.map(Upstream::Tcp),
+            Err(_) => {
+                let error = format!("no connection to {addr} in {limit:?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, error))
+            }
+        }
+    }
+
+    /// The session is at that address: there it will be resumed.
+    async fn connect_scp(&self, addr: SocketAddr) -> io::Result<Upstream> {
+        let address = Address {
+            transport: Transport::Tcp,
+            authority: addr.to_string(),
+        };
+        let (from, to) = (self.info.client_addr, self.info.gateway_addr);
+        let preface = match self.config.proxy_header {
+            None => Bytes::new(),
+            Some(ProxyVersion::V1) => proxy_header::encode_v1(from, to).into(),
+            Some(ProxyVersion::V2) => proxy_header::encode_v2(from, to).into(),
+        };
+        let stream = client::scp::Stream::connect(client::scp::Options {
+            target: self.info.target.clone(),
+            // The address the next gateway sees is ours; our own announcement tells the client's.
+            flags: FLAG_NO_ANNOUNCEMENT,
+            handshake_timeout: self.config.connect_timeout,
+            preface,
+            ..client::scp::Options::new(address)
+        });
+        match stream.await {
+            Ok(stream) => Ok(Upstream::Scp(Box::new(stream))),
+            Err(client::Error::Connect(_, error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 }
 
@@ -143,38 +239,6 @@ fn resolvable(rule: &Resolve, name: &str) -> Option<String> {
         .as_ref()
         .is_none_or(|pattern| pattern.is_match(name));
     taken.then(|| format!("{}{name}{}:{}", rule.prefix, rule.suffix, rule.port))
-}
-
-/// Tries all addresses of a name in random order, each within `limit`.
-async fn connect_tcp(addr: &str, limit: Duration) -> io::Result<tcp::Stream> {
-    let timed_out = |what: Cow<'static, str>| io::Error::new(io::ErrorKind::TimedOut, what);
-    let found = timeout(limit, lookup_host(addr))
-        .await
-        .map_err(|_| timed_out("no answer from DNS in time".into()))??;
-    let mut found: Vec<SocketAddr> = found.collect();
-    found.shuffle(&mut rand::rng());
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for addr in found {
-        last = match timeout(limit, tcp::Stream::connect(addr, None)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => error,
-            Err(_) => timed_out(format!("no connection to {addr} in {limit:?}").into()),
-        };
-    }
-    Err(last)
-}
-
-async fn connect_scp(addr: &str, limit: Duration, target: Option<&str>) -> io::Result<Upstream> {
-    let address: Address = addr.parse().map_err(io::Error::other)?;
-    let stream = client::scp::Stream::connect(client::scp::Options {
-        target: target.map(str::to_owned),
-        // The address the next gateway sees is ours; our own announcement tells the client's.
-        flags: FLAG_NO_ANNOUNCEMENT,
-        handshake_timeout: limit,
-        ..client::scp::Options::new(address)
-    });
-    let stream = stream.await.map_err(io::Error::other)?;
-    Ok(Upstream::Scp(Box::new(stream)))
 }
 
 impl AsyncRead for Upstream {

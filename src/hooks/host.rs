@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use crate::health::{Health, State};
 use crate::proto::fastway::Role;
 
 /// A host of the configuration with its live count.
@@ -14,8 +16,12 @@ pub struct Host {
     /// `host:port`, or `builtin:echo`.
     pub addr: String,
     pub weight: u32,
-    /// Sessions on it now; kept by the gateway.
-    pub sessions: AtomicU64,
+    /// It gets no new sessions.
+    pub draining: bool,
+    /// Shared by all hosts of this address; kept by the gateway, as are its sessions.
+    pub health: Arc<Health>,
+    /// Sessions on it now, across reloads.
+    pub sessions: Arc<AtomicU64>,
 }
 
 impl Host {
@@ -25,8 +31,15 @@ impl Host {
             name: name.into(),
             addr: addr.into(),
             weight,
-            sessions: AtomicU64::new(0),
+            draining: false,
+            health: Arc::new(Health::new(None)),
+            sessions: Arc::default(),
         }
+    }
+
+    /// Whether it can be reached, as far as is known.
+    pub fn is_healthy(&self) -> bool {
+        self.health.state(Instant::now()) == State::Healthy
     }
 
     /// Sessions on it now.

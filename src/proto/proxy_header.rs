@@ -1,10 +1,14 @@
-//! The PROXY protocol header, sending side: tells a server who is behind a connection.
+//! The PROXY protocol header, which tells a server who is behind a connection: both directions.
 //!
 //! Source: haproxy's `proxy-protocol.txt`, 2020/03/05. Both addresses of a header are of one
 //! family: an IPv4-mapped address counts as IPv4, and where the families still differ the IPv4
 //! one is written as an IPv4-mapped IPv6 address.
 
+mod decode;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub use decode::{Addresses, Error, Header, MAX_LEN, parse};
 
 /// First bytes of a version 2 header.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";

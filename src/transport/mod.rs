@@ -111,6 +111,13 @@ impl Stream {
         }
     }
 
+    /// Closes it without a word.
+    pub fn reset(self) {
+        if let Self::Tcp(stream) = self {
+            stream.reset();
+        }
+    }
+
     /// The name of the transport, as hooks and logs show it.
     pub fn transport(&self) -> &'static str {
         match self {

@@ -9,13 +9,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::Tcp;
+use crate::proto::proxy_header;
 
 const BACKLOG: i32 = 1024;
+/// Most of a PROXY protocol header that is looked at in one step; most have less.
+const HEADER_STEP: usize = 256;
 
 /// Accepts TCP connections.
 #[derive(Debug)]
@@ -28,6 +31,15 @@ pub struct Stream {
     peer: SocketAddr,
     local: SocketAddr,
     silence: Option<Box<Silence>>,
+}
+
+/// Why no PROXY protocol header was read.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Malformed(#[from] proxy_header::Error),
 }
 
 /// Breaks a connection that delivers nothing for too long.
@@ -111,6 +123,38 @@ impl Stream {
         Ok(())
     }
 
+    /// Reads a PROXY protocol header, and not a byte beyond it. From then on the addresses are
+    /// those that it names.
+    pub async fn read_proxy_header(&mut self) -> Result<(), HeaderError> {
+        let mut bytes = Vec::new();
+        loop {
+            let mut step = [0; HEADER_STEP];
+            let read = bytes.len();
+            let len = self.inner.peek(&mut step).await?;
+            if len == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            bytes.extend_from_slice(&step[..len]);
+            let header = proxy_header::parse(&bytes)?;
+            // All there is of an incomplete one is its own.
+            let own = header.map_or(len, |header| header.len - read);
+            self.inner.read_exact(&mut step[..own]).await?;
+            if let Some(header) = header {
+                if let Some(addresses) = header.addresses {
+                    (self.peer, self.local) = (addresses.client, addresses.server);
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    /// Closes it without a word, and forgets it.
+    pub fn reset(self) {
+        // Should that fail, it is closed like any other.
+        let _ = SockRef::from(&self.inner).set_linger(Some(Duration::ZERO));
+    }
+
+    /// The other end; or whom it speaks for.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
@@ -235,5 +279,80 @@ impl Silence {
             self.timer.as_mut().reset(deadline);
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::proxy_header::{encode_v1, encode_v2};
+    use tokio::io::AsyncWriteExt;
+    use tokio::task::yield_now;
+
+    /// How many bytes have arrived and were not read.
+    fn waiting(socket: libc::c_int) -> libc::c_int {
+        let mut len = 0;
+        // SAFETY: FIONREAD writes one int.
+        let result = unsafe { libc::ioctl(socket, libc::FIONREAD, &mut len) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        len
+    }
+
+    async fn pair() -> (TcpStream, Stream) {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        client.set_nodelay(true).unwrap();
+        (client, listener.accept().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_header_is_read_in_any_pieces_and_nothing_beyond() {
+        let (client, server) = (
+            "[2001:db8::1]:1".parse().unwrap(),
+            "[2001:db8::2]:2".parse().unwrap(),
+        );
+        for header in [encode_v1(client, server), encode_v2(client, server)] {
+            let whole = [&header[..], b"beyond"].concat();
+            for cut in 1..whole.len() {
+                let (mut far, mut near) = pair().await;
+                let socket = near.inner.as_raw_fd();
+                let reading = async {
+                    near.read_proxy_header().await.unwrap();
+                    near
+                };
+                let writing = async {
+                    far.write_all(&whole[..cut]).await.unwrap();
+                    // All of a part has been taken when it is looked at.
+                    while cut < header.len() && waiting(socket) > 0 {
+                        yield_now().await;
+                    }
+                    far.write_all(&whole[cut..]).await.unwrap();
+                    far
+                };
+                let (mut near, far) = tokio::join!(reading, writing);
+                assert_eq!((near.peer_addr(), near.local_addr()), (client, server));
+                drop(far);
+                let mut rest = Vec::new();
+                near.read_to_end(&mut rest).await.unwrap();
+                assert_eq!(rest, b"beyond", "{cut}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_that_ends_early() {
+        let header = encode_v2("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
+        for len in 0..header.len() {
+            let (mut far, mut near) = pair().await;
+            far.write_all(&header[..len]).await.unwrap();
+            drop(far);
+            let result = near.read_proxy_header().await;
+            assert!(
+                matches!(&result, Err(HeaderError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof),
+                "{len} {result:?}"
+            );
+        }
     }
 }

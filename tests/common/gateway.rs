@@ -157,8 +157,21 @@ impl Gateway {
         &self.log
     }
 
+    pub fn pid(&self) -> libc::pid_t {
+        self.child.id().expect("it has not been waited for") as libc::pid_t
+    }
+
+    /// Its resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.pid());
+        let statm = std::fs::read_to_string(path).unwrap();
+        let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        // SAFETY: it only looks something up.
+        pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64
+    }
+
     pub fn signal(&self, signal: libc::c_int) {
-        let pid = self.child.id().expect("it has not been waited for") as libc::pid_t;
+        let pid = self.pid();
         // SAFETY: the child has not been reaped, so the id is still its own.
         let result = unsafe { libc::kill(pid, signal) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());

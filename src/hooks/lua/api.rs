@@ -456,11 +456,13 @@ fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
     let hosts = move |lua: &Lua, ()| {
         let list = lua.create_table_with_capacity(hosts.len(), 0)?;
         for host in &hosts {
-            let entry = lua.create_table_with_capacity(0, 4)?;
+            let entry = lua.create_table_with_capacity(0, 6)?;
             entry.raw_set("name", host.name.as_str())?;
             entry.raw_set("addr", host.addr.as_str())?;
             entry.raw_set("weight", host.weight)?;
             entry.raw_set("sessions", host.sessions())?;
+            entry.raw_set("healthy", host.is_healthy())?;
+            entry.raw_set("draining", host.draining)?;
             list.raw_push(entry)?;
         }
         Ok(list)

@@ -47,6 +47,9 @@ pub(super) struct Driver {
     outbox: Outbox,
     /// Sessions that had more to send than the outbox took.
     stalled: Vec<u32>,
+    /// Sessions with something new to read. They are looked after when their readers have had the
+    /// chance to answer, so that the answer goes with what there is to send anyway.
+    answering: Vec<u32>,
     wakers: Vec<Waker>,
     mail: Mail,
     /// Everything but the sessions that are there.
@@ -65,12 +68,23 @@ struct Entry {
 }
 
 impl Driver {
-    pub fn new(socket: Socket, acceptor: Option<Arc<Acceptor>>) -> Self {
+    /// For sessions that are opened from here.
+    pub fn dialling(socket: Socket) -> Self {
+        Self::new(socket, 4)
+    }
+
+    /// For sessions that others open, once it [has](Self::accept_for) an acceptor.
+    pub fn accepting(socket: Socket) -> Self {
+        Self::new(socket, quinn_udp::BATCH_SIZE)
+    }
+
+    pub fn accept_for(mut self, acceptor: Arc<Acceptor>) -> Self {
+        self.acceptor = Some(acceptor);
+        self
+    }
+
+    fn new(socket: Socket, runs: usize) -> Self {
         let link = Arc::new(Link::new());
-        let runs = match acceptor {
-            Some(_) => quinn_udp::BATCH_SIZE,
-            None => 4,
-        };
         let mut outbox = Outbox::new();
         outbox.set_longest_run(socket.longest_run());
         Self {
@@ -78,7 +92,7 @@ impl Driver {
             inbox: Inbox::new(runs),
             socket,
             link,
-            acceptor,
+            acceptor: None,
             sessions: Vec::new(),
             free: Vec::new(),
             by_peer: HashMap::new(),
@@ -87,6 +101,7 @@ impl Driver {
             armed: None,
             outbox,
             stalled: Vec::new(),
+            answering: Vec::new(),
             wakers: Vec::new(),
             mail: Mail::default(),
             counters: Counters::default(),
@@ -138,6 +153,9 @@ impl Driver {
             opened: now,
         });
         self.by_peer.insert(path.peer, slot);
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.session_opened();
+        }
         if half_open {
             *self.half_open.entry(source(path.peer)).or_default() += 1;
             self.counters.half_open += 1;
@@ -163,6 +181,10 @@ impl Driver {
         self.wakers.extend(state.ready().into_iter().flatten());
         self.counters
             .add_session(state.kcp.stats(), state.fec_counters());
+        drop(state);
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.session_ended();
+        }
     }
 
     fn proven(&mut self, peer: SocketAddr, was_half_open: bool) {
@@ -224,13 +246,21 @@ impl Driver {
             let entry = self.sessions[slot as usize].as_ref().expect("a session");
             let conv = entry.conv;
             let arrived = opened.then(|| entry.session.clone());
-            self.attend_with(cx, slot, now, |state| {
-                while let Some(incoming) = datagrams.next_if(|next| is_of(next, conv)) {
-                    if let Ok(incoming) = incoming {
-                        state.input(&incoming, now);
-                    }
+            let mut state = entry.session.lock();
+            while let Some(incoming) = datagrams.next_if(|next| is_of(next, conv)) {
+                if let Ok(incoming) = incoming {
+                    state.input(&incoming, now);
                 }
-            });
+            }
+            let reader = state.wake_reader();
+            drop(state);
+            match reader {
+                Some(reader) => {
+                    self.wakers.push(reader);
+                    self.answering.push(slot);
+                }
+                None => self.attend(cx, slot, now),
+            }
             if let Some((session, acceptor)) = arrived.zip(self.acceptor.as_ref()) {
                 acceptor.put(Stream::new(session));
             }
@@ -287,18 +317,6 @@ impl Driver {
 
     /// Looks after a session: sends what it has to send, wakes who waits for it.
     fn attend(&mut self, cx: &mut Context<'_>, slot: u32, now: u64) {
-        self.attend_with(cx, slot, now, |_| {});
-    }
-
-    /// Gives a session what came, and looks after it.
-    fn attend_with(
-        &mut self,
-        cx: &mut Context<'_>,
-        slot: u32,
-        now: u64,
-        input: impl FnOnce(&mut State),
-    ) {
-        let mut input = Some(input);
         loop {
             let Some(entry) = self
                 .sessions
@@ -308,9 +326,6 @@ impl Driver {
                 return;
             };
             let mut state = entry.session.lock();
-            if let Some(input) = input.take() {
-                input(&mut state);
-            }
             let next = state.attend(now, entry.path, &mut self.outbox);
             self.wakers.extend(state.ready().into_iter().flatten());
             let became_proven = entry.half_open && !state.is_half_open();
@@ -340,6 +355,14 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn attend_answering(&mut self, cx: &mut Context<'_>, now: u64) {
+        let mut answering = std::mem::take(&mut self.answering);
+        for slot in answering.drain(..) {
+            self.attend(cx, slot, now);
+        }
+        self.answering = answering;
     }
 
     /// Empties the outbox.
@@ -390,11 +413,8 @@ impl Driver {
 
     /// Whether there is anything this loop could still be needed for.
     fn is_done(&self) -> bool {
-        let accepts = self
-            .acceptor
-            .as_ref()
-            .is_some_and(|acceptor| acceptor.is_open());
-        !accepts && self.by_peer.is_empty() && self.outbox.is_empty()
+        let is_idle = self.by_peer.is_empty() && self.outbox.is_empty();
+        is_idle && self.acceptor.as_ref().is_none_or(|it| it.is_over())
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -421,6 +441,7 @@ impl Future for Driver {
         this.link.waker.register(cx.waker());
         for _ in 0..ROUNDS {
             let now = this.link.clock.now();
+            this.attend_answering(cx, now);
             let received = this.poll_receive(cx, now);
             this.take_mail(cx, now);
             while let Some(slot) = this.timers.pop(now) {
@@ -438,6 +459,10 @@ impl Future for Driver {
             this.wake();
             if this.is_done() {
                 return Poll::Ready(());
+            }
+            if !this.answering.is_empty() {
+                // It is its turn again when those woken have had theirs.
+                break;
             }
             if received.is_pending() && this.poll_timer(cx).is_pending() {
                 return Poll::Pending;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -22,61 +22,74 @@ const BACKLOG: usize = 1_024;
 
 /// Accepts KCP sessions on the sockets of one bind.
 ///
-/// Each socket has a task of its own, which goes on when the listener is dropped until all
-/// sessions accepted from it have ended.
+/// Each socket has a task of its own. They go on when the listener is dropped, until all sessions
+/// accepted from it have ended; until then it can be [reopened](Control::reopen).
 pub struct Listener {
     control: Control,
-    local: SocketAddr,
 }
 
 /// Changes and watches a listener from elsewhere.
 #[derive(Clone)]
 pub struct Control {
     acceptor: Arc<Acceptor>,
-    links: Arc<[Arc<Link>]>,
 }
 
-/// Where the loops of a listener leave new sessions.
+/// Where the loops of a listener leave new sessions, and what they have in common.
 #[derive(Debug)]
 pub(super) struct Acceptor {
+    local: SocketAddr,
     settings: ArcSwap<Kcp>,
     arrived: Mutex<VecDeque<Stream>>,
     changed: Notify,
-    open: AtomicBool,
+    /// Of its loops.
+    links: Box<[Arc<Link>]>,
+    phase: AtomicU8,
+    /// Of all loops.
+    sessions: AtomicUsize,
     drivers: AtomicUsize,
 }
+
+/// The life of a listener's sockets: they are opened together, and none is closed while another
+/// still has a session.
+///
+/// ```text
+/// OPEN ── dropped ─► CLOSING ── the last session has ended ─► CLOSED
+///   ▲─── reopened ──────┘
+/// ```
+const OPEN: u8 = 0;
+const CLOSING: u8 = 1;
+const CLOSED: u8 = 2;
 
 impl Listener {
     /// Opens the sockets. Must be called within a runtime.
     ///
     /// # Errors
     /// Those of the system. The port counts as taken as long as sessions of an earlier listener
-    /// on it live: the two would share it by chance.
+    /// on it live: the two would share it by chance. That one can be reopened.
     pub fn bind(addr: SocketAddr, settings: &Kcp) -> io::Result<Self> {
         let sockets = Socket::bind(addr, settings)?;
         let local = sockets[0].local_addr();
+        let drivers: Vec<_> = sockets.into_iter().map(Driver::accepting).collect();
         let acceptor = Arc::new(Acceptor {
+            local,
             settings: ArcSwap::from_pointee(settings.clone()),
             arrived: Mutex::default(),
             changed: Notify::new(),
-            open: AtomicBool::new(true),
-            drivers: AtomicUsize::new(sockets.len()),
+            links: drivers.iter().map(|driver| driver.link().clone()).collect(),
+            phase: AtomicU8::new(OPEN),
+            sessions: AtomicUsize::new(0),
+            drivers: AtomicUsize::new(drivers.len()),
         });
-        let links = sockets.into_iter().map(|socket| {
-            let driver = Driver::new(socket, Some(acceptor.clone()));
-            let link = driver.link().clone();
-            tokio::spawn(driver);
-            link
-        });
-        let links = links.collect();
+        for driver in drivers {
+            tokio::spawn(driver.accept_for(acceptor.clone()));
+        }
         Ok(Self {
-            control: Control { acceptor, links },
-            local,
+            control: Control { acceptor },
         })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.control.local_addr()
     }
 
     pub fn control(&self) -> &Control {
@@ -96,34 +109,31 @@ impl Listener {
     }
 
     /// Stops accepting, and waits until all sessions have ended and everything written to them is
-    /// delivered or given up. A session that is kept open keeps this waiting.
+    /// delivered or given up, or until it is reopened. A session that is kept open keeps this
+    /// waiting.
     pub async fn close(self) {
-        let acceptor = self.control.acceptor.clone();
+        let control = self.control.clone();
         drop(self);
-        loop {
-            let changed = acceptor.changed.notified();
-            if acceptor.drivers.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            changed.await;
-        }
+        let acceptor = &control.acceptor;
+        acceptor
+            .wait(|| acceptor.has_ended() || acceptor.is_open())
+            .await;
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let Control { acceptor, links } = &self.control;
-        acceptor.open.store(false, Ordering::Release);
+        let acceptor = &self.control.acceptor;
+        acceptor.phase.store(CLOSING, Ordering::Release);
         acceptor.arrived().clear();
-        for link in links.iter() {
-            link.waker.wake();
-        }
+        acceptor.changed.notify_waiters();
+        acceptor.wake_loops();
     }
 }
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Listener({})", self.local)
+        write!(f, "Listener({})", self.local_addr())
     }
 }
 
@@ -135,10 +145,37 @@ impl Control {
         }
     }
 
+    pub fn local_addr(&self) -> SocketAddr {
+        self.acceptor.local
+    }
+
+    /// Whether its listener is gone, and its sockets with that or about to be.
+    pub fn is_closed(&self) -> bool {
+        self.acceptor.phase() == CLOSED
+    }
+
+    /// Accepts again on the sockets of a listener that is dropped or about to be, with new
+    /// settings. `None` if no session has kept them open; the port is free then.
+    ///
+    /// Waits for a listener that is not dropped. Cancel safe.
+    pub async fn reopen(&self, settings: &Kcp) -> Option<Listener> {
+        let acceptor = &self.acceptor;
+        acceptor.wait(|| !acceptor.is_open()).await;
+        if acceptor.change(CLOSING, OPEN) {
+            self.set(settings);
+            acceptor.changed.notify_waiters();
+            return Some(Listener {
+                control: self.clone(),
+            });
+        }
+        acceptor.wait(|| acceptor.has_ended()).await;
+        None
+    }
+
     /// The totals over all sockets.
     pub async fn counters(&self) -> Counters {
         let mut total = Counters::default();
-        for link in self.links.iter() {
+        for link in &self.acceptor.links {
             let (reply, counters) = oneshot::channel();
             link.send(|mail| mail.counters.push(reply));
             // A loop that has ended has no say.
@@ -151,10 +188,6 @@ impl Control {
 impl Acceptor {
     pub fn settings(&self) -> Arc<Kcp> {
         self.settings.load_full()
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
     }
 
     /// Whether new sessions are wanted, and not more than can be accepted.
@@ -172,9 +205,72 @@ impl Acceptor {
         }
     }
 
+    pub fn session_opened(&self) {
+        self.sessions.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn session_ended(&self) {
+        if self.sessions.fetch_sub(1, Ordering::AcqRel) == 1 && self.phase() == CLOSING {
+            self.wake_loops();
+        }
+    }
+
+    /// Whether a loop that has no session may end: together with all others.
+    pub fn is_over(&self) -> bool {
+        match self.phase() {
+            OPEN => false,
+            CLOSED => true,
+            _ => {
+                let over =
+                    self.sessions.load(Ordering::Acquire) == 0 && self.change(CLOSING, CLOSED);
+                if over {
+                    self.wake_loops();
+                }
+                over
+            }
+        }
+    }
+
     pub fn driver_ended(&self) {
         self.drivers.fetch_sub(1, Ordering::AcqRel);
         self.changed.notify_waiters();
+    }
+
+    fn is_open(&self) -> bool {
+        self.phase() == OPEN
+    }
+
+    fn has_ended(&self) -> bool {
+        self.drivers.load(Ordering::Acquire) == 0
+    }
+
+    fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Acquire)
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        self.phase
+            .compare_exchange(from, to, success, failure)
+            .is_ok()
+    }
+
+    async fn wait(&self, until: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if until() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn wake_loops(&self) {
+        for link in &self.links {
+            link.waker.wake();
+        }
     }
 
     fn arrived(&self) -> MutexGuard<'_, VecDeque<Stream>> {

@@ -79,7 +79,7 @@ pub(super) struct State {
     queued: bool,
     /// Until when its peer may prove that it receives what is sent to it.
     unproven_until: Option<u64>,
-    /// When its loop last looked after it, when anything was last heard of its peer, and when data.
+    /// When its loop last had to do with it, when anything was last heard of its peer, and when data.
     pub now: u64,
     heard: u64,
     data_came: u64,
@@ -227,7 +227,7 @@ impl State {
                 let _ = kcp.handle_recovered(payload, now as u32);
             });
         }
-        self.heard = now;
+        (self.now, self.heard) = (now, now);
         if self.kcp.readable() > before {
             self.data_came = now;
         }
@@ -283,6 +283,13 @@ impl State {
             return Next::Gone;
         }
         Next::At(self.deadline(now))
+    }
+
+    /// Who waits for what has come. Until it is looked after, the session need not ask for that.
+    pub fn wake_reader(&mut self) -> Option<Waker> {
+        let reader = (self.kcp.readable() > 0).then(|| self.reader.take())??;
+        self.queued = true;
+        Some(reader)
     }
 
     /// Those who wait for what is there now.

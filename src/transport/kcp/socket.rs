@@ -2,13 +2,13 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
-use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
 use super::outbox::Outbox;
 use super::send;
@@ -20,7 +20,11 @@ const LONGEST: usize = 65_535;
 /// A socket that sends and receives runs of datagrams.
 #[derive(Debug)]
 pub(super) struct Socket {
-    inner: UdpSocket,
+    /// Registered for reading alone: it would be reported as writable each time that a datagram
+    /// has left, and the loop woken for nothing.
+    inner: AsyncFd<RawSocket>,
+    /// The same socket, registered for writing while its buffer is full.
+    full: Option<AsyncFd<OwnedFd>>,
     state: UdpSocketState,
     local: SocketAddr,
 }
@@ -94,11 +98,12 @@ impl Socket {
             settings.write_buffer,
             RawSocket::set_send_buffer_size,
         )?;
-        let inner = UdpSocket::from_std(socket.into())?;
-        let local = inner.local_addr()?;
-        let state = UdpSocketState::new(UdpSockRef::from(&inner))?;
+        let local = socket.local_addr()?.as_socket();
+        let local = local.ok_or(io::ErrorKind::Unsupported)?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let socket = Self {
-            inner,
+            inner: watch(socket, Interest::READABLE)?,
+            full: None,
             state,
             local,
         };
@@ -157,44 +162,41 @@ impl Socket {
     /// one datagram.
     pub fn poll_receive(&self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.inner.poll_recv_ready(cx))?;
-            let mut received = 0;
+            let mut ready = ready!(self.inner.poll_read_ready(cx))?;
+            let mut slices = inbox.bytes.chunks_mut(LONGEST);
+            let mut slices: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
+                std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
             let most = inbox.metas.len();
-            let result = self.inner.try_io(Interest::READABLE, || {
-                let mut slices = inbox.bytes.chunks_mut(LONGEST);
-                let mut slices: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
-                    std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
-                let socket = UdpSockRef::from(&self.inner);
-                received = self
-                    .state
-                    .recv(socket, &mut slices[..most], &mut inbox.metas)?;
-                if received < most {
-                    // It is empty, which a further call would only say again. What comes from now
-                    // on makes it readable anew.
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                Ok(())
-            });
+            let socket = UdpSockRef::from(self.inner.get_ref());
+            let result = self
+                .state
+                .recv(socket, &mut slices[..most], &mut inbox.metas);
             match result {
-                Ok(()) => return Poll::Ready(Ok(received)),
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    return Poll::Ready(Err(error));
+                Ok(count) => {
+                    if count < most {
+                        // It is empty, which a further call would only say again. What comes from
+                        // now on makes it readable anew.
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(Ok(count));
                 }
-                Err(_) if received > 0 => return Poll::Ready(Ok(received)),
-                Err(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
 
     /// Sends the first runs and gives their number. An error says that the first is lost, wholly
     /// or in part.
-    pub fn poll_send(&self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<usize>> {
-        let descriptor = self.inner.as_raw_fd();
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<usize>> {
         loop {
-            let sending = || send::send(descriptor, outbox.runs());
-            match self.inner.try_io(Interest::WRITABLE, sending) {
+            if let Some(full) = &self.full {
+                let _ = ready!(full.poll_write_ready(cx))?;
+                self.full = None;
+            }
+            match send::send(self.inner.as_raw_fd(), outbox.runs()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.inner.poll_send_ready(cx))?;
+                    self.await_room()?;
                 }
                 Err(error) if is_refused_run(&error) => {
                     return Poll::Ready(self.send_singly(outbox, error));
@@ -202,6 +204,13 @@ impl Socket {
                 result => return Poll::Ready(result),
             }
         }
+    }
+
+    /// Has sending wait until there is room in the socket's buffer.
+    fn await_room(&mut self) -> io::Result<()> {
+        let socket = self.inner.get_ref().as_fd().try_clone_to_owned()?;
+        self.full = Some(watch(socket, Interest::WRITABLE)?);
+        Ok(())
     }
 
     /// Sends the first run datagram by datagram: it was too long for the interface to be sent as
@@ -220,7 +229,7 @@ impl Socket {
     }
 
     fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
-        set(&SockRef::from(&self.inner), level, option, value)
+        set(self.inner.get_ref(), level, option, value)
     }
 }
 
@@ -232,6 +241,11 @@ fn open(addr: SocketAddr) -> io::Result<RawSocket> {
         socket.set_only_v6(true)?;
     }
     Ok(socket)
+}
+
+fn watch<S: AsFd + AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
+    // SAFETY: it is given what owns its descriptor, which no kind of socket here ever changes.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 /// Sets a buffer's size: beyond the limit of the system if this process may, or else as far as
@@ -271,4 +285,40 @@ fn is_refused_run(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::super::outbox::Path;
+    use super::*;
+
+    #[tokio::test]
+    async fn sends_once_there_is_room() {
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = Kcp {
+            reuseport: 1,
+            ..Kcp::default()
+        };
+        let receiver = Socket::bind(local, &settings).unwrap().remove(0);
+        let mut sender = Socket::connect(receiver.local_addr(), &settings).unwrap();
+        let mut outbox = Outbox::new();
+        let mut inbox = Inbox::new(1);
+        // Nothing fills a socket to the host itself, which takes everything at once.
+        for text in ["one", "two"] {
+            let path = Path {
+                peer: receiver.local_addr(),
+                from: None,
+            };
+            outbox.push(text.as_bytes(), path);
+            sender.await_room().unwrap();
+            let sent = poll_fn(|cx| sender.poll_send(cx, &outbox)).await;
+            outbox.advance(sent.unwrap());
+            let received = poll_fn(|cx| receiver.poll_receive(cx, &mut inbox)).await;
+            let (meta, bytes) = inbox.runs(received.unwrap()).next().unwrap();
+            assert_eq!((meta.addr, bytes), (sender.local_addr(), text.as_bytes()));
+        }
+        assert!(outbox.is_empty() && sender.full.is_none());
+    }
 }

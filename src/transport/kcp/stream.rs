@@ -47,7 +47,7 @@ impl Stream {
     /// Must be called within a runtime.
     pub fn connect(peer: SocketAddr, settings: &Kcp) -> io::Result<Self> {
         let socket = Socket::connect(peer, settings)?;
-        let mut driver = Driver::new(socket, None);
+        let mut driver = Driver::dialling(socket);
         let stream = driver.open(peer, rand::random(), settings);
         tokio::spawn(driver);
         Ok(stream)

@@ -1,0 +1,168 @@
+//! fastway's command line, from its `main.go` (2017).
+
+use anyhow::Context;
+
+use super::draft::{Block, Draft, Kind, Rule, binds};
+use super::source::Source;
+
+const fn rule(theirs: &'static str, ours: &'static str, kind: Kind) -> Rule {
+    Rule { theirs, ours, kind }
+}
+
+const COMMON: &[Rule] = &[rule("MaxPacket", "fastway.max_packet", Kind::Bytes)];
+
+const CLIENTS: &[Rule] = &[
+    rule(
+        "ClientMaxConn",
+        "fastway.max_virtual_connections",
+        Kind::Count,
+    ),
+    rule(
+        "ClientSendChanSize",
+        "fastway.client_queue",
+        Kind::Number { otherwise: 1 },
+    ),
+    rule("ClientIdleTimeout", "fastway.idle", Kind::GoDuration),
+];
+
+const CLIENTS_SNET: &[Rule] = &[
+    rule("ClientSnetEncrypt", "snet.encrypt", Kind::Truth),
+    rule("ClientSnetBuffer", "snet.replay_buffer", Kind::Bytes),
+    rule(
+        "ClientSnetInitTimeout",
+        "snet.handshake_timeout",
+        Kind::GoDuration,
+    ),
+    rule(
+        "ClientSnetWaitTimeout",
+        "snet.resume_wait",
+        Kind::GoDuration,
+    ),
+];
+
+const SERVERS: &[Rule] = &[
+    rule("ServerAuthKey", "fastway.auth_key", Kind::Text),
+    rule(
+        "ServerSendChanSize",
+        "fastway.server_queue",
+        Kind::Number { otherwise: 1 },
+    ),
+    rule("ServerIdleTimeout", "fastway.idle", Kind::GoDuration),
+];
+
+const SERVERS_SNET: &[Rule] = &[
+    rule("ServerSnetEncrypt", "snet.encrypt", Kind::Truth),
+    rule("ServerSnetBuffer", "snet.replay_buffer", Kind::Bytes),
+    rule(
+        "ServerSnetInitTimeout",
+        "snet.handshake_timeout",
+        Kind::GoDuration,
+    ),
+    rule(
+        "ServerSnetWaitTimeout",
+        "snet.resume_wait",
+        Kind::GoDuration,
+    ),
+];
+
+const SWITCHES: &[&str] = &[
+    "ReusePort",
+    "ClientSnetEnable",
+    "ClientSnetEncrypt",
+    "ServerSnetEnable",
+    "ServerSnetEncrypt",
+];
+
+const MEMORY: &str = "memory is not pooled";
+const READS: &str = "reads have fixed sizes";
+const WITHOUT: &[(&str, &str)] = &[
+    ("ReusePort", "a listener has one socket"),
+    ("MemPoolType", MEMORY),
+    ("MemPoolFactor", MEMORY),
+    ("MemPoolMinChunk", MEMORY),
+    ("MemPoolMaxChunk", MEMORY),
+    ("MemPoolPageSize", MEMORY),
+    ("ClientBufferSize", READS),
+    ("ServerBufferSize", READS),
+];
+
+/// One of the two sides of the gateway.
+struct Side {
+    name: &'static str,
+    service: &'static str,
+    addr: &'static str,
+    snet: &'static str,
+    rules: &'static [Rule],
+    snet_rules: &'static [Rule],
+}
+
+const SIDES: [Side; 2] = [
+    Side {
+        name: "clients",
+        service: "fastway-client",
+        addr: "ClientAddr",
+        snet: "ClientSnetEnable",
+        rules: CLIENTS,
+        snet_rules: CLIENTS_SNET,
+    },
+    Side {
+        name: "servers",
+        service: "fastway-server",
+        addr: "ServerAddr",
+        snet: "ServerSnetEnable",
+        rules: SERVERS,
+        snet_rules: SERVERS_SNET,
+    },
+];
+
+/// # Errors
+/// When it is no command line of fastway, or a value is not of its kind.
+pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
+    let mut draft = Draft::default();
+    let mut source = Source::of_flags(line, SWITCHES)?;
+    let mut listeners = Vec::new();
+    for side in SIDES {
+        listeners.push(listener(&side, &mut source)?);
+    }
+    draft.list("listeners", listeners);
+    draft.apply(COMMON, &mut source)?;
+    for (flag, why) in WITHOUT {
+        if source.take(flag).is_some() {
+            draft.leave_out(flag, why);
+        }
+    }
+    for flag in source.rest() {
+        draft.leave_out(flag, "fastway has no such flag");
+    }
+    Ok(draft)
+}
+
+fn listener(side: &Side, source: &mut Source) -> anyhow::Result<Block> {
+    let mut block = Block::default();
+    let addr = source.take(side.addr).unwrap_or(":0".to_owned());
+    let bind = binds("tcp", &addr).context(side.addr)?;
+    let bind: Vec<_> = bind.iter().map(|bind| format!("\"{bind}\"")).collect();
+    let under_snet = source.take(side.snet).is_some_and(|on| on != "false");
+    block.set("name", side.name);
+    block.set("bind", format!("[{}]", bind.join(", ")));
+    block.set("session", if under_snet { "snet" } else { "plain" });
+    block.set("service", side.service);
+    block.apply(side.rules, source)?;
+    if under_snet {
+        source.add_missing(side.snet_rules[0].theirs, "false");
+        block.apply(side.snet_rules, source)?;
+    } else {
+        // They say nothing then.
+        for rule in side.snet_rules {
+            source.take(rule.theirs);
+        }
+    }
+    Ok(block)
+}
+
+#[cfg(test)]
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    let rules = [COMMON, CLIENTS, CLIENTS_SNET, SERVERS, SERVERS_SNET];
+    let rules = rules.into_iter().flatten().map(|rule| rule.theirs);
+    rules.chain(WITHOUT.iter().map(|(flag, _)| *flag))
+}

@@ -1,0 +1,312 @@
+//! goscon's settings: the keys of its configuration file, and the flags that it had before.
+//!
+//! Sources: goscon's `config.go`, `kcp.go`, `tcp.go` and `upstream/upstream.go` (March 2021); for
+//! the flags its `main.go` and `net.go` of 2018.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::draft::{Block, Draft, Kind, Rule, binds, text};
+use super::source::Source;
+
+const fn rule(theirs: &'static str, ours: &'static str, kind: Kind) -> Rule {
+    Rule { theirs, ours, kind }
+}
+
+/// What KCP takes for a window of 0 segments.
+const WINDOW: Kind = Kind::Number { otherwise: 32 };
+
+const FILE: &[Rule] = &[
+    rule(
+        "scp.handshake_timeout",
+        "scp.handshake_timeout",
+        Kind::PositiveSeconds,
+    ),
+    rule("scp.reuse_time", "scp.resume_wait", Kind::Seconds),
+    rule("scp.reuse_buffer", "scp.replay_buffer", Kind::PositiveBytes),
+    rule("tcp_option.read_timeout", "tcp.read_timeout", Kind::Seconds),
+    rule(
+        "tcp_option.keepalive_interval",
+        "tcp.keepalive",
+        Kind::Seconds,
+    ),
+    rule("kcp_option.read_timeout", "kcp.read_timeout", Kind::Seconds),
+    rule("kcp_option.fec_data_shards", "kcp.fec_data", Kind::Count),
+    rule(
+        "kcp_option.fec_parity_shards",
+        "kcp.fec_parity",
+        Kind::Count,
+    ),
+    rule("kcp_option.read_buffer", "kcp.read_buffer", Kind::Bytes),
+    rule("kcp_option.write_buffer", "kcp.write_buffer", Kind::Bytes),
+    rule(
+        "kcp_option.reuseport",
+        "kcp.reuseport",
+        Kind::Number { otherwise: 1 },
+    ),
+    rule(
+        "kcp_option.opt_mtu",
+        "kcp.mtu",
+        Kind::Number { otherwise: 1400 },
+    ),
+    rule("kcp_option.opt_nodelay", "kcp.nodelay", Kind::Truth),
+    rule("kcp_option.opt_interval", "kcp.interval", Kind::Interval),
+    rule("kcp_option.opt_resend", "kcp.resend", Kind::Count),
+    rule("kcp_option.opt_nc", "kcp.no_congestion", Kind::Truth),
+    rule("kcp_option.opt_sndwnd", "kcp.send_window", WINDOW),
+    rule("kcp_option.opt_rcvwnd", "kcp.receive_window", WINDOW),
+    rule("kcp_option.opt_stream", "kcp.stream", Kind::Truth),
+    rule("kcp_option.opt_writedelay", "kcp.write_delay", Kind::Truth),
+    rule(
+        "upstream_option.resolv.prefix",
+        "upstream.resolve.prefix",
+        Kind::Text,
+    ),
+    rule(
+        "upstream_option.resolv.suffix",
+        "upstream.resolve.suffix",
+        Kind::Text,
+    ),
+    rule(
+        "upstream_option.resolv.port",
+        "upstream.resolve.port",
+        Kind::Count,
+    ),
+    rule(
+        "upstream_option.resolv.pattern",
+        "upstream.resolve.pattern",
+        Kind::Text,
+    ),
+];
+
+const FLAGS: &[Rule] = &[
+    rule(
+        "handshakeTimeout",
+        "scp.handshake_timeout",
+        Kind::PositiveSeconds,
+    ),
+    rule("reuseTimeout", "scp.resume_wait", Kind::Seconds),
+    rule("sbuf", "scp.replay_buffer", Kind::PositiveBytes),
+    rule("tcp.read_timeout", "tcp.read_timeout", Kind::Seconds),
+    rule("kcp.read_timeout", "kcp.read_timeout", Kind::Seconds),
+    rule("kcp.fec_data", "kcp.fec_data", Kind::Count),
+    rule("kcp.fec_parity", "kcp.fec_parity", Kind::Count),
+    rule("kcp.read_buffer", "kcp.read_buffer", Kind::Bytes),
+    rule("kcp.write_buffer", "kcp.write_buffer", Kind::Bytes),
+    rule(
+        "kcp.reuseport",
+        "kcp.reuseport",
+        Kind::Number { otherwise: 1 },
+    ),
+];
+
+const WITHOUT: &[(&str, &str)] = &[
+    (
+        "log",
+        "the environment variable RUST_LOG says what is logged",
+    ),
+    ("uploadMinPacket", "what clients send is forwarded at once"),
+    ("uploadMaxDelay", "what clients send is forwarded at once"),
+    ("kcp.snmplog", "counters are not written to files"),
+    ("kcp.snmpperiod", "counters are not written to files"),
+];
+
+/// The block `kcp` of the file that the flags name.
+const FLAGS_FILE: &[Rule] = &[
+    rule("kcp.mtu", "kcp.mtu", Kind::Number { otherwise: 1400 }),
+    rule("kcp.nodelay", "kcp.nodelay", Kind::Truth),
+    rule("kcp.interval", "kcp.interval", Kind::Interval),
+    rule("kcp.resend", "kcp.resend", Kind::Count),
+    rule("kcp.nc", "kcp.no_congestion", Kind::Truth),
+    rule("kcp.snd_wnd", "kcp.send_window", WINDOW),
+    rule("kcp.rcv_wnd", "kcp.receive_window", WINDOW),
+];
+
+const HOST: &[Rule] = &[
+    rule("addr", "addr", Kind::Text),
+    rule("weight", "weight", Kind::Number { otherwise: 100 }),
+];
+
+/// # Errors
+/// When the file cannot be read, is no YAML, or has a value that is not of its kind.
+pub(super) fn of_file(path: &Path) -> anyhow::Result<Draft> {
+    let within = || path.display().to_string();
+    let file = std::fs::read_to_string(path).with_context(within)?;
+    let mut source = Source::of_yaml(&file).with_context(within)?;
+    of_settings(&mut source).with_context(within)
+}
+
+fn of_settings(source: &mut Source) -> anyhow::Result<Draft> {
+    let mut draft = Draft::default();
+    let tcp = source.take("tcp").unwrap_or("0.0.0.0:1248".to_owned());
+    let kcp = source.take("kcp").unwrap_or_default();
+    listen(&mut draft, &tcp, &kcp)?;
+    if source.take("tcp_option.keepalive").as_deref() == Some("false") {
+        source.take("tcp_option.keepalive_interval");
+        draft.set("tcp.keepalive", "0s");
+    }
+    if let Some(net) = source.take("upstream_option.net") {
+        let session = if net == "scp" { "scp" } else { "plain" };
+        draft.set("upstream.session", session);
+    }
+    if let Some(addr) = source.take("manager") {
+        admin(&mut draft, &addr);
+    }
+    draft.apply(FILE, source)?;
+    hosts(&mut draft, source.take_list("hosts"))?;
+    for key in source.rest() {
+        draft.leave_out(key, "goscon has no such key");
+    }
+    Ok(draft)
+}
+
+/// # Errors
+/// When it is no command line of goscon, a value is not of its kind, or the file that `-config`
+/// names cannot be read.
+pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
+    let mut draft = Draft::default();
+    let mut source = Source::of_flags(line, &["sproto"])?;
+    let listen_addr = source.take("listen").unwrap_or("0.0.0.0:1248".to_owned());
+    let [tcp, kcp] = ["tcp", "kcp"].map(|name| {
+        let options = source.take(name);
+        source.add_pairs(name, options.as_deref().unwrap_or_default());
+        options.is_some()
+    });
+    let or_none = |on: bool| if on { listen_addr.as_str() } else { "" };
+    listen(&mut draft, or_none(tcp || !kcp), or_none(kcp))?;
+    if kcp {
+        source.add_missing("kcp.reuseport", "8");
+    }
+    draft.apply(FLAGS, &mut source)?;
+    config_file(&mut draft, source.take("config"), kcp)?;
+    announce(&mut draft, &mut source);
+    for (flag, why) in WITHOUT {
+        if source.take(flag).is_some() {
+            draft.leave_out(flag, why);
+        }
+    }
+    for flag in source.rest() {
+        draft.leave_out(flag, "goscon has no such flag");
+    }
+    Ok(draft)
+}
+
+/// goscon's interface is open to all who can reach it; ours asks them for a token.
+fn admin(draft: &mut Draft, addr: &str) {
+    let port = addr.rsplit_once(':').map_or("", |(_, port)| port);
+    let of_host = format!("127.0.0.1:{port}");
+    let loopback = match addr {
+        "" => return draft.set("admin", "\"\""),
+        _ if addr.starts_with("localhost:") => of_host.parse::<SocketAddr>(),
+        _ => addr.parse(),
+    };
+    match loopback {
+        Ok(addr) if addr.ip().is_loopback() => draft.set("admin", text(&addr.to_string())),
+        _ => {
+            draft.remark(format!(
+                "manager: {addr} can be reached by others: that takes a token, see `admin` in \
+                 docs/configuration.md; it is {of_host} below"
+            ));
+            draft.set("admin", text(&of_host));
+        }
+    }
+}
+
+fn listen(draft: &mut Draft, tcp: &str, kcp: &str) -> anyhow::Result<()> {
+    let mut bind = Vec::new();
+    for (transport, addr) in [("tcp", tcp), ("kcp", kcp)] {
+        if !addr.is_empty() {
+            bind.extend(binds(transport, addr).context(transport)?);
+        }
+    }
+    let bind: Vec<_> = bind.iter().map(|bind| format!("\"{bind}\"")).collect();
+    let mut listener = Block::default();
+    listener.set("name", "game");
+    listener.set("bind", format!("[{}]", bind.join(", ")));
+    listener.set("session", "scp");
+    draft.list("listeners", vec![listener]);
+    Ok(())
+}
+
+/// Hosts without a name get one: clients that ask for none go to any.
+fn hosts(draft: &mut Draft, hosts: Vec<Source>) -> anyhow::Result<()> {
+    let mut blocks = Vec::new();
+    for (at, mut host) in hosts.into_iter().enumerate() {
+        let mut block = Block::default();
+        let name = host.take("name").filter(|name| !name.is_empty());
+        block.set("name", text(&name.unwrap_or(format!("host{}", at + 1))));
+        block
+            .apply(HOST, &mut host)
+            .with_context(|| format!("hosts[{at}]"))?;
+        for key in host.rest() {
+            draft.leave_out(&format!("hosts[{at}].{key}"), "goscon has no such key");
+        }
+        blocks.push(block);
+    }
+    if !blocks.is_empty() {
+        draft.list("hosts", blocks);
+    }
+    Ok(())
+}
+
+/// The servers, and if KCP is on, how it is set: keys that the file lacks are 0.
+fn config_file(draft: &mut Draft, named: Option<String>, kcp: bool) -> anyhow::Result<()> {
+    let path = named.as_deref().unwrap_or("./settings.conf");
+    let file = match std::fs::read_to_string(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {
+            draft.remark(format!(
+                "hosts: {path} is not here: give your servers instead of the echo below"
+            ));
+            let mut echo = Block::default();
+            echo.set("name", "echo");
+            echo.set("addr", "\"builtin:echo\"");
+            draft.list("hosts", vec![echo]);
+            return Ok(());
+        }
+        Err(error) => return Err(error).with_context(|| path.to_owned()),
+    };
+    let mut source = Source::of_yaml(&file).with_context(|| path.to_owned())?;
+    for rule in FLAGS_FILE {
+        if kcp {
+            source.add_missing(rule.theirs, "0");
+        } else {
+            source.take(rule.theirs);
+        }
+    }
+    draft
+        .apply(FLAGS_FILE, &mut source)
+        .with_context(|| path.to_owned())?;
+    hosts(draft, source.take_list("hosts"))?;
+    for key in source.rest() {
+        draft.leave_out(&format!("{path}: {key}"), "goscon has no such key");
+    }
+    Ok(())
+}
+
+/// goscon's flags for the message that tells a server of a session.
+fn announce(draft: &mut Draft, source: &mut Source) {
+    let on = source.take("sproto").is_some_and(|on| on != "false");
+    let number = source.take("sprotoMessageType");
+    let header = source.take("sprotoFormat");
+    if !on {
+        return;
+    }
+    draft.set("announce.sproto", number.unwrap_or("3".to_owned()));
+    if header.is_some_and(|header| header != "BS") {
+        let why = "the length before the announcement has two bytes, the higher first; a hook's \
+                   announce can write others";
+        draft.leave_out("sprotoFormat", why);
+    }
+}
+
+#[cfg(test)]
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    let rules = [FILE, FLAGS, FLAGS_FILE, HOST].into_iter().flatten();
+    rules
+        .map(|rule| rule.theirs)
+        .chain(WITHOUT.iter().map(|(flag, _)| *flag))
+}

@@ -1,0 +1,109 @@
+//! What an original was configured with: values by the paths of their keys.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use serde_yaml as yaml;
+
+/// Settings that are taken one by one; what is left then has no equivalent.
+#[derive(Default)]
+pub(super) struct Source(BTreeMap<String, Value>);
+
+impl Source {
+    /// A YAML or JSON file. Keys are in lower case: the originals do not tell cases apart.
+    ///
+    /// # Errors
+    /// When it is no mapping.
+    pub fn of_yaml(text: &str) -> anyhow::Result<Self> {
+        let value: Value = yaml::from_str(text)?;
+        let mut source = Self::default();
+        match value {
+            Value::Object(_) => source.add("", value),
+            Value::Null => {}
+            _ => bail!("has no keys"),
+        }
+        Ok(source)
+    }
+
+    /// Mappings become paths with dots, lists stay.
+    fn add(&mut self, path: &str, value: Value) {
+        let Value::Object(map) = value else {
+            self.0.insert(path.to_owned(), value);
+            return;
+        };
+        for (key, value) in map {
+            let key = key.to_ascii_lowercase();
+            let path = match path {
+                "" => key,
+                path => format!("{path}.{key}"),
+            };
+            self.add(&path, value);
+        }
+    }
+
+    /// The command line of a program in Go: `-key=value`, `-key value`, or `-key` for one of
+    /// `switches`, which are true then.
+    ///
+    /// # Errors
+    /// When quotes are not closed, a value is missing, or something is no flag.
+    pub fn of_flags(line: &str, switches: &[&str]) -> anyhow::Result<Self> {
+        let words = shlex::split(line).context("a quote is not closed")?;
+        let mut words = words.into_iter();
+        let mut source = Self::default();
+        while let Some(word) = words.next() {
+            let flag = word.strip_prefix("--").or(word.strip_prefix('-'));
+            let flag = flag.with_context(|| format!("`{word}` is no flag"))?;
+            let (key, value) = match flag.split_once('=') {
+                Some((key, value)) => (key, value.to_owned()),
+                None if switches.contains(&flag) => (flag, "true".to_owned()),
+                None => {
+                    let value = words.next();
+                    (flag, value.with_context(|| format!("{word} has no value"))?)
+                }
+            };
+            source.0.insert(key.to_owned(), value.into());
+        }
+        Ok(source)
+    }
+
+    /// Adds `key:value` pairs with commas between, under a path.
+    pub fn add_pairs(&mut self, path: &str, pairs: &str) {
+        for pair in pairs.split(',').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
+            self.0.insert(format!("{path}.{key}"), value.into());
+        }
+    }
+
+    /// Sets what is not set.
+    pub fn add_missing(&mut self, path: &str, value: &str) {
+        self.0.entry(path.to_owned()).or_insert(value.into());
+    }
+
+    /// A value as it would be typed; an empty one for what is there without a value.
+    pub fn take(&mut self, path: &str) -> Option<String> {
+        Some(match self.0.remove(path)? {
+            Value::String(text) => text,
+            Value::Null => String::new(),
+            value => value.to_string(),
+        })
+    }
+
+    /// The mappings of a list. Anything else in it counts as one without keys.
+    pub fn take_list(&mut self, path: &str) -> Vec<Self> {
+        let Some(Value::Array(items)) = self.0.remove(path) else {
+            return Vec::new();
+        };
+        let mapping = |item| {
+            let mut source = Self::default();
+            source.add("", item);
+            source
+        };
+        items.into_iter().map(mapping).collect()
+    }
+
+    /// The paths of what was not taken.
+    pub fn rest(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}

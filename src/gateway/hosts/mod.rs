@@ -1,0 +1,307 @@
+//! The servers of a configuration, and the choice among them.
+
+mod choose;
+mod names;
+mod upkeep;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+use crate::config::{self, Choose, HostAddr};
+use crate::health::{Health, State};
+use crate::hooks::host::Host;
+use choose::Candidate;
+pub(super) use choose::Wish;
+pub(super) use names::{Name, lookup};
+pub(super) use upkeep::is_ours;
+
+/// The hosts of one generation.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    backends: Vec<Backend>,
+    choose: Choose,
+    slow_start: Option<Duration>,
+}
+
+/// A host: what is dialled, and what scripts see of it.
+#[derive(Debug, Clone)]
+pub(super) struct Backend {
+    pub addr: HostAddr,
+    pub host: Arc<Host>,
+    pub name: Arc<Name>,
+}
+
+/// Counts a session on its host as long as it lives.
+#[derive(Debug)]
+pub(super) struct Occupied(Arc<Host>);
+
+impl Hosts {
+    /// The hosts of `config`. What is known of those that `previous` has too is kept: live counts
+    /// by name and address, health and resolved names by address. Those that it has not start
+    /// slowly.
+    pub fn new(
+        config: &[config::Host],
+        upstream: &config::Upstream,
+        previous: Option<&Self>,
+        now: Instant,
+    ) -> Self {
+        let known = previous.map_or(&[][..], |hosts| &hosts.backends);
+        let mut uncounted: Vec<_> = known.iter().collect();
+        let mut backends: Vec<Backend> = Vec::new();
+        for new in config {
+            let addr = new.addr.to_string();
+            let same = |old: &&Backend| (&old.host.name, &old.host.addr) == (&new.name, &addr);
+            let counted = uncounted.iter().position(same);
+            let counted = counted.map(|at| uncounted.swap_remove(at));
+            let mut both = known.iter().chain(&backends);
+            let (health, name) = match both.find(|other| other.host.addr == addr) {
+                Some(other) => (other.host.health.clone(), other.name.clone()),
+                None => {
+                    let name = match &new.addr {
+                        HostAddr::BuiltinEcho => Name::new("", 0),
+                        HostAddr::Dial { host, port } => Name::new(host, *port),
+                    };
+                    let health = Health::new(previous.map(|_| now));
+                    (Arc::new(health), Arc::new(name))
+                }
+            };
+            if upstream.health.interval.is_none() {
+                health.unchecked();
+            }
+            let sessions = counted.map(|old| old.host.sessions.clone());
+            backends.push(Backend {
+                addr: new.addr.clone(),
+                host: Arc::new(Host {
+                    draining: new.drain,
+                    health,
+                    sessions: sessions.unwrap_or_default(),
+                    ..Host::new(&new.name, &addr, new.weight)
+                }),
+                name,
+            });
+        }
+        Self {
+            backends,
+            choose: upstream.choose,
+            slow_start: upstream.slow_start,
+        }
+    }
+
+    /// What scripts see.
+    pub fn seen(&self) -> Vec<Arc<Host>> {
+        let backends = self.backends.iter();
+        backends.map(|backend| backend.host.clone()).collect()
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.backends
+            .iter()
+            .any(|backend| backend.host.name == name)
+    }
+
+    /// Chooses among the hosts that `wish` fits; never one of `tried`, and none that drains. With
+    /// no healthy one left the others are as good as any.
+    pub fn choose(
+        &self,
+        wish: &Wish<'_>,
+        tried: &[Backend],
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Option<Backend> {
+        let fits = |backend: &&Backend| {
+            let host = &backend.host;
+            wish.name.is_none_or(|name| host.name == name)
+                && !host.draining
+                && !tried.iter().any(|other| Arc::ptr_eq(&other.host, host))
+        };
+        let is_healthy = |backend: &&Backend| backend.host.health.state(now) == State::Healthy;
+        let fitting: Vec<_> = self.backends.iter().filter(fits).collect();
+        let healthy: Vec<_> = fitting.iter().copied().filter(is_healthy).collect();
+        let usable = if healthy.is_empty() { fitting } else { healthy };
+        let hosts = usable.iter().map(|backend| &backend.host);
+        let candidates: Vec<_> = hosts
+            .map(|host| Candidate {
+                addr: &host.addr,
+                weight: host.weight,
+                share: host.health.share(self.slow_start, now),
+                sessions: host.sessions(),
+            })
+            .collect();
+        let at = choose::choose(&candidates, self.choose, wish, rng)?;
+        Some(usable[at].clone())
+    }
+}
+
+impl Backend {
+    pub fn occupy(&self) -> Occupied {
+        self.host.sessions.fetch_add(1, Ordering::Relaxed);
+        Occupied(self.host.clone())
+    }
+}
+
+impl Occupied {
+    pub fn host(&self) -> &Arc<Host> {
+        &self.0
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn hosts(list: &[(&str, &str)]) -> Vec<config::Host> {
+        let host = |(name, addr): &(&str, &str)| config::Host {
+            name: (*name).to_owned(),
+            addr: addr.parse().unwrap(),
+            weight: 100,
+            drain: false,
+        };
+        list.iter().map(host).collect()
+    }
+
+    fn built(config: &[config::Host], previous: Option<&Hosts>, now: Instant) -> Hosts {
+        Hosts::new(config, &config::Upstream::default(), previous, now)
+    }
+
+    /// The address of the host that a session gets, if there is one.
+    fn chosen(
+        hosts: &Hosts,
+        name: Option<&str>,
+        tried: &[Backend],
+        now: Instant,
+    ) -> Option<Backend> {
+        let wish = Wish {
+            name,
+            client: [127, 0, 0, 1].into(),
+            target: name,
+        };
+        hosts.choose(&wish, tried, now, &mut StdRng::seed_from_u64(1))
+    }
+
+    fn addrs(hosts: &Hosts, name: Option<&str>, now: Instant) -> Vec<String> {
+        let mut tried = Vec::new();
+        while let Some(backend) = chosen(hosts, name, &tried, now) {
+            tried.push(backend);
+        }
+        tried
+            .iter()
+            .map(|backend| backend.host.addr.clone())
+            .collect()
+    }
+
+    #[test]
+    fn a_host_is_not_tried_twice() {
+        let now = Instant::now();
+        let hosts = built(
+            &hosts(&[("a", "x:1"), ("a", "x:2"), ("b", "x:3")]),
+            None,
+            now,
+        );
+        let mut tried = addrs(&hosts, Some("a"), now);
+        tried.sort_unstable();
+        assert_eq!(tried, ["x:1", "x:2"]);
+        assert_eq!(addrs(&hosts, Some("b"), now), ["x:3"]);
+        assert_eq!(addrs(&hosts, None, now).len(), 3);
+        assert!(addrs(&hosts, Some("none"), now).is_empty());
+        assert!(hosts.has("b") && !hosts.has("none"));
+    }
+
+    #[test]
+    fn the_unhealthy_come_last() {
+        let now = Instant::now();
+        let hosts = built(
+            &hosts(&[("a", "x:1"), ("a", "x:2"), ("a", "x:3")]),
+            None,
+            now,
+        );
+        for n in [0, 2] {
+            hosts.backends[n].host.health.checked(false, 1, 1, now);
+            let last = &addrs(&hosts, Some("a"), now)[2 - n / 2..];
+            assert!(last.contains(&hosts.backends[n].host.addr), "{last:?}");
+        }
+        assert_eq!(addrs(&hosts, Some("a"), now)[0], "x:2");
+        hosts.backends[0].host.health.checked(true, 1, 1, now);
+        hosts.backends[1]
+            .host
+            .health
+            .missed(1, Duration::from_secs(1), now);
+        assert_eq!(addrs(&hosts, Some("a"), now)[0], "x:1");
+    }
+
+    #[test]
+    fn one_that_drains_gets_nothing() {
+        let now = Instant::now();
+        let mut config = hosts(&[("a", "x:1"), ("a", "x:2"), ("b", "x:3")]);
+        config[0].drain = true;
+        config[2].drain = true;
+        let hosts = built(&config, None, now);
+        assert_eq!(addrs(&hosts, Some("a"), now), ["x:2"]);
+        assert!(addrs(&hosts, Some("b"), now).is_empty());
+        // Not even when nobody else is healthy.
+        hosts.backends[1].host.health.checked(false, 1, 1, now);
+        assert_eq!(addrs(&hosts, None, now), ["x:2"]);
+    }
+
+    #[test]
+    fn live_counts_survive_a_reload() {
+        let now = Instant::now();
+        let mut config = hosts(&[("a", "x:1"), ("a", "x:1")]);
+        let old = built(&config, None, now);
+        let occupied = old.backends[0].occupy();
+        config[0].drain = true;
+        config[0].weight = 7;
+        let new = built(&config, Some(&old), now);
+        let counts = |hosts: &Hosts| hosts.seen().iter().map(|h| h.sessions()).sum::<u64>();
+        assert_eq!(counts(&new), 1);
+        drop(occupied);
+        assert_eq!(counts(&new), 0);
+        let _occupied = new.backends[0].occupy();
+        let moved = built(&self::hosts(&[("a", "x:2")]), Some(&new), now);
+        assert_eq!(counts(&moved), 0);
+    }
+
+    #[test]
+    fn health_is_that_of_an_address_and_survives_a_reload() {
+        let now = Instant::now();
+        let slow = Some(Duration::from_secs(10));
+        let mut upstream = config::Upstream {
+            slow_start: slow,
+            ..config::Upstream::default()
+        };
+        upstream.health.interval = Some(Duration::from_secs(1));
+        let config = hosts(&[("a", "x:1"), ("b", "x:1"), ("a", "x:2")]);
+        let old = Hosts::new(&config, &upstream, None, now);
+        old.backends[0].host.health.checked(false, 1, 1, now);
+        let config = hosts(&[("c", "x:1"), ("a", "x:2"), ("a", "x:3")]);
+        let new = Hosts::new(&config, &upstream, Some(&old), now);
+        let states = |hosts: &Hosts| -> Vec<State> {
+            let seen = hosts.seen();
+            seen.iter().map(|host| host.health.state(now)).collect()
+        };
+        use State::{Healthy, Unhealthy};
+        assert_eq!(states(&old), [Unhealthy, Unhealthy, Healthy]);
+        assert_eq!(states(&new), [Unhealthy, Healthy, Healthy]);
+        // Only the one that is new starts slowly.
+        let shares: Vec<_> = new
+            .seen()
+            .iter()
+            .map(|h| h.health.share(slow, now))
+            .collect();
+        assert_eq!(shares, [1.0, 1.0, 0.1]);
+        // Without checks nobody would find out that it is back.
+        upstream.health.interval = None;
+        let unchecked = Hosts::new(&config, &upstream, Some(&new), now);
+        assert_eq!(states(&unchecked), [Healthy; 3]);
+    }
+}

@@ -1,0 +1,220 @@
+//! Whether a host can be reached, as far as checks and sessions have found.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The share of its sessions that a host begins a slow start with.
+const FIRST_SHARE: f64 = 0.1;
+
+/// What is known of an address. Time comes in as an argument.
+///
+/// ```text
+///            fall checks failed in a row
+///  ┌─────────┐ ───────────────────────► ┌───────────┐
+///  │ Healthy │                          │ Unhealthy │
+///  └─────────┘ ◄─────────────────────── └───────────┘
+///     │   ▲     rise checks good in a row
+///     │   │ the time is over, or a session could be connected
+///     ▼   │
+///  ┌─────────┐
+///  │ Ejected │  sessions could not be connected, so often in a row; after it, once is enough
+///  └─────────┘
+/// ```
+#[derive(Debug)]
+pub struct Health(Mutex<Vitals>);
+
+/// Whether a host should get sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Healthy,
+    /// Checks have failed.
+    Unhealthy,
+    /// Sessions could not be connected to it.
+    Ejected,
+}
+
+#[derive(Debug)]
+struct Vitals {
+    is_up: bool,
+    /// Checks in a row that speak against `is_up`.
+    contrary: u32,
+    /// Sessions in a row that could not be connected.
+    failures: u32,
+    ejected_until: Option<Instant>,
+    /// When it came, or came back.
+    arrived: Option<Instant>,
+}
+
+impl State {
+    /// A stable label for logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Ejected => "ejected",
+        }
+    }
+}
+
+impl Health {
+    /// Of a host that has come just now; one that has always been there has its full share.
+    pub fn new(arrived: Option<Instant>) -> Self {
+        Self(Mutex::new(Vitals {
+            is_up: true,
+            contrary: 0,
+            failures: 0,
+            ejected_until: None,
+            arrived,
+        }))
+    }
+
+    pub fn state(&self, now: Instant) -> State {
+        let vitals = self.vitals();
+        match vitals.ejected_until {
+            _ if !vitals.is_up => State::Unhealthy,
+            Some(until) if now < until => State::Ejected,
+            _ => State::Healthy,
+        }
+    }
+
+    /// The part of its full share that it should get: it grows evenly while `slow_start` lasts.
+    pub fn share(&self, slow_start: Option<Duration>, now: Instant) -> f64 {
+        let vitals = self.vitals();
+        match (vitals.arrived.max(vitals.ejected_until), slow_start) {
+            (Some(arrived), Some(slow_start)) => {
+                let passed = now.saturating_duration_since(arrived).as_secs_f64();
+                (passed / slow_start.as_secs_f64()).clamp(FIRST_SHARE, 1.0)
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// Notes a check. Returns whether that has changed its state, to healthy or unhealthy.
+    pub fn checked(&self, is_good: bool, rise: u32, fall: u32, now: Instant) -> bool {
+        let mut vitals = self.vitals();
+        if is_good == vitals.is_up {
+            vitals.contrary = 0;
+            return false;
+        }
+        vitals.contrary += 1;
+        if vitals.contrary < if is_good { rise } else { fall } {
+            return false;
+        }
+        vitals.contrary = 0;
+        vitals.is_up = is_good;
+        if is_good {
+            vitals.arrived = Some(now);
+        }
+        true
+    }
+
+    /// Nobody checks it any more.
+    pub fn unchecked(&self) {
+        let mut vitals = self.vitals();
+        vitals.is_up = true;
+        vitals.contrary = 0;
+    }
+
+    /// Notes that a session was connected to it.
+    pub fn reached(&self, now: Instant) {
+        let mut vitals = self.vitals();
+        vitals.failures = 0;
+        if vitals.ejected_until.take().is_some_and(|until| now < until) {
+            vitals.arrived = Some(now);
+        }
+    }
+
+    /// Notes that a session could not be connected. Returns whether that ejects it: `failures` in
+    /// a row do, unless that is 0.
+    pub fn missed(&self, failures: u32, period: Duration, now: Instant) -> bool {
+        let mut vitals = self.vitals();
+        vitals.failures = vitals.failures.saturating_add(1);
+        let is_out = vitals.ejected_until.is_some_and(|until| now < until);
+        let ejected = failures > 0 && vitals.failures >= failures && !is_out;
+        if ejected {
+            vitals.ejected_until = Some(now + period);
+        }
+        ejected
+    }
+
+    fn vitals(&self) -> MutexGuard<'_, Vitals> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn checks_in_a_row_count() {
+        let (health, now) = (Health::new(None), Instant::now());
+        let check = |good| health.checked(good, 2, 3, now);
+        // Bad ones with a good one between.
+        for good in [false, false, true, false, false] {
+            assert!(!check(good));
+            assert_eq!(health.state(now), State::Healthy);
+        }
+        assert!(check(false));
+        for good in [false, true, false, true] {
+            assert_eq!(health.state(now), State::Unhealthy);
+            assert!(!check(good));
+        }
+        assert!(check(true));
+        assert_eq!(health.state(now), State::Healthy);
+        // What nobody checks is taken for good.
+        assert!([false; 3].map(check)[2]);
+        health.unchecked();
+        assert_eq!(health.state(now), State::Healthy);
+        assert!(!check(false));
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_for_a_while() {
+        let (health, start) = (Health::new(None), Instant::now());
+        let miss = |now| health.missed(3, PERIOD, now);
+        assert!(![miss(start), miss(start)][1]);
+        health.reached(start);
+        assert!(!miss(start) && !miss(start) && miss(start));
+        // One that was under way.
+        assert!(!miss(start));
+        let end = start + PERIOD;
+        assert_eq!(health.state(end - Duration::from_nanos(1)), State::Ejected);
+        assert_eq!(health.state(end), State::Healthy);
+        // Then it gets no further chances.
+        assert!(miss(end));
+        assert_eq!(health.state(end), State::Ejected);
+        // But one that works is enough.
+        health.reached(end);
+        assert_eq!(health.state(end), State::Healthy);
+        assert!(!miss(end));
+        for _ in 0..100 {
+            assert!(!health.missed(0, PERIOD, end));
+        }
+    }
+
+    #[test]
+    fn who_comes_back_starts_slowly() {
+        let slow = Some(Duration::from_secs(10));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let old = Health::new(None);
+        assert_eq!((old.share(slow, start), old.share(None, start)), (1.0, 1.0));
+        let new = Health::new(Some(start));
+        let shares = [0, 1, 5, 10, 11].map(|seconds| new.share(slow, at(seconds)));
+        assert_eq!(shares, [0.1, 0.1, 0.5, 1.0, 1.0]);
+        assert_eq!(new.share(None, start), 1.0);
+        // After failed checks, after an ejection, and when one is cut short.
+        old.checked(false, 1, 1, at(0));
+        old.checked(true, 1, 1, at(20));
+        assert_eq!(old.share(slow, at(25)), 0.5);
+        new.missed(1, PERIOD, at(20));
+        assert_eq!(new.share(slow, at(55)), 0.5);
+        new.missed(1, PERIOD, at(60));
+        new.reached(at(70));
+        assert_eq!(new.share(slow, at(75)), 0.5);
+    }
+}

@@ -1,0 +1,339 @@
+//! The PROXY protocol header, receiving side.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::SIGNATURE;
+
+/// The longest header taken, bytes. Version 1 has at most 107; what may stand behind the addresses
+/// of version 2 is skipped.
+pub const MAX_LEN: usize = 4096;
+const MAX_TEXT: usize = 107;
+const TEXT_START: &[u8] = b"PROXY ";
+/// Signature, version and command, family and protocol, and the length of the rest.
+const BINARY_START: usize = 16;
+
+/// What a header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Who is behind the connection; `None` when it is the sender itself, or somebody without an
+    /// IP address.
+    pub addresses: Option<Addresses>,
+    /// Its length, bytes.
+    pub len: usize,
+}
+
+/// The two ends of the connection that the sender has accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    pub client: SocketAddr,
+    /// Where the client connected to.
+    pub server: SocketAddr,
+}
+
+/// Why bytes are no header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("no PROXY protocol header")]
+    Missing,
+    #[error("malformed PROXY protocol header")]
+    Malformed,
+    #[error("a PROXY protocol header of more than {MAX_LEN} bytes")]
+    TooLong,
+}
+
+/// Reads the header that `bytes` begin with. `None` when all of them belong to one that is not
+/// complete.
+pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Error> {
+    if begins(bytes, TEXT_START) {
+        parse_text(bytes)
+    } else if begins(bytes, &SIGNATURE) {
+        parse_binary(bytes)
+    } else {
+        Err(Error::Missing)
+    }
+}
+
+/// Whether `bytes` begin as `start` does, as far as they go.
+fn begins(bytes: &[u8], start: &[u8]) -> bool {
+    let len = bytes.len().min(start.len());
+    bytes[..len] == start[..len]
+}
+
+fn parse_text(bytes: &[u8]) -> Result<Option<Header>, Error> {
+    let searched = &bytes[..bytes.len().min(MAX_TEXT)];
+    let Some(end) = searched.windows(2).position(|pair| pair == b"\r\n") else {
+        return if bytes.len() < MAX_TEXT {
+            Ok(None)
+        } else {
+            Err(Error::Malformed)
+        };
+    };
+    let line = bytes[..end].strip_prefix(TEXT_START);
+    let line = line.and_then(|line| std::str::from_utf8(line).ok());
+    let mut words = line.ok_or(Error::Malformed)?.split(' ');
+    let len = end + 2;
+    let is_v4 = match words.next() {
+        // Whatever follows is to be ignored.
+        Some("UNKNOWN") => {
+            let addresses = None;
+            return Ok(Some(Header { addresses, len }));
+        }
+        Some("TCP4") => true,
+        Some("TCP6") => false,
+        _ => return Err(Error::Malformed),
+    };
+    let mut word = || words.next().ok_or(Error::Malformed);
+    let (client, server) = (text_ip(word()?, is_v4)?, text_ip(word()?, is_v4)?);
+    let (client_port, server_port) = (text_port(word()?)?, text_port(word()?)?);
+    if words.next().is_some() {
+        return Err(Error::Malformed);
+    }
+    let addresses = Addresses::new((client, client_port), (server, server_port));
+    Ok(Some(Header {
+        addresses: Some(addresses),
+        len,
+    }))
+}
+
+fn text_ip(text: &str, is_v4: bool) -> Result<IpAddr, Error> {
+    let ip = if is_v4 {
+        text.parse().map(IpAddr::V4)
+    } else {
+        text.parse().map(IpAddr::V6)
+    };
+    ip.map_err(|_| Error::Malformed)
+}
+
+fn text_port(text: &str) -> Result<u16, Error> {
+    let is_canonical =
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let port = text.parse().ok().filter(|_| is_canonical);
+    port.ok_or(Error::Malformed)
+}
+
+fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, Error> {
+    let Some(&start) = bytes.first_chunk::<BINARY_START>() else {
+        return Ok(None);
+    };
+    let [.., command, family, high, low] = start;
+    let len = BINARY_START + usize::from(u16::from_be_bytes([high, low]));
+    let is_local = match command {
+        0x20 => true,
+        0x21 => false,
+        _ => return Err(Error::Malformed),
+    };
+    // Families: none, IPv4, IPv6, Unix. Protocols: none, stream, datagram.
+    if family >> 4 > 3 || family & 0xf > 2 {
+        return Err(Error::Malformed);
+    }
+    if len > MAX_LEN {
+        return Err(Error::TooLong);
+    }
+    let Some(rest) = bytes.get(BINARY_START..len) else {
+        return Ok(None);
+    };
+    let addresses = match family >> 4 {
+        _ if is_local || family & 0xf == 0 => None,
+        1 => Some(binary_addresses(rest, |ip: [u8; 4]| {
+            Ipv4Addr::from(ip).into()
+        })?),
+        2 => Some(binary_addresses(rest, |ip: [u8; 16]| {
+            Ipv6Addr::from(ip).into()
+        })?),
+        _ => None,
+    };
+    Ok(Some(Header { addresses, len }))
+}
+
+/// Two addresses of `N` bytes and their ports.
+fn binary_addresses<const N: usize>(
+    bytes: &[u8],
+    ip: impl Fn([u8; N]) -> IpAddr,
+) -> Result<Addresses, Error> {
+    let split = |bytes: &[u8]| -> Option<(IpAddr, IpAddr, u16, u16)> {
+        let (client, rest) = bytes.split_first_chunk::<N>()?;
+        let (server, rest) = rest.split_first_chunk::<N>()?;
+        let (client_port, rest) = rest.split_first_chunk::<2>()?;
+        let server_port = rest.first_chunk::<2>()?;
+        Some((
+            ip(*client),
+            ip(*server),
+            u16::from_be_bytes(*client_port),
+            u16::from_be_bytes(*server_port),
+        ))
+    };
+    let (client, server, client_port, server_port) = split(bytes).ok_or(Error::Malformed)?;
+    Ok(Addresses::new((client, client_port), (server, server_port)))
+}
+
+impl Addresses {
+    /// IPv4-mapped addresses count as IPv4.
+    fn new(client: (IpAddr, u16), server: (IpAddr, u16)) -> Self {
+        let canonical = |(ip, port): (IpAddr, u16)| SocketAddr::new(ip.to_canonical(), port);
+        Self {
+            client: canonical(client),
+            server: canonical(server),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{encode_v1, encode_v2};
+    use super::*;
+    use proptest::prelude::*;
+    use proxy_header::{ParseConfig, ProxyHeader};
+
+    const V4: (&str, &str) = ("192.0.2.1:56324", "198.51.100.2:443");
+    const V6: (&str, &str) = ("[2001:db8::1]:1", "[2001:db8::2]:65535");
+
+    fn addresses((client, server): (&str, &str)) -> Addresses {
+        Addresses {
+            client: client.parse().unwrap(),
+            server: server.parse().unwrap(),
+        }
+    }
+
+    /// A version 2 header.
+    fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [&SIGNATURE[..], &[command, family], &len, rest].concat()
+    }
+
+    /// Fed whole, with more behind it, and cut at each byte.
+    #[track_caller]
+    fn reads(header: &[u8], addresses: Option<Addresses>) {
+        let len = header.len();
+        let expected = Ok(Some(Header { addresses, len }));
+        assert_eq!(parse(header), expected);
+        assert_eq!(parse(&[header, b"\r\nPROXY \0"].concat()), expected);
+        for cut in 0..len {
+            assert_eq!(parse(&header[..cut]), Ok(None), "{cut}");
+        }
+    }
+
+    #[test]
+    fn both_versions_and_families() {
+        for pair in [V4, V6] {
+            let expected = addresses(pair);
+            let (client, server) = (expected.client, expected.server);
+            reads(&encode_v1(client, server), Some(expected));
+            reads(&encode_v2(client, server), Some(expected));
+        }
+        let mapped = b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:198.51.100.2 56324 443\r\n";
+        reads(mapped, Some(addresses(V4)));
+        let ports = b"PROXY TCP4 192.0.2.1 192.0.2.2 0 65535\r\n";
+        reads(ports, Some(addresses(("192.0.2.1:0", "192.0.2.2:65535"))));
+    }
+
+    #[test]
+    fn the_sender_itself() {
+        reads(b"PROXY UNKNOWN\r\n", None);
+        let longest = format!(
+            "PROXY UNKNOWN {} {0} 65535 65535\r\n",
+            ["ffff"; 8].join(":")
+        );
+        assert_eq!(longest.len(), MAX_TEXT);
+        reads(longest.as_bytes(), None);
+        reads(&binary(0x20, 0, b""), None);
+        reads(&binary(0x20, 0x11, b"whatever"), None);
+        reads(&binary(0x21, 0, b""), None);
+        // A Unix socket.
+        reads(&binary(0x21, 0x31, &[b'x'; 216]), None);
+    }
+
+    #[test]
+    fn what_stands_behind_the_addresses_is_skipped() {
+        let whole = encode_v2(addresses(V4).client, addresses(V4).server);
+        let mut rest = whole[BINARY_START..].to_vec();
+        rest.resize(MAX_LEN - BINARY_START, 7);
+        reads(&binary(0x21, 0x11, &rest), Some(addresses(V4)));
+        // Over UDP.
+        reads(&binary(0x21, 0x12, &rest), Some(addresses(V4)));
+        rest.push(7);
+        assert_eq!(parse(&binary(0x21, 0x11, &rest)), Err(Error::TooLong));
+    }
+
+    #[test]
+    fn what_is_no_header() {
+        for bytes in [
+            &b"\0"[..],
+            b"GET / HTTP/1.1",
+            b"PROXY\t",
+            b"\r\n\r\n\0\r\nQUIT\r",
+            b"P\r\n",
+        ] {
+            assert_eq!(parse(bytes), Err(Error::Missing), "{bytes:?}");
+        }
+        for line in [
+            "PROXY ",
+            "PROXY TCP5 192.0.2.1 192.0.2.2 1 2",
+            "PROXY  TCP4 192.0.2.1 192.0.2.2 1 2",
+            "PROXY TCP4",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2 3",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2 ",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 01 2",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 +1 2",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 65536",
+            "PROXY TCP4 192.0.2.1 192.0.2 1 2",
+            "PROXY TCP4 2001:db8::1 2001:db8::2 1 2",
+            "PROXY TCP6 192.0.2.1 192.0.2.2 1 2",
+        ] {
+            let line = format!("{line}\r\n");
+            assert_eq!(parse(line.as_bytes()), Err(Error::Malformed), "{line}");
+        }
+        assert_eq!(parse(b"PROXY TCP4 \xff\r\n"), Err(Error::Malformed));
+        assert_eq!(
+            parse(&[b"PROXY ".as_slice(), &[b'x'; 101]].concat()),
+            Err(Error::Malformed)
+        );
+        for (command, family, len) in [
+            (0x11, 0x11, 12),
+            (0x22, 0x11, 12),
+            (0x21, 0x41, 12),
+            (0x21, 0x13, 12),
+            (0x21, 0x11, 11),
+            (0x21, 0x21, 35),
+        ] {
+            let bytes = binary(command, family, &vec![0; len]);
+            assert_eq!(parse(&bytes), Err(Error::Malformed), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_independent_parser_agrees(
+            v2: bool, v4: bool, local: bool, a: u128, b: u128, ports: (u16, u16), tail: Vec<u8>
+        ) {
+            let ip = |bits: u128| if v4 {
+                IpAddr::V4(Ipv4Addr::from(bits as u32))
+            } else {
+                IpAddr::V6(Ipv6Addr::from(bits | 1 << 127))
+            };
+            let (client, server) = (SocketAddr::new(ip(a), ports.0), SocketAddr::new(ip(b), ports.1));
+            let mut bytes = match (v2, local) {
+                (true, true) => binary(0x20, 0x11, &a.to_be_bytes()[..12]),
+                (true, false) => encode_v2(client, server),
+                (false, true) => b"PROXY UNKNOWN\r\n".to_vec(),
+                (false, false) => encode_v1(client, server),
+            };
+            bytes.extend_from_slice(&tail);
+            let (theirs, len) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+            let theirs = theirs.proxied_address().map(|proxied| Addresses {
+                client: proxied.source,
+                server: proxied.destination,
+            });
+            prop_assert_eq!(parse(&bytes), Ok(Some(Header { addresses: theirs, len })));
+        }
+
+        #[test]
+        fn nothing_panics(bytes: Vec<u8>, start in 0..3) {
+            let starts = [&b""[..], TEXT_START, &SIGNATURE];
+            let whole = [starts[start as usize], &bytes].concat();
+            if let Ok(Some(header)) = parse(&whole) {
+                prop_assert!(header.len <= whole.len() && header.len <= MAX_LEN);
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! How much of the gateway its clients may take, and what happens beyond.
+
+mod common;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stablegate::client::scp::Stream;
+use stablegate::client::snet;
+use stablegate::gateway::{self, Limit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use common::*;
+
+/// A public key that nothing is wrong with, in a request for a new session.
+const HELLO: &str = "0\nAQAAAAAAAAA=";
+
+fn config(listener: &str) -> String {
+    format!(
+        "listeners: [{{name: game, {listener}}}]\n\
+         hosts: [{{name: echo, addr: 'builtin:echo'}}]\n"
+    )
+}
+
+fn scp(limits: &str) -> String {
+    config(&format!(
+        "bind: ['tcp://127.0.0.1:0'], session: scp, limits: {{{limits}}}, \
+         scp: {{handshake_timeout: 1h, resume_wait: 1h}}"
+    ))
+}
+
+/// The line that says for the first time that a limit was reached.
+async fn reached(gateway: &Gateway, limit: &str) -> Value {
+    let fits = |line: &Value| line["message"] == "connection refused" && line["limit"] == limit;
+    gateway.log().wait(limit, fits).await
+}
+
+/// Connects, says that, and tells whether the other end closes without a word, however.
+async fn is_turned_away(socket: io::Result<TcpStream>, hello: &[u8]) -> bool {
+    // It may be closed before anything has been said.
+    let Ok(mut socket) = socket else {
+        return true;
+    };
+    let _ = socket.write_all(hello).await;
+    let mut answer = Vec::new();
+    let reading = socket.read_to_end(&mut answer);
+    let _ = soon("the end of a refused connection", reading).await;
+    answer.is_empty()
+}
+
+/// Asks for a session that there is no room for.
+async fn is_refused(addr: SocketAddr) -> bool {
+    is_turned_away(TcpStream::connect(addr).await, &record(HELLO)).await
+}
+
+/// A connection from another loopback address.
+async fn connect_from(from: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    socket.connect(to).await
+}
+
+#[tokio::test]
+async fn sessions_beyond_the_limit_are_refused_and_those_that_are_there_come_back() {
+    let gateway = Gateway::start(&scp("connections: 2")).await;
+    let mut first = Raw::connect(gateway.addr()).await;
+    let mut second = Raw::connect(gateway.addr()).await;
+    first.echo("one").await;
+    second.echo("two").await;
+    assert!(is_refused(gateway.addr()).await);
+    let line = reached(&gateway, "connections").await;
+    assert_eq!(
+        (&line["listener"], &line["refused"]),
+        (&"game".into(), &1.into())
+    );
+    for _ in 0..5 {
+        first.leave(Cut::Reset);
+        first.resume(gateway.addr()).await;
+        first.echo("back").await;
+        second.resume(gateway.addr()).await;
+        second.echo("moved").await;
+    }
+    // One that waits for its client counts.
+    second.leave(Cut::Close);
+    assert!(is_refused(gateway.addr()).await);
+    first.echo("all the time").await;
+}
+
+#[tokio::test]
+async fn a_session_that_ends_makes_room() {
+    let config = scp("connections: 1").replace("resume_wait: 1h", "resume_wait: 10ms");
+    let gateway = Gateway::start(&config).await;
+    for _ in 0..3 {
+        let mut client = Raw::connect(gateway.addr()).await;
+        client.echo("in").await;
+        assert!(is_refused(gateway.addr()).await);
+        client.leave(Cut::Reset);
+        gateway.log().of(client.id, "session closed").await;
+    }
+    // A session that gets no server does not keep its place either.
+    gateway.save(
+        "config.yaml",
+        &config.replace("builtin:echo", &dead_addr().await.to_string()),
+    );
+    gateway.log().nth("reloaded", 0).await;
+    for _ in 0..3 {
+        let mut client = Raw::connect(gateway.addr()).await;
+        let closed = gateway.log().of(client.id, "session closed").await;
+        assert_eq!(closed["reason"], "connect_failed");
+        assert_eq!(client.receive_to_end().await, b"");
+    }
+}
+
+#[tokio::test]
+async fn each_source_has_its_own_limit() {
+    let gateway = Gateway::start(&config(
+        "bind: ['tcp://127.0.0.1:0'], session: plain, limits: {per_source: 2}",
+    ))
+    .await;
+    let mut live = Vec::new();
+    for from in [[127, 0, 0, 1], [127, 0, 0, 2]] {
+        for _ in 0..2 {
+            let mut socket = connect_from(from, gateway.addr()).await.unwrap();
+            socket.write_all(b"hello").await.unwrap();
+            assert_eq!(read(&mut socket, 5).await, b"hello");
+            live.push(socket);
+        }
+        let refused = connect_from(from, gateway.addr()).await;
+        assert!(is_turned_away(refused, b"hello").await);
+    }
+    let line = reached(&gateway, "per_source").await;
+    assert!(
+        line["client"].as_str().unwrap().starts_with("127.0.0.1:"),
+        "{line}"
+    );
+    for socket in &mut live {
+        socket.write_all(b"still").await.unwrap();
+        assert_eq!(read(socket, 5).await, b"still");
+    }
+}
+
+#[tokio::test]
+async fn the_rate_of_new_connections_is_limited() {
+    let gateway = Gateway::start(&scp("new_per_second: 5")).await;
+    let mut client = Raw::connect(gateway.addr()).await;
+    client.echo("in").await;
+    let started = Instant::now();
+    let mut came_in = 0;
+    let mut refused = 0;
+    while refused < 20 {
+        let coming = async {
+            let mut socket = TcpStream::connect(gateway.addr()).await?;
+            socket.write_all(&record(HELLO)).await?;
+            socket.read_exact(&mut [0; 2]).await
+        };
+        match soon("an answer, or none", coming).await {
+            Ok(_) => came_in += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    let most = 5 + 5 * started.elapsed().as_secs() + 5;
+    assert!(came_in >= 1 && came_in <= most, "{came_in} of {most}");
+    reached(&gateway, "new_per_second").await;
+    // Others come in, and who is in stays.
+    let other = connect_from([127, 0, 0, 3], gateway.addr()).await;
+    let mut other = other.unwrap();
+    other.write_all(&record(HELLO)).await.unwrap();
+    assert!(!soon("an answer", read_record(&mut other)).await.is_empty());
+    client.echo("still").await;
+}
+
+#[tokio::test]
+async fn handshakes_in_progress_are_limited() {
+    for (limits, limit) in [
+        ("handshakes: 2", "handshakes"),
+        ("connections: 2", "connections"),
+        ("per_source: 2", "per_source"),
+    ] {
+        let gateway = Gateway::start(&scp(limits)).await;
+        let mut silent = TcpStream::connect(gateway.addr()).await.unwrap();
+        let _silent = TcpStream::connect(gateway.addr()).await.unwrap();
+        let third = TcpStream::connect(gateway.addr()).await;
+        assert!(is_turned_away(third, b"").await);
+        reached(&gateway, limit).await;
+        // Whoever gets on with it makes room.
+        silent.write_all(&record(HELLO)).await.unwrap();
+        assert!(!soon("an answer", read_record(&mut silent)).await.is_empty());
+        gateway.log().nth("session opened", 0).await;
+        Raw::connect(gateway.addr()).await.echo("in").await;
+    }
+}
+
+#[tokio::test]
+async fn limits_that_a_reload_changes_count_what_is_there() {
+    let gateway = Gateway::start(&scp("connections: 0")).await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        clients.push(Raw::connect(gateway.addr()).await);
+    }
+    for (n, (limit, fits)) in [(2, false), (3, true), (1, false), (0, true)]
+        .into_iter()
+        .enumerate()
+    {
+        gateway.save("config.yaml", &scp(&format!("connections: {limit}")));
+        gateway.log().nth("reloaded", n).await;
+        if fits {
+            clients.push(Raw::connect(gateway.addr()).await);
+        } else {
+            assert!(is_refused(gateway.addr()).await, "{limit}");
+        }
+    }
+    for client in &mut clients {
+        client.echo("untouched").await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_snet_is_told() {
+    let gateway = Gateway::start(&config(
+        "bind: ['tcp://127.0.0.1:0'], session: snet, limits: {connections: 1}",
+    ))
+    .await;
+    let options = || snet::Options::new(gateway.addr().to_string().parse().unwrap());
+    let mut client = soon("a session", Stream::connect(options())).await.unwrap();
+    echoed(&mut client, b"in").await;
+    assert!(soon("a refusal", Stream::connect(options())).await.is_err());
+    reached(&gateway, "connections").await;
+    echoed(&mut client, b"still").await;
+}
+
+#[tokio::test]
+async fn kcp_is_limited_alike() {
+    let gateway = Gateway::start(&config(
+        "bind: ['kcp://127.0.0.1:0', 'tcp://127.0.0.1:0'], session: scp, limits: {connections: 1}",
+    ))
+    .await;
+    let [kcp, tcp] = gateway.addrs("game") else {
+        panic!("two binds");
+    };
+    let options = || stablegate::client::scp::Options {
+        handshake_timeout: Duration::from_millis(300),
+        ..stablegate::client::scp::Options::new(format!("kcp://{kcp}").parse().unwrap())
+    };
+    let mut client = soon("a session", Stream::connect(options())).await.unwrap();
+    echoed(&mut client, b"in").await;
+    assert!(soon("a refusal", Stream::connect(options())).await.is_err());
+    reached(&gateway, "connections").await;
+    // The binds of a listener share its limits.
+    assert!(is_refused(*tcp).await);
+    echoed(&mut client, b"still").await;
+}
+
+#[tokio::test]
+async fn a_flood_is_counted_and_does_not_fill_the_log() {
+    const FLOOD: u64 = 2000;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.yaml");
+    std::fs::write(&path, scp("connections: 1")).unwrap();
+    let gateway = gateway::Gateway::start(path).await.unwrap();
+    let (_, addr) = gateway.local_addrs().await[0];
+    let mut client = Raw::connect(addr).await;
+    for _ in 0..FLOOD {
+        assert!(is_refused(addr).await);
+    }
+    let count = |limit| {
+        let of = |(_, of, count): (String, Limit, u64)| (of == limit).then_some(count);
+        gateway.refusals().into_iter().find_map(of).unwrap()
+    };
+    assert_eq!(count(Limit::Connections), FLOOD);
+    assert_eq!(count(Limit::PerSource), 0);
+    client.echo("still").await;
+
+    let gateway = Gateway::start(&scp("connections: 1")).await;
+    let _client = Raw::connect(gateway.addr()).await;
+    let started = Instant::now();
+    for _ in 0..FLOOD {
+        assert!(is_refused(gateway.addr()).await);
+    }
+    let most = 1 + started.elapsed().as_secs() / 10;
+    let said = gateway.log().all("connection refused").len() as u64;
+    assert!((1..=most).contains(&said), "{said} lines");
+    assert!(gateway.log().all("handshake failed").is_empty());
+}
+
+/// Lowers the limit of descriptors so that so many more can be opened.
+fn leave_descriptors(gateway: &Gateway, free: usize) {
+    let open: Vec<u64> = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid()))
+        .unwrap()
+        .map(|entry| {
+            entry
+                .unwrap()
+                .file_name()
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    let limit = (0..).filter(|fd| !open.contains(fd)).nth(free).unwrap();
+    limit_descriptors(gateway, limit);
+}
+
+fn limit_descriptors(gateway: &Gateway, limit: u64) {
+    let mut was = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the child has not been reaped, and the pointers are to a whole struct or null.
+    unsafe {
+        let pid = gateway.pid();
+        assert_eq!(
+            libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &mut was),
+            0
+        );
+        was.rlim_cur = limit;
+        assert_eq!(
+            libc::prlimit(pid, libc::RLIMIT_NOFILE, &was, std::ptr::null_mut()),
+            0
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_descriptors_connections_wait() {
+    let gateway = Gateway::start(&scp("")).await;
+    let mut live = Raw::connect(gateway.addr()).await;
+    live.echo("before").await;
+    leave_descriptors(&gateway, 0);
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut socket = TcpStream::connect(gateway.addr()).await.unwrap();
+        socket.write_all(&record(HELLO)).await.unwrap();
+        waiting.push(socket);
+    }
+    gateway.log().nth("cannot accept, pausing", 0).await;
+    live.echo("meanwhile").await;
+    limit_descriptors(&gateway, 1024);
+    for socket in &mut waiting {
+        assert!(!soon("an answer", read_record(socket)).await.is_empty());
+    }
+    gateway.log().nth("accepting again", 0).await;
+    live.resume(gateway.addr()).await;
+    live.echo("after").await;
+}
+
+#[tokio::test]
+async fn without_descriptors_no_server_is_to_blame() {
+    let server = Server::echo().await;
+    let gateway = Gateway::start(&scp("").replace("builtin:echo", &server.to_string())).await;
+    let mut live = Raw::connect(gateway.addr()).await;
+    live.echo("before").await;
+    // Enough for the client.
+    leave_descriptors(&gateway, 1);
+    let mut client = Raw::connect(gateway.addr()).await;
+    let closed = gateway.log().of(client.id, "session closed").await;
+    assert_eq!(closed["reason"], "exhausted", "{closed}");
+    assert_eq!(client.receive_to_end().await, b"");
+    limit_descriptors(&gateway, 1024);
+    Raw::connect(gateway.addr()).await.echo("after").await;
+    live.echo("all the time").await;
+}
