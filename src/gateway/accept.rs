@@ -83,6 +83,9 @@ fn enter(state: &State, connection: &transport::Stream, key: &BindKey) -> Option
     let (listener, _) = generation.listener(key)?;
     let gate = generation.gate(key)?;
     let client = connection.peer_addr();
+    state
+        .metrics
+        .accepted(&listener.name, connection.transport());
     let from = &listener.proxy_header.from;
     let is_announced = matches!(connection, transport::Stream::Tcp(_))
         && from.iter().any(|network| network.contains(client.ip()));
@@ -150,8 +153,6 @@ async fn open(
     let generation = state.generation.load_full();
     // A bind that a reload has just removed may have accepted one more.
     let (listener, chain) = generation.listener(&key)?;
-    let metrics = &state.metrics;
-    metrics.accepted(&listener.name, connection.transport());
     connection.configure(listener).ok()?;
     let limits = &listener.limits;
     if !place.is_identified() {
