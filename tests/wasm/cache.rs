@@ -116,6 +116,18 @@ async fn a_directory_that_cannot_be_used_is_done_without() {
 }
 
 #[tokio::test]
+async fn the_directory_may_be_a_link() {
+    let rig = rig();
+    let elsewhere = rig.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    set_mode(&elsewhere, 0o755);
+    let cache = rig.dir.path().join("cache");
+    symlink(&elsewhere, &cache).unwrap();
+    load(&rig, &cache, "plugin.wat").await;
+    assert_eq!(files(&elsewhere).len(), 1);
+}
+
+#[tokio::test]
 async fn old_code_goes() {
     let rig = rig();
     let cache = rig.dir.path().join("cache");

@@ -1,7 +1,7 @@
 //! Compiled code, kept on disk.
 //!
 //! Compiled code is machine code: who can write it can do anything. So it is kept in a directory
-//! that only the gateway's user can enter or write, and is read from nowhere else.
+//! that belongs to the gateway's user and that nobody else can write, and is read from nowhere else.
 
 use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::hash::{Hash, Hasher};
@@ -43,16 +43,19 @@ impl Cache {
     /// Makes the directory if it is not there. `None`, with a line in the log, if it cannot be
     /// used.
     pub(super) fn open(directory: &Path, engine: &Engine) -> Option<Self> {
-        if let Err(error) = prepare(directory) {
-            let directory = directory.display();
-            tracing::warn!(%directory, %error, "compiled plugins are not kept");
-            return None;
-        }
+        let directory = match prepare(directory) {
+            Ok(directory) => directory,
+            Err(error) => {
+                let directory = directory.display();
+                tracing::warn!(%directory, %error, "compiled plugins are not kept");
+                return None;
+            }
+        };
         let mut hash = Hashing(Sha256::new());
         env!("CARGO_PKG_VERSION").hash(&mut hash);
         engine.precompile_compatibility_hash().hash(&mut hash);
         Some(Self {
-            directory: directory.to_owned(),
+            directory,
             engine: hash.0.finalize().into(),
         })
     }
@@ -157,7 +160,9 @@ fn write_new(file: &Path, code: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn prepare(directory: &Path) -> io::Result<()> {
+/// Makes the directory if it is not there, and says where it is: links on the way to it, such as
+/// those of a service manager, are followed once.
+fn prepare(directory: &Path) -> io::Result<PathBuf> {
     if let Some(parent) = directory.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -165,10 +170,12 @@ fn prepare(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    private(directory)
+    let directory = fs::canonicalize(directory)?;
+    private(&directory)?;
+    Ok(directory)
 }
 
-/// Fails unless the directory is one, belongs to this user, and cannot be entered by others.
+/// Fails unless the directory is one, belongs to this user, and cannot be written by others.
 fn private(directory: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(directory)?;
     if !meta.is_dir() {

@@ -25,16 +25,16 @@ pub(super) struct Surroundings {
 /// The host's side of one instance.
 pub(super) struct Guest {
     pub(super) around: Arc<Surroundings>,
-    notes: Notes,
     /// What was written to standard output and error, up to the end of a line.
     pub(super) line: Vec<u8>,
+    notes: Notes,
     memory: usize,
     elements: usize,
 }
 
-/// What a call has noted, and its size in all.
+/// What a call has noted about its session: attributes to set or, with `None`, to remove.
 #[derive(Default)]
-struct Notes {
+pub(super) struct Notes {
     values: BTreeMap<String, Option<AttrValue>>,
     size: usize,
     /// Whether something was too much.
@@ -55,52 +55,58 @@ impl Guest {
     pub(super) fn new(around: Arc<Surroundings>) -> Self {
         Self {
             around,
-            notes: Notes::default(),
             line: Vec::new(),
+            notes: Notes::default(),
             memory: 0,
             elements: 0,
         }
     }
 
-    /// Notes that an attribute is set or, with `None`, removed by the call under way.
-    /// What is too much is not kept; [`Self::attrs`] says so.
+    /// Notes that an attribute is set or, with `None`, removed by the call under way. What is too
+    /// much is not kept; [`Notes::apply`] says so.
     pub(super) fn note(&mut self, key: String, value: Option<AttrValue>) {
         let size = |key: &str, value: &Option<AttrValue>| {
             attr_size(key, value.as_ref().unwrap_or(&AttrValue::Boolean(false)))
         };
         let notes = &mut self.notes;
-        if let Some(before) = notes.values.get(&key) {
-            notes.size -= size(&key, before);
-        }
-        notes.size += size(&key, &value);
-        if notes.size <= MAX_ATTRS {
+        let before = notes.values.get(&key).map_or(0, |value| size(&key, value));
+        let after = notes.size - before + size(&key, &value);
+        if after <= MAX_ATTRS {
             notes.values.insert(key, value);
+            notes.size = after;
         } else {
             notes.full = true;
         }
     }
 
-    /// The attributes with what was noted, which is forgotten here.
-    pub(super) fn attrs(&mut self, before: &Attrs) -> Result<Attrs, AttrsFull> {
-        let mut attrs = before.clone();
-        let notes = mem::take(&mut self.notes);
-        if notes.full {
+    /// What the call has noted, which is forgotten here.
+    pub(super) fn take_notes(&mut self) -> Notes {
+        mem::take(&mut self.notes)
+    }
+}
+
+impl Notes {
+    /// Makes of the attributes what was noted, or leaves them as they are.
+    pub(super) fn apply(self, attrs: &mut Attrs) -> Result<(), AttrsFull> {
+        if self.full {
             return Err(AttrsFull);
         }
-        if notes.values.is_empty() {
-            return Ok(attrs);
+        if self.values.is_empty() {
+            return Ok(());
         }
-        for (key, value) in notes.values {
+        let mut after = attrs.clone();
+        for (key, value) in self.values {
             match value {
-                Some(value) => attrs.insert(key, value),
-                None => attrs.remove(&key),
+                Some(value) => after.insert(key, value),
+                None => after.remove(&key),
             };
         }
-        let size: usize = attrs.iter().map(|(key, value)| attr_size(key, value)).sum();
-        if size > MAX_ATTRS {
+        let sizes = after.iter().map(|(key, value)| attr_size(key, value));
+        if sizes.sum::<usize>() > MAX_ATTRS {
             return Err(AttrsFull);
         }
-        Ok(attrs)
+        *attrs = after;
+        Ok(())
     }
 }
 

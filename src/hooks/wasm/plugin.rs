@@ -22,14 +22,12 @@ use super::bindings::{
 };
 use super::compile::compile;
 use super::engine::Engine;
-use super::guest::{AttrsFull, Guest, OutOfMemory, Surroundings};
+use super::guest::{Guest, OutOfMemory, Surroundings};
 use super::slow::{Running, Unfinished};
 use super::{Instances, imports, wasi};
 use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
 use crate::hooks::spec::Spec;
-use crate::hooks::{
-    Answer, Attrs, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target,
-};
+use crate::hooks::{Answer, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target};
 
 /// Largest file that is taken for a plugin.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -160,8 +158,8 @@ impl Plugin {
     pub(super) async fn ask(self: Arc<Self>, call: Call) -> Reply {
         let started = Instant::now();
         let deadline = started + self.timeout;
-        let call = Arc::new(call);
-        let mut running: Running = Box::pin(self.clone().answer(call.clone(), started));
+        let (function, attrs) = (Function::of(&call.question), call.attrs.clone());
+        let mut running: Running = Box::pin(self.clone().answer(call, started));
         let engine = &self.engine;
         let ticking = engine.clock.ticking();
         // Most calls end here. One that does not wants to go on at once, and elsewhere.
@@ -174,7 +172,6 @@ impl Plugin {
         };
         drop(ticking);
         finished.unwrap_or_else(|unfinished| {
-            let function = Function::of(&call.question).name();
             let (kind, message) = match unfinished {
                 Unfinished::Timeout => (
                     HookErrorKind::Timeout,
@@ -188,32 +185,30 @@ impl Plugin {
             Reply {
                 answer: Err(HookError {
                     kind,
-                    message: format!("{}: {function}: {message}", self.file),
+                    message: format!("{}: {}: {message}", self.file, function.name()),
                 }),
-                attrs: call.attrs.clone(),
+                attrs,
                 cost: started.elapsed(),
             }
         })
     }
 
     /// The whole of a call. Gives way at each tick of the clock.
-    async fn answer(self: Arc<Self>, call: Arc<Call>, started: Instant) -> Reply {
-        let (answer, attrs) = match self.run(&call).await {
-            Ok((answer, attrs)) => (Ok(answer), attrs),
-            Err(mut error) => {
-                let function = Function::of(&call.question).name();
-                error.message = format!("{}: {function}: {}", self.file, error.message);
-                (Err(error), call.attrs.clone())
-            }
-        };
+    async fn answer(self: Arc<Self>, mut call: Call, started: Instant) -> Reply {
+        let answer = self.run(&mut call).await.map_err(|mut error| {
+            let function = Function::of(&call.question).name();
+            error.message = format!("{}: {function}: {}", self.file, error.message);
+            error
+        });
         Reply {
             answer,
-            attrs,
+            attrs: call.attrs,
             cost: started.elapsed(),
         }
     }
 
-    async fn run(&self, call: &Call) -> Result<(Answer, Attrs), HookError> {
+    /// Changes the attributes of the call if it succeeds.
+    async fn run(&self, call: &mut Call) -> Result<Answer, HookError> {
         let failed = |error| self.describe(&error);
         let parked = match self.instances {
             Instances::Fresh => None,
@@ -225,18 +220,19 @@ impl Plugin {
         };
         live.store.set_epoch_deadline(1);
         let answer = self.put(&mut live, call).await.map_err(failed)?;
-        let attrs = live.store.data_mut().attrs(&call.attrs);
-        wasi::flush(live.store.data_mut());
+        let guest = live.store.data_mut();
+        wasi::flush(guest);
+        let notes = guest.take_notes();
         self.park(live);
-        let answer = answer.map_err(|message| HookError {
+        let own = |message: String| HookError {
             kind: HookErrorKind::Script,
             message: clip(message.as_bytes(), MAX_ERROR),
-        })?;
-        let attrs = attrs.map_err(|AttrsFull| HookError {
-            kind: HookErrorKind::Script,
-            message: AttrsFull.to_string(),
-        })?;
-        Ok((answer, attrs))
+        };
+        let answer = answer.map_err(own)?;
+        notes
+            .apply(&mut call.attrs)
+            .map_err(|full| own(full.to_string()))?;
+        Ok(answer)
     }
 
     /// Puts a question to an instance. The inner error is the plugin's own.
