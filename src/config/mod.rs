@@ -597,7 +597,7 @@ replay_memory: 1GiB
                 "administration: 127.0.0.1:6620\nlisteners: []\n",
                 "1: administration: unknown key, expected one of \
                  admin, node, listeners, scp, snet, tcp, kcp, fastway, upstream, hosts, hooks, \
-                 announce",
+                 announce, replay_memory",
             ),
             (
                 "listeners: []\nadmin: 0.0.0.0:6620\n",

@@ -40,8 +40,8 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// What a server is told about a session before the session's own bytes.
     pub announce: Announce,
-    /// Memory that the replay buffers of all sessions may take together, bytes; up to 1TiB.
-    /// `None`, written `0B`, is no limit. Default 0B.
+    /// Memory that the replay buffers of all sessions may take together; up to 1TiB,
+    /// `0B` (`None`) is no limit. Default 0B.
     #[serde(serialize_with = "write::<ReplayMemory, _, _>")]
     pub replay_memory: Option<usize>,
 }

@@ -40,7 +40,7 @@ pub(super) async fn accept(
     key: BindKey,
     stop: CancellationToken,
 ) {
-    // And that it was said.
+    // There is a pause that the log tells of.
     let mut paused = false;
     loop {
         let accepted = tokio::select! {
@@ -83,6 +83,9 @@ fn enter(state: &State, connection: &transport::Stream, key: &BindKey) -> Option
     let (listener, _) = generation.listener(key)?;
     let gate = generation.gate(key)?;
     let client = connection.peer_addr();
+    state
+        .metrics
+        .accepted(&listener.name, connection.transport());
     let from = &listener.proxy_header.from;
     let is_announced = matches!(connection, transport::Stream::Tcp(_))
         && from.iter().any(|network| network.contains(client.ip()));
@@ -150,8 +153,6 @@ async fn open(
     let generation = state.generation.load_full();
     // A bind that a reload has just removed may have accepted one more.
     let (listener, chain) = generation.listener(&key)?;
-    let metrics = &state.metrics;
-    metrics.accepted(&listener.name, connection.transport());
     connection.configure(listener).ok()?;
     let limits = &listener.limits;
     if !place.is_identified() {
@@ -230,7 +231,8 @@ async fn open(
     if info.id == 0 {
         info.id = state.live.number();
     }
-    let registration = Registration::new(&state, &info, generation.number);
+    let info = Arc::new(info);
+    let registration = Registration::new(&state, info.clone(), generation.number);
     if listener.service != config::Service::Proxy {
         let service = fastway::Service {
             state: &state,
@@ -238,7 +240,7 @@ async fn open(
             listener,
             key: &key,
             chain,
-            info,
+            info: Arc::unwrap_or_clone(info),
             registration,
         };
         service.run(client).await;

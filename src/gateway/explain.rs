@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::Gateway;
-use super::live::{Look, Record, Story};
+use super::live::{Look, Record, Story, Went};
 use super::report::rfc3339;
 use crate::hooks::trace::{Decision, Outcome};
 use crate::hooks::{AttrValue, Attrs};
@@ -192,7 +192,7 @@ impl Filter {
         let target = |text: &String| {
             let went = story.target.as_ref();
             story.info.target.as_ref() == Some(text)
-                || went.is_some_and(|(addr, host)| addr == text || host.as_ref() == Some(text))
+                || went.is_some_and(|went| went.addr() == text || went.host() == Some(text))
         };
         let listener = |name: &String| **name == *story.info.listener;
         self.listener.as_ref().is_none_or(listener)
@@ -206,7 +206,8 @@ impl Summary {
         let info = &story.info;
         let ended = story.ended.as_ref();
         let age = ended.map_or_else(|| record.started.elapsed(), |ended| ended.after);
-        let (target, host) = story.target.clone().unzip();
+        let went = story.target.as_ref();
+        let target = went.map(|went| went.addr().to_owned());
         Self {
             id: record.id,
             listener: info.listener.to_string(),
@@ -221,9 +222,9 @@ impl Summary {
                 () => "live",
             },
             target,
-            host: host.flatten(),
+            host: went.and_then(|went| Some(went.host()?.to_owned())),
             endpoint: story.endpoint,
-            started_at: record.started_at,
+            started_at: record.started_at(),
             age_seconds: age.as_secs_f64(),
             received_bytes: record.received(),
             sent_bytes: record.sent(),
@@ -242,7 +243,7 @@ impl Explained {
         let story = record.story();
         let info = &story.info;
         let first = TransportView {
-            at: record.started_at,
+            at: record.started_at(),
             transport: info.transport,
             client_addr: info.client_addr,
             resent_bytes: 0,
@@ -254,7 +255,8 @@ impl Explained {
             resent_bytes: resumed.resent,
         });
         let decisions = record.trace.decisions();
-        let decision = |decision| decision_view(decision, record.generation);
+        let target = story.target.as_ref().map(Went::addr);
+        let decision = |decision| decision_view(decision, record.generation, target);
         Self {
             summary: Summary::of(record, &story),
             generation: record.generation,
@@ -276,12 +278,12 @@ impl Explained {
     }
 }
 
-fn decision_view(decision: &Decision, generation: u64) -> Value {
+fn decision_view(decision: &Decision, generation: u64, target: Option<&str>) -> Value {
     let mut input = Map::new();
     if let Some(attrs) = &decision.attrs {
         input.insert("attrs".to_owned(), attrs_view(attrs));
     }
-    if let Some(target) = &decision.target {
+    if decision.question() == "announce" {
         input.insert("target".to_owned(), json!(target));
     }
     let mut result = Map::new();
@@ -299,8 +301,8 @@ fn decision_view(decision: &Decision, generation: u64) -> Value {
         result.insert(key.to_owned(), value);
     }
     json!({
-        "hook": &*decision.hook,
-        "decision": decision.question,
+        "hook": decision.hook(),
+        "decision": decision.question(),
         "generation": generation,
         "input": input,
         "outcome": decision.outcome.label(),

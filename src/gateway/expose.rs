@@ -1,6 +1,6 @@
 //! What Prometheus reads.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
 
 use super::{Bind, Gateway};
 use crate::config::diff::BindKey;
@@ -67,6 +67,14 @@ impl Gateway {
             "Connections accepted.",
             &metrics.accepts,
         );
+        text.family(
+            Kind::Counter,
+            "stablegate_refusals_total",
+            "Connections that a limit has kept out, or waiting.",
+        );
+        for (listener, limit, count) in self.refusals() {
+            text.sample(&[("listener", &listener), ("limit", limit.label())], count);
+        }
         text.counts(
             Kind::Counter,
             "stablegate_handshake_failures_total",
@@ -161,18 +169,24 @@ impl Gateway {
             "Servers that could not be reached.",
             &metrics.upstream_failures,
         );
-        text.family(
-            Kind::Gauge,
-            "stablegate_host_sessions",
-            "Live sessions by host.",
-        );
-        let mut hosts = std::collections::BTreeMap::new();
+        let mut hosts = BTreeMap::new();
         for host in self.generation().hosts.seen() {
             let key = (host.name.clone(), host.addr.clone());
-            *hosts.entry(key).or_insert(0) += host.sessions.load(Ordering::Relaxed);
+            let of_it = hosts.entry(key).or_insert((0, host.is_healthy()));
+            of_it.0 += host.sessions();
         }
-        for ((name, addr), sessions) in hosts {
-            text.sample(&[("host", &name), ("addr", &addr)], sessions);
+        let name = "stablegate_host_sessions";
+        text.family(Kind::Gauge, name, "Live sessions by host.");
+        for ((name, addr), (sessions, _)) in &hosts {
+            text.sample(&[("host", name), ("addr", addr)], sessions);
+        }
+        text.family(
+            Kind::Gauge,
+            "stablegate_host_healthy",
+            "0 if a host cannot be reached, as far as checks and sessions have found.",
+        );
+        for ((name, addr), (_, healthy)) in &hosts {
+            text.sample(&[("host", name), ("addr", addr)], u8::from(*healthy));
         }
     }
 

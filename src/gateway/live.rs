@@ -20,6 +20,7 @@ use super::client::Client;
 use super::metrics::ListenerMeter;
 use super::{State, lock};
 use crate::hooks::SessionInfo;
+use crate::hooks::host::Host;
 use crate::hooks::trace::Trace;
 
 /// Sessions that have ended and are still told of.
@@ -52,7 +53,6 @@ pub(super) struct Record {
     pub generation: u64,
     pub trace: Arc<Trace>,
     pub started: Instant,
-    pub started_at: SystemTime,
     meter: Arc<ListenerMeter>,
     received: AtomicU64,
     sent: AtomicU64,
@@ -67,15 +67,21 @@ pub(super) struct Record {
 /// The part of a record that changes rarely.
 pub(super) struct Story {
     pub info: Arc<SessionInfo>,
-    /// Where it went: the address, and the name of the host if it is one.
-    pub target: Option<(String, Option<String>)>,
+    pub target: Option<Went>,
     /// The id that it has as a fastway endpoint.
     pub endpoint: Option<u32>,
     pub resumes: u64,
     /// The last connections it went on over.
-    pub history: VecDeque<Resumed>,
+    pub history: Vec<Resumed>,
     pub ended: Option<Box<Ended>>,
     looking: Vec<oneshot::Sender<Look>>,
+}
+
+/// Where a session went.
+pub(super) enum Went {
+    Host(Arc<Host>),
+    /// An address that no host has.
+    Addr(Box<str>),
 }
 
 /// A session went on over another connection.
@@ -155,15 +161,15 @@ impl Registry {
 
 impl Registration {
     /// Enters a session that is past its handshake.
-    pub fn new(state: &Arc<State>, info: &SessionInfo, generation: u64) -> Self {
+    pub fn new(state: &Arc<State>, info: Arc<SessionInfo>, generation: u64) -> Self {
         let metrics = &state.metrics;
-        metrics.opened(info);
+        metrics.opened(&info);
+        let id = info.id;
         let record = Arc::new(Record {
-            id: info.id,
+            id,
             generation,
             trace: Arc::default(),
             started: Instant::now(),
-            started_at: SystemTime::now(),
             meter: metrics.listener(&info.listener),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -172,17 +178,17 @@ impl Registration {
             wanted: AtomicU8::new(0),
             waker: AtomicWaker::new(),
             story: Mutex::new(Story {
-                info: Arc::new(info.clone()),
+                info,
                 target: None,
                 endpoint: None,
                 resumes: 0,
-                history: VecDeque::new(),
+                history: Vec::new(),
                 ended: None,
                 looking: Vec::new(),
             }),
         });
         let mut sessions = lock(&state.live.sessions);
-        sessions.live.insert(info.id, record.clone());
+        sessions.live.insert(id, record.clone());
         drop(sessions);
         Self {
             state: state.clone(),
@@ -216,7 +222,6 @@ impl Drop for Registration {
         let mut story = record.story();
         // Those who wait learn that nobody will answer.
         story.looking.clear();
-        story.history.shrink_to_fit();
         let reason = story
             .ended
             .as_ref()
@@ -230,6 +235,10 @@ impl Drop for Registration {
 impl Record {
     pub fn story(&self) -> MutexGuard<'_, Story> {
         lock(&self.story)
+    }
+
+    pub fn started_at(&self) -> SystemTime {
+        SystemTime::now() - self.started.elapsed()
     }
 
     pub fn received(&self) -> u64 {
@@ -333,9 +342,9 @@ impl Record {
         state.metrics.resumed(&story.info, before, &resumed);
         story.resumes += 1;
         if story.history.len() >= HISTORY {
-            story.history.pop_front();
+            story.history.remove(0);
         }
-        story.history.push_back(resumed);
+        story.history.push(resumed);
     }
 
     /// Notes how the session ended.
@@ -351,16 +360,33 @@ impl Record {
     }
 }
 
+impl Went {
+    pub fn addr(&self) -> &str {
+        match self {
+            Self::Host(host) => &host.addr,
+            Self::Addr(addr) => addr,
+        }
+    }
+
+    /// The name of the host.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Host(host) => Some(&host.name),
+            Self::Addr(_) => None,
+        }
+    }
+}
+
 impl Story {
     /// What carries it now, or did last.
     pub fn transport(&self) -> &'static str {
-        let last = self.history.back();
+        let last = self.history.last();
         last.map_or(self.info.transport, |resumed| resumed.transport)
     }
 
     /// Where its client is now, or was last.
     pub fn client_addr(&self) -> SocketAddr {
-        let last = self.history.back();
+        let last = self.history.last();
         last.map_or(self.info.client_addr, |resumed| resumed.client_addr)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Error;
+use super::hosts::is_ours;
 use super::live::Resumed;
 use crate::hooks::SessionInfo;
 use crate::metrics::{Count, Family, Histogram};
@@ -109,6 +110,7 @@ impl Metrics {
             io::ErrorKind::ConnectionRefused => "refused",
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable",
             io::ErrorKind::NotFound => "not_found",
+            _ if is_ours(error) => "exhausted",
             _ => "other",
         };
         self.upstream_failures.with([host, reason]).add(1);

@@ -58,6 +58,9 @@ struct HostStatus {
     addr: String,
     weight: u32,
     sessions: u64,
+    /// It gets no new sessions.
+    draining: bool,
+    health: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -176,6 +179,8 @@ impl Gateway {
             addr: host.addr.clone(),
             weight: host.weight,
             sessions: host.sessions(),
+            draining: host.draining,
+            health: host.health.state(Instant::now()).label(),
         });
         let stats = &self.state.environment.stats;
         let hooks = config.hooks.iter().zip(&generation.loaded);

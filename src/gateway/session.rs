@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::client::Client;
 use super::gate::Place;
 use super::generation::Generation;
 use super::hosts::Occupied;
-use super::live::{Record, Registration};
+use super::live::{Record, Registration, Went};
 use super::metrics::Metrics;
 use super::peek::peek;
 use super::relay::{self, Relay};
@@ -34,7 +35,7 @@ pub(super) struct Session<'a> {
     pub listener: &'a config::Listener,
     pub chain: &'a Arc<Chain>,
     pub client: Client,
-    pub info: SessionInfo,
+    pub info: Arc<SessionInfo>,
     pub registration: Registration,
     pub listing: Option<Listing>,
     pub place: Place,
@@ -102,7 +103,7 @@ impl Session<'_> {
         } = self;
         let started = Instant::now();
         let mut subject = Subject {
-            info: Arc::new(info),
+            info,
             attrs: Attrs::new(),
             trace: Some(registration.record().trace.clone()),
         };
@@ -125,8 +126,6 @@ impl Session<'_> {
                     target = connected.addr,
                     "session opened"
                 );
-                let host = connected.occupied.as_ref().map(|o| o.host().name.clone());
-                record.story().target = Some((connected.addr.clone(), host));
                 return Some(Box::new(Opened {
                     state: state.clone(),
                     chain: chain.clone(),
@@ -195,6 +194,11 @@ impl Deciding<'_> {
                 .connect(target)
                 .await
                 .map_err(Reason::ConnectFailed)?;
+            let went = match &connected.occupied {
+                Some(occupied) => Went::Host(occupied.host().clone()),
+                None => Went::Addr(connected.addr.as_str().into()),
+            };
+            record.story().target = Some(went);
             let message = chain
                 .announce(subject, &connected.addr)
                 .await
@@ -212,12 +216,16 @@ impl Deciding<'_> {
 impl Opened {
     /// Runs the session to its end, which is logged and told to its hooks.
     pub async fn run(mut self: Box<Self>) {
-        let record = self.registration.record();
-        let relaying = record.until_kicked(self.relay.run(record));
-        let reason = match self.state.shutdown.interrupts(relaying).await {
-            Some(Some(end)) => Reason::Relayed(end),
-            Some(None) => Reason::Kicked,
-            None => Reason::Shutdown,
+        let reason = {
+            let record = self.registration.record();
+            // Pinned here, so that what wraps it holds no further copies of it.
+            let relaying = pin!(self.relay.run(record));
+            let relaying = record.until_kicked(relaying);
+            match self.state.shutdown.interrupts(relaying).await {
+                Some(Some(end)) => Reason::Relayed(end),
+                Some(None) => Reason::Kicked,
+                None => Reason::Shutdown,
+            }
         };
         Box::pin(self.close(reason)).await;
     }

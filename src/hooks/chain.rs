@@ -96,8 +96,7 @@ impl Link {
     async fn ask(&self, subject: &mut Subject, question: Question) -> Result<Answer, Denied> {
         let trace = subject.trace.as_ref();
         let trace = trace.filter(|_| !matches!(question, Question::Closed(_)));
-        let name = &self.stats.name;
-        let decision = trace.map(|_| Decision::new(name.clone(), &question, &subject.attrs));
+        let decision = trace.map(|_| Decision::new(self.stats.clone(), &question, &subject.attrs));
         let call = Call {
             question: question.clone(),
             info: subject.info.clone(),
@@ -285,7 +284,7 @@ mod tests {
         let noted = subject.trace.as_ref().unwrap().decisions();
         let noted: Vec<_> = noted
             .iter()
-            .map(|d| (&*d.hook, d.question, d.outcome.label(), d.attrs.is_some()))
+            .map(|d| (d.hook(), d.question(), d.outcome.label(), d.attrs.is_some()))
             .collect();
         // Who passes at no cost was not asked.
         let expected = [

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::stats::HookStats;
 use super::{Answer, Attrs, HookErrorKind, Question, Target};
 
 /// The decisions about one session, in their order. Empty ones take no memory to speak of.
@@ -12,13 +13,10 @@ pub struct Trace(Mutex<Vec<Decision>>);
 /// One answer of a hook.
 #[derive(Debug, Clone)]
 pub(crate) struct Decision {
-    pub hook: Arc<str>,
-    /// The name of the decision.
-    pub question: &'static str,
+    hook: Arc<HookStats>,
+    question: u8,
     /// The session's attributes when it was asked, if it had any.
     pub attrs: Option<Box<Attrs>>,
-    /// The upstream that it was asked about.
-    pub target: Option<Box<str>>,
     pub outcome: Outcome,
     /// Microseconds in the hook itself.
     pub cost: u32,
@@ -54,18 +52,24 @@ impl Trace {
 }
 
 impl Decision {
-    pub(super) fn new(hook: Arc<str>, question: &Question, attrs: &Attrs) -> Self {
+    pub(super) fn new(hook: Arc<HookStats>, question: &Question, attrs: &Attrs) -> Self {
         Self {
             hook,
-            question: Question::NAMES[question.index()],
+            question: question.index() as u8,
             attrs: (!attrs.is_empty()).then(|| Box::new(attrs.clone())),
-            target: match question {
-                Question::Announce { target } => Some(target.as_str().into()),
-                _ => None,
-            },
             outcome: Outcome::Pass,
             cost: 0,
         }
+    }
+
+    /// The hook that gave it.
+    pub fn hook(&self) -> &str {
+        &self.hook.name
+    }
+
+    /// The name of the decision.
+    pub fn question(&self) -> &'static str {
+        Question::NAMES[usize::from(self.question)]
     }
 
     pub(super) fn cost(&mut self, cost: Duration) {

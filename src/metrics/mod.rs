@@ -7,7 +7,6 @@ mod histogram;
 pub(crate) mod process;
 mod text;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,13 +34,15 @@ impl Count {
 /// Names of labels with their values.
 pub(crate) type Labels = Vec<(&'static str, String)>;
 
-/// Things of one kind that differ in the values of `N` labels. Finding one takes a lock: what
-/// counts often keeps what it found.
+/// Things of one kind that differ in the values of `N` labels: few, as each is looked at to find
+/// one. That takes a lock: what counts often keeps what it found.
 #[derive(Debug)]
 pub(crate) struct Family<const N: usize, T> {
     labels: [&'static str; N],
-    members: Mutex<BTreeMap<[String; N], Arc<T>>>,
+    members: Mutex<Vec<Member<N, T>>>,
 }
+
+type Member<const N: usize, T> = ([String; N], Arc<T>);
 
 impl<const N: usize, T: Default> Family<N, T> {
     pub fn new(labels: [&'static str; N]) -> Self {
@@ -53,22 +54,27 @@ impl<const N: usize, T: Default> Family<N, T> {
 
     pub fn with(&self, values: [&str; N]) -> Arc<T> {
         let mut members = self.lock();
-        members
-            .entry(values.map(str::to_owned))
-            .or_default()
-            .clone()
+        let known = members.iter().find(|(own, _)| *own == values);
+        if let Some((_, member)) = known {
+            return member.clone();
+        }
+        let member = Arc::<T>::default();
+        members.push((values.map(str::to_owned), member.clone()));
+        member
     }
 
     /// All of them with their labels, in the order of those.
     pub fn all(&self) -> Vec<(Labels, Arc<T>)> {
-        let labelled = |(values, member): (&[String; N], &Arc<T>)| {
+        let labelled = |(values, member): &Member<N, T>| {
             let labels = self.labels.into_iter().zip(values.iter().cloned());
-            (labels.collect(), member.clone())
+            (labels.collect::<Labels>(), member.clone())
         };
-        self.lock().iter().map(labelled).collect()
+        let mut all: Vec<_> = self.lock().iter().map(labelled).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<[String; N], Arc<T>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Member<N, T>>> {
         // Nothing panics while it is held.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -245,6 +245,59 @@ async fn what_happens_is_counted() {
 }
 
 #[tokio::test]
+async fn limits_and_the_health_of_hosts_are_told() {
+    let config = format!(
+        "admin: 127.0.0.1:0
+listeners:
+  - {{name: game, bind: ['tcp://127.0.0.1:0'], session: scp, limits: {{connections: 1}}}}
+hosts: [{{name: gone, addr: '{}'}}]
+upstream: {{eject: {{failures: 1, for: 1h}}}}
+",
+        dead_addr().await
+    );
+    let gateway = Gateway::start(&config).await;
+    let admin = gateway.admin().await;
+    let host = |status: &serde_json::Value| status["hosts"][0]["health"].clone();
+    assert_eq!(host(&get(admin, "/status").await.good()), "healthy");
+    let client = connect(gateway.addr()).await;
+    gateway.log().of(client.id(), "session closed").await;
+    assert_eq!(host(&get(admin, "/status").await.good()), "ejected");
+    let now = samples(admin).await;
+    let down = now
+        .iter()
+        .find(|(name, _)| name.starts_with("stablegate_host_healthy{"));
+    assert_eq!(down.unwrap().1, &0.0);
+    assert_eq!(
+        now["stablegate_upstream_connect_failures_total{host=\"gone\",reason=\"refused\"}"],
+        1.0
+    );
+    assert_eq!(
+        now["stablegate_refusals_total{listener=\"game\",limit=\"connections\"}"],
+        0.0
+    );
+    // Twice as many connections as sessions, and no more.
+    let addr = gateway.addr();
+    let waiting = [
+        TcpStream::connect(addr).await.unwrap(),
+        TcpStream::connect(addr).await.unwrap(),
+        TcpStream::connect(addr).await.unwrap(),
+    ];
+    gateway.log().nth("connection refused", 0).await;
+    let now = samples(admin).await;
+    let refused: f64 = now
+        .iter()
+        .filter(|(name, _)| name.starts_with("stablegate_refusals_total{"))
+        .map(|(_, count)| count)
+        .sum();
+    assert!(refused >= 1.0, "{now:#?}");
+    assert_eq!(
+        now["stablegate_accepts_total{listener=\"game\",transport=\"tcp\"}"],
+        4.0
+    );
+    drop(waiting);
+}
+
+#[tokio::test]
 async fn the_status_tells_of_hooks() {
     let (gateway, admin) = scripted().await;
     for target in ["nobody", "bug"] {

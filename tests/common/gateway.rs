@@ -210,6 +210,11 @@ impl Log {
         fit.cloned().collect()
     }
 
+    /// Drops all lines so far.
+    pub fn forget(&self) {
+        self.lines.lock().unwrap().clear();
+    }
+
     /// The first line that fits, past or future.
     pub async fn wait(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         self.wait_nth(what, 0, fits).await

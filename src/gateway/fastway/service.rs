@@ -1,6 +1,7 @@
 //! A physical connection from its handshake to its end.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -175,13 +176,13 @@ impl Service<'_> {
                 None => serve().await,
             }
         };
-        let end = state
-            .shutdown
-            .interrupts(record.until_kicked(serving))
-            .await;
-        let end = match end {
-            Some(end) => end.unwrap_or(End::Kicked),
-            None => End::Shutdown,
+        let end = {
+            let serving = pin!(serving);
+            let serving = record.until_kicked(serving);
+            match state.shutdown.interrupts(serving).await {
+                Some(end) => end.unwrap_or(End::Kicked),
+                None => End::Shutdown,
+            }
         };
         switchboard.hub().leave(peer, &mut emit(state));
         Account {

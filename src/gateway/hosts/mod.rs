@@ -143,7 +143,7 @@ impl Backend {
 }
 
 impl Occupied {
-    pub fn host(&self) -> &Host {
+    pub fn host(&self) -> &Arc<Host> {
         &self.0
     }
 }

@@ -34,7 +34,8 @@ impl RoundTrip {
 
     /// The mean in milliseconds, rounded up; none before the first sample.
     pub(super) fn mean(&self) -> Option<u32> {
-        (self.mean8 > 0).then(|| self.mean8.div_ceil(8))
+        let sampled = self.mean8 > 0 || self.timeout != INITIAL;
+        sampled.then(|| self.mean8.div_ceil(8))
     }
 
     /// By how much later ones may overtake earlier ones on this path: a quarter of
@@ -67,7 +68,9 @@ mod tests {
     #[test]
     fn settles_on_a_steady_path_and_follows_a_slower_one() {
         let mut path = RoundTrip::new(true, 10);
-        assert_eq!(path.timeout(), INITIAL);
+        assert_eq!((path.timeout(), path.mean()), (INITIAL, None));
+        path.sample(0);
+        assert_eq!(path.mean(), Some(0));
         (0..100).for_each(|_| path.sample(50));
         assert!((60..=66).contains(&path.timeout()), "{}", path.timeout());
         (0..100).for_each(|_| path.sample(400));
