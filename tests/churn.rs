@@ -23,7 +23,7 @@ use common::*;
 const SCRIPT: &str =
     "local seen = {}\nfunction access(session) seen[session.id] = true; return true end\n";
 /// Sessions at a time.
-const ROUND: u64 = 60;
+const ROUND: u64 = 480;
 /// The id of the fastway server.
 const SERVER: u32 = 7;
 /// Resident memory may differ by this much at the end, bytes: what allocators keep is not the same
@@ -37,8 +37,8 @@ listeners:
   - {name: plain, bind: ['tcp://127.0.0.1:0'], session: plain}
   - {name: clients, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-client}
   - {name: servers, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-server}
-scp: {resume_wait: 200ms}
-snet: {resume_wait: 200ms}
+scp: {resume_wait: 2s}
+snet: {resume_wait: 2s}
 kcp: {read_timeout: 1s}
 hosts: [{name: echo, addr: 'builtin:echo'}]
 hooks: [{name: seen, lua: seen.lua}]
