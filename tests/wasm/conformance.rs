@@ -56,9 +56,15 @@ enum Step {
     Sessions {
         to: &'static str,
     },
+    Healthy {
+        to: &'static str,
+    },
+    Draining {
+        to: &'static str,
+    },
 }
 
-use Step::{Add, Config, Delete, Get, Incr, Log, Put, Remove, Sessions, Set};
+use Step::{Add, Config, Delete, Draining, Get, Healthy, Incr, Log, Put, Remove, Sessions, Set};
 use Value::{Boolean, Integer, Number};
 
 /// What it answers.
@@ -295,7 +301,11 @@ async fn the_configuration_and_the_hosts() {
     let keys = ["name", "on", "n", "f", "none", "list", "nowhere"];
     let steps = keys.map(|key| Config { to: key, key });
     same(Question::Access, &steps, Verdict::Pass).await.unwrap();
-    let steps = [Sessions { to: "sessions" }];
+    let steps = [
+        Sessions { to: "sessions" },
+        Healthy { to: "healthy" },
+        Draining { to: "draining" },
+    ];
     same(Question::SelectTarget, &steps, Verdict::Pass)
         .await
         .unwrap();
@@ -357,7 +367,10 @@ async fn seen(call: &Call, load: impl FnOnce(&Rig, &str) -> Box<dyn Hook>) -> Se
     rig.config = serde_json::json!({
         "name": "x", "on": true, "n": 3, "f": 1.5, "none": null, "list": ["a"],
     });
-    let host = Host::new("lobby", "10.0.0.1:80", 100);
+    let host = Host {
+        draining: true,
+        ..Host::new("lobby", "10.0.0.1:80", 100)
+    };
     host.sessions.store(5, std::sync::atomic::Ordering::Relaxed);
     rig.hosts = vec![Arc::new(host)];
     let hook = load(&rig, &name);
@@ -431,6 +444,8 @@ fn script(function: &str, steps: &[Step], verdict: Verdict) -> String {
                 ),
             ),
             Sessions { to } => put(to, "gateway.hosts()[1].sessions"),
+            Healthy { to } => put(to, "gateway.hosts()[1].healthy"),
+            Draining { to } => put(to, "gateway.hosts()[1].draining"),
         };
     }
     lua += &match verdict {
@@ -514,6 +529,16 @@ fn plugin(wat: &mut Wat, steps: &[Step], verdict: Verdict) -> String {
                     wat.call("attrs.set"),
                 ]
                 .concat()
+            }
+            Healthy { to } => {
+                let got = "i32.const 16\n".to_owned() + &wat.call("hosts.list");
+                let healthy = "(i32.load8_u offset=32 (i32.load (i32.const 16)))";
+                got + &set_boolean(wat, to, healthy)
+            }
+            Draining { to } => {
+                let got = "i32.const 16\n".to_owned() + &wat.call("hosts.list");
+                let draining = "(i32.load8_u offset=33 (i32.load (i32.const 16)))";
+                got + &set_boolean(wat, to, draining)
             }
         };
     }

@@ -224,6 +224,8 @@ pub(super) struct Host {
     pub(super) addr: String,
     pub(super) weight: u32,
     pub(super) sessions: u64,
+    pub(super) healthy: bool,
+    pub(super) draining: bool,
 }
 
 /// `hosts.endpoint`

@@ -116,6 +116,8 @@ fn hosts(linker: &mut Linker<Guest>) -> Result<()> {
             addr: host.addr.clone(),
             weight: host.weight,
             sessions: host.sessions(),
+            healthy: host.is_healthy(),
+            draining: host.draining,
         });
         Ok((list.collect::<Vec<_>>(),))
     })?;
