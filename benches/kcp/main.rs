@@ -6,7 +6,7 @@
 //! server alone, against which other clients can be run.
 //!
 //! On two shared cores in November 2026: bulk 0.45 against 0.68 CPU s/GB (ratio 0.67), messages of
-//! 100 bytes 3.0 against 3.5 CPU µs (0.84 to 0.87 over several runs).
+//! 100 bytes 3.0 to 3.4 against 3.5 CPU µs (0.84 to 0.95 over several runs).
 //!
 //! Measured there with a client of kcp-go 5.6 against its own echo server and against this one, at
 //! an earlier state: bulk 8.0 against 1.7 CPU s/GB (ratio 0.21), messages of 100 bytes, 20 sessions
