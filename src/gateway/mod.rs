@@ -59,8 +59,9 @@ use crate::transport::{self, Listener, kcp};
 pub struct Gateway {
     state: Arc<State>,
     path: PathBuf,
-    /// The lock also keeps reloads apart.
     binds: AsyncMutex<Binds>,
+    /// Keeps reloads apart, which may take long.
+    reloading: AsyncMutex<()>,
     /// What looks after the hosts of the current generation.
     upkeep: Mutex<JoinSet<()>>,
     admin: Mutex<Option<admin::Server>>,
@@ -168,6 +169,7 @@ impl Gateway {
             state,
             path,
             binds: AsyncMutex::default(),
+            reloading: AsyncMutex::default(),
             upkeep: Mutex::new(upkeep),
             admin: Mutex::default(),
             watcher,
@@ -193,8 +195,8 @@ impl Gateway {
     /// Reads everything anew and swaps it in as a whole; if anything is wrong, all stays as it
     /// was. Either is logged. Live sessions go on with what decided them.
     pub async fn reload(self: &Arc<Self>) -> Result<(), Error> {
-        let mut binds = self.binds.lock().await;
-        let result = self.try_reload(&mut binds).await;
+        let _turn = self.reloading.lock().await;
+        let result = self.try_reload().await;
         let told = Reload::now(&result, self.generation().number);
         *lock(&self.last_reload) = Some(told);
         self.state.metrics.reloaded(result.is_ok());
@@ -209,7 +211,7 @@ impl Gateway {
         result
     }
 
-    async fn try_reload(self: &Arc<Self>, binds: &mut Binds) -> Result<(), Error> {
+    async fn try_reload(self: &Arc<Self>) -> Result<(), Error> {
         let old = self.state.generation.load_full();
         let built = Generation::build(&self.path, &self.state.environment, Some(&old)).await;
         let new = match built {
@@ -224,13 +226,15 @@ impl Gateway {
         // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
         // host), so sockets that cannot be opened now may be after the others are closed. That
         // would not be all or nothing: it is an error.
+        let mut binds = self.binds.lock().await;
         let sockets = open(&new, &changes.added, &binds.closing).await?;
+        let moved = old.config.admin.bind != new.config.admin.bind;
+        let admin = moved.then(|| open_admin(&new)).transpose()?;
+        // From here on nothing fails.
         binds.closing.retain(|control| {
             let mut controls = sockets.iter().filter_map(|(_, socket, _)| socket.control());
             !control.is_closed() && !controls.any(|it| it.local_addr() == control.local_addr())
         });
-        let moved = old.config.admin.bind != new.config.admin.bind;
-        let admin = moved.then(|| open_admin(&new)).transpose()?;
         for (key, bound) in &binds.open {
             if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
                 kcp.set(&listener.kcp);

@@ -172,3 +172,18 @@ async fn a_port_that_is_taken_is_named() {
         output.stderr
     );
 }
+
+/// Loading a script or compiling a plugin may take its time.
+#[tokio::test]
+async fn a_reload_keeps_nobody_waiting() {
+    let gateway = Gateway::start_among(&[("route.lua", OPEN)], SCRIPTED).await;
+    let admin = gateway.admin().await;
+    gateway.save("route.lua", "while true do end\n");
+    gateway.log().nth("files have changed", 0).await;
+    get(admin, "/status").await.good();
+    let metrics = get(admin, "/metrics").await;
+    assert_eq!(metrics.status, StatusCode::OK);
+    let failed = "reload failed, nothing changed";
+    assert!(gateway.log().all(failed).is_empty());
+    gateway.log().nth(failed, 0).await;
+}

@@ -34,6 +34,12 @@ pub(super) struct Rule {
     pub kind: Kind,
 }
 
+impl Rule {
+    pub const fn new(theirs: &'static str, ours: &'static str, kind: Kind) -> Self {
+        Self { theirs, ours, kind }
+    }
+}
+
 /// How an original writes a value, and what it takes it for.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
@@ -69,6 +75,19 @@ impl Draft {
     /// The key of an original is left out, for that reason.
     pub fn leave_out(&mut self, key: &str, why: &str) {
         self.remark(format!("{key}: left out: {why}"));
+    }
+
+    /// Leaves out what the source still has: what is in `without` for the reason given there, all
+    /// else because it is `unknown`.
+    pub fn leave_out_rest(&mut self, mut source: Source, without: &[(&str, &str)], unknown: &str) {
+        for (key, why) in without {
+            if source.take(key).is_some() {
+                self.leave_out(key, why);
+            }
+        }
+        for key in source.rest() {
+            self.leave_out(key, unknown);
+        }
     }
 
     pub fn set(&mut self, path: &str, value: impl Into<String>) {
@@ -182,11 +201,21 @@ pub(super) fn text(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
 
-/// The addresses that Go listens on when told this one: both families where it names none.
+/// A list of the binds that Go listens on when told these addresses, each for a transport: of both
+/// families where one names no host.
 ///
 /// # Errors
-/// When it is no address, or one that has to be looked up.
-pub(super) fn binds(transport: &str, addr: &str) -> anyhow::Result<Vec<String>> {
+/// When one is no address, or has to be looked up.
+pub(super) fn binds(addrs: &[(&str, &str)]) -> anyhow::Result<String> {
+    let mut all = Vec::new();
+    for (transport, addr) in addrs {
+        let binds = binds_of(transport, addr);
+        all.extend(binds.with_context(|| (*transport).to_owned())?);
+    }
+    Ok(format!("[{}]", all.join(", ")))
+}
+
+fn binds_of(transport: &str, addr: &str) -> anyhow::Result<Vec<String>> {
     let Some((host, port)) = addr.rsplit_once(':') else {
         bail!("`{addr}` is no address with a port");
     };
@@ -200,7 +229,7 @@ pub(super) fn binds(transport: &str, addr: &str) -> anyhow::Result<Vec<String>> 
         .map(|host| {
             let bind = format!("{transport}://{host}:{port}");
             let bind: Bind = bind.parse().map_err(anyhow::Error::msg)?;
-            Ok(bind.to_string())
+            Ok(format!("\"{bind}\""))
         })
         .collect()
 }

@@ -5,35 +5,31 @@ use anyhow::Context;
 use super::draft::{Block, Draft, Kind, Rule, binds};
 use super::source::Source;
 
-const fn rule(theirs: &'static str, ours: &'static str, kind: Kind) -> Rule {
-    Rule { theirs, ours, kind }
-}
-
-const COMMON: &[Rule] = &[rule("MaxPacket", "fastway.max_packet", Kind::Bytes)];
+const COMMON: &[Rule] = &[Rule::new("MaxPacket", "fastway.max_packet", Kind::Bytes)];
 
 const CLIENTS: &[Rule] = &[
-    rule(
+    Rule::new(
         "ClientMaxConn",
         "fastway.max_virtual_connections",
         Kind::Count,
     ),
-    rule(
+    Rule::new(
         "ClientSendChanSize",
         "fastway.client_queue",
         Kind::Number { otherwise: 1 },
     ),
-    rule("ClientIdleTimeout", "fastway.idle", Kind::GoDuration),
+    Rule::new("ClientIdleTimeout", "fastway.idle", Kind::GoDuration),
 ];
 
 const CLIENTS_SNET: &[Rule] = &[
-    rule("ClientSnetEncrypt", "snet.encrypt", Kind::Truth),
-    rule("ClientSnetBuffer", "snet.replay_buffer", Kind::Bytes),
-    rule(
+    Rule::new("ClientSnetEncrypt", "snet.encrypt", Kind::Truth),
+    Rule::new("ClientSnetBuffer", "snet.replay_buffer", Kind::Bytes),
+    Rule::new(
         "ClientSnetInitTimeout",
         "snet.handshake_timeout",
         Kind::GoDuration,
     ),
-    rule(
+    Rule::new(
         "ClientSnetWaitTimeout",
         "snet.resume_wait",
         Kind::GoDuration,
@@ -41,24 +37,24 @@ const CLIENTS_SNET: &[Rule] = &[
 ];
 
 const SERVERS: &[Rule] = &[
-    rule("ServerAuthKey", "fastway.auth_key", Kind::Text),
-    rule(
+    Rule::new("ServerAuthKey", "fastway.auth_key", Kind::Text),
+    Rule::new(
         "ServerSendChanSize",
         "fastway.server_queue",
         Kind::Number { otherwise: 1 },
     ),
-    rule("ServerIdleTimeout", "fastway.idle", Kind::GoDuration),
+    Rule::new("ServerIdleTimeout", "fastway.idle", Kind::GoDuration),
 ];
 
 const SERVERS_SNET: &[Rule] = &[
-    rule("ServerSnetEncrypt", "snet.encrypt", Kind::Truth),
-    rule("ServerSnetBuffer", "snet.replay_buffer", Kind::Bytes),
-    rule(
+    Rule::new("ServerSnetEncrypt", "snet.encrypt", Kind::Truth),
+    Rule::new("ServerSnetBuffer", "snet.replay_buffer", Kind::Bytes),
+    Rule::new(
         "ServerSnetInitTimeout",
         "snet.handshake_timeout",
         Kind::GoDuration,
     ),
-    rule(
+    Rule::new(
         "ServerSnetWaitTimeout",
         "snet.resume_wait",
         Kind::GoDuration,
@@ -126,25 +122,17 @@ pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
     }
     draft.list("listeners", listeners);
     draft.apply(COMMON, &mut source)?;
-    for (flag, why) in WITHOUT {
-        if source.take(flag).is_some() {
-            draft.leave_out(flag, why);
-        }
-    }
-    for flag in source.rest() {
-        draft.leave_out(flag, "fastway has no such flag");
-    }
+    draft.leave_out_rest(source, WITHOUT, "fastway has no such flag");
     Ok(draft)
 }
 
 fn listener(side: &Side, source: &mut Source) -> anyhow::Result<Block> {
     let mut block = Block::default();
     let addr = source.take(side.addr).unwrap_or(":0".to_owned());
-    let bind = binds("tcp", &addr).context(side.addr)?;
-    let bind: Vec<_> = bind.iter().map(|bind| format!("\"{bind}\"")).collect();
+    let bind = binds(&[("tcp", &addr)]).context(side.addr)?;
     let under_snet = source.take(side.snet).is_some_and(|on| on != "false");
     block.set("name", side.name);
-    block.set("bind", format!("[{}]", bind.join(", ")));
+    block.set("bind", bind);
     block.set("session", if under_snet { "snet" } else { "plain" });
     block.set("service", side.service);
     block.apply(side.rules, source)?;

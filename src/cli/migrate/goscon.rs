@@ -12,70 +12,66 @@ use anyhow::Context;
 use super::draft::{Block, Draft, Kind, Rule, binds, text};
 use super::source::Source;
 
-const fn rule(theirs: &'static str, ours: &'static str, kind: Kind) -> Rule {
-    Rule { theirs, ours, kind }
-}
-
 /// What KCP takes for a window of 0 segments.
 const WINDOW: Kind = Kind::Number { otherwise: 32 };
 
 const FILE: &[Rule] = &[
-    rule(
+    Rule::new(
         "scp.handshake_timeout",
         "scp.handshake_timeout",
         Kind::PositiveSeconds,
     ),
-    rule("scp.reuse_time", "scp.resume_wait", Kind::Seconds),
-    rule("scp.reuse_buffer", "scp.replay_buffer", Kind::PositiveBytes),
-    rule("tcp_option.read_timeout", "tcp.read_timeout", Kind::Seconds),
-    rule(
+    Rule::new("scp.reuse_time", "scp.resume_wait", Kind::Seconds),
+    Rule::new("scp.reuse_buffer", "scp.replay_buffer", Kind::PositiveBytes),
+    Rule::new("tcp_option.read_timeout", "tcp.read_timeout", Kind::Seconds),
+    Rule::new(
         "tcp_option.keepalive_interval",
         "tcp.keepalive",
         Kind::Seconds,
     ),
-    rule("kcp_option.read_timeout", "kcp.read_timeout", Kind::Seconds),
-    rule("kcp_option.fec_data_shards", "kcp.fec_data", Kind::Count),
-    rule(
+    Rule::new("kcp_option.read_timeout", "kcp.read_timeout", Kind::Seconds),
+    Rule::new("kcp_option.fec_data_shards", "kcp.fec_data", Kind::Count),
+    Rule::new(
         "kcp_option.fec_parity_shards",
         "kcp.fec_parity",
         Kind::Count,
     ),
-    rule("kcp_option.read_buffer", "kcp.read_buffer", Kind::Bytes),
-    rule("kcp_option.write_buffer", "kcp.write_buffer", Kind::Bytes),
-    rule(
+    Rule::new("kcp_option.read_buffer", "kcp.read_buffer", Kind::Bytes),
+    Rule::new("kcp_option.write_buffer", "kcp.write_buffer", Kind::Bytes),
+    Rule::new(
         "kcp_option.reuseport",
         "kcp.reuseport",
         Kind::Number { otherwise: 1 },
     ),
-    rule(
+    Rule::new(
         "kcp_option.opt_mtu",
         "kcp.mtu",
         Kind::Number { otherwise: 1400 },
     ),
-    rule("kcp_option.opt_nodelay", "kcp.nodelay", Kind::Truth),
-    rule("kcp_option.opt_interval", "kcp.interval", Kind::Interval),
-    rule("kcp_option.opt_resend", "kcp.resend", Kind::Count),
-    rule("kcp_option.opt_nc", "kcp.no_congestion", Kind::Truth),
-    rule("kcp_option.opt_sndwnd", "kcp.send_window", WINDOW),
-    rule("kcp_option.opt_rcvwnd", "kcp.receive_window", WINDOW),
-    rule("kcp_option.opt_stream", "kcp.stream", Kind::Truth),
-    rule("kcp_option.opt_writedelay", "kcp.write_delay", Kind::Truth),
-    rule(
+    Rule::new("kcp_option.opt_nodelay", "kcp.nodelay", Kind::Truth),
+    Rule::new("kcp_option.opt_interval", "kcp.interval", Kind::Interval),
+    Rule::new("kcp_option.opt_resend", "kcp.resend", Kind::Count),
+    Rule::new("kcp_option.opt_nc", "kcp.no_congestion", Kind::Truth),
+    Rule::new("kcp_option.opt_sndwnd", "kcp.send_window", WINDOW),
+    Rule::new("kcp_option.opt_rcvwnd", "kcp.receive_window", WINDOW),
+    Rule::new("kcp_option.opt_stream", "kcp.stream", Kind::Truth),
+    Rule::new("kcp_option.opt_writedelay", "kcp.write_delay", Kind::Truth),
+    Rule::new(
         "upstream_option.resolv.prefix",
         "upstream.resolve.prefix",
         Kind::Text,
     ),
-    rule(
+    Rule::new(
         "upstream_option.resolv.suffix",
         "upstream.resolve.suffix",
         Kind::Text,
     ),
-    rule(
+    Rule::new(
         "upstream_option.resolv.port",
         "upstream.resolve.port",
         Kind::Count,
     ),
-    rule(
+    Rule::new(
         "upstream_option.resolv.pattern",
         "upstream.resolve.pattern",
         Kind::Text,
@@ -83,20 +79,20 @@ const FILE: &[Rule] = &[
 ];
 
 const FLAGS: &[Rule] = &[
-    rule(
+    Rule::new(
         "handshakeTimeout",
         "scp.handshake_timeout",
         Kind::PositiveSeconds,
     ),
-    rule("reuseTimeout", "scp.resume_wait", Kind::Seconds),
-    rule("sbuf", "scp.replay_buffer", Kind::PositiveBytes),
-    rule("tcp.read_timeout", "tcp.read_timeout", Kind::Seconds),
-    rule("kcp.read_timeout", "kcp.read_timeout", Kind::Seconds),
-    rule("kcp.fec_data", "kcp.fec_data", Kind::Count),
-    rule("kcp.fec_parity", "kcp.fec_parity", Kind::Count),
-    rule("kcp.read_buffer", "kcp.read_buffer", Kind::Bytes),
-    rule("kcp.write_buffer", "kcp.write_buffer", Kind::Bytes),
-    rule(
+    Rule::new("reuseTimeout", "scp.resume_wait", Kind::Seconds),
+    Rule::new("sbuf", "scp.replay_buffer", Kind::PositiveBytes),
+    Rule::new("tcp.read_timeout", "tcp.read_timeout", Kind::Seconds),
+    Rule::new("kcp.read_timeout", "kcp.read_timeout", Kind::Seconds),
+    Rule::new("kcp.fec_data", "kcp.fec_data", Kind::Count),
+    Rule::new("kcp.fec_parity", "kcp.fec_parity", Kind::Count),
+    Rule::new("kcp.read_buffer", "kcp.read_buffer", Kind::Bytes),
+    Rule::new("kcp.write_buffer", "kcp.write_buffer", Kind::Bytes),
+    Rule::new(
         "kcp.reuseport",
         "kcp.reuseport",
         Kind::Number { otherwise: 1 },
@@ -116,18 +112,18 @@ const WITHOUT: &[(&str, &str)] = &[
 
 /// The block `kcp` of the file that the flags name.
 const FLAGS_FILE: &[Rule] = &[
-    rule("kcp.mtu", "kcp.mtu", Kind::Number { otherwise: 1400 }),
-    rule("kcp.nodelay", "kcp.nodelay", Kind::Truth),
-    rule("kcp.interval", "kcp.interval", Kind::Interval),
-    rule("kcp.resend", "kcp.resend", Kind::Count),
-    rule("kcp.nc", "kcp.no_congestion", Kind::Truth),
-    rule("kcp.snd_wnd", "kcp.send_window", WINDOW),
-    rule("kcp.rcv_wnd", "kcp.receive_window", WINDOW),
+    Rule::new("kcp.mtu", "kcp.mtu", Kind::Number { otherwise: 1400 }),
+    Rule::new("kcp.nodelay", "kcp.nodelay", Kind::Truth),
+    Rule::new("kcp.interval", "kcp.interval", Kind::Interval),
+    Rule::new("kcp.resend", "kcp.resend", Kind::Count),
+    Rule::new("kcp.nc", "kcp.no_congestion", Kind::Truth),
+    Rule::new("kcp.snd_wnd", "kcp.send_window", WINDOW),
+    Rule::new("kcp.rcv_wnd", "kcp.receive_window", WINDOW),
 ];
 
 const HOST: &[Rule] = &[
-    rule("addr", "addr", Kind::Text),
-    rule("weight", "weight", Kind::Number { otherwise: 100 }),
+    Rule::new("addr", "addr", Kind::Text),
+    Rule::new("weight", "weight", Kind::Number { otherwise: 100 }),
 ];
 
 /// # Errors
@@ -183,14 +179,7 @@ pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
     draft.apply(FLAGS, &mut source)?;
     config_file(&mut draft, source.take("config"), kcp)?;
     announce(&mut draft, &mut source);
-    for (flag, why) in WITHOUT {
-        if source.take(flag).is_some() {
-            draft.leave_out(flag, why);
-        }
-    }
-    for flag in source.rest() {
-        draft.leave_out(flag, "goscon has no such flag");
-    }
+    draft.leave_out_rest(source, WITHOUT, "goscon has no such flag");
     Ok(draft)
 }
 
@@ -216,16 +205,11 @@ fn admin(draft: &mut Draft, addr: &str) {
 }
 
 fn listen(draft: &mut Draft, tcp: &str, kcp: &str) -> anyhow::Result<()> {
-    let mut bind = Vec::new();
-    for (transport, addr) in [("tcp", tcp), ("kcp", kcp)] {
-        if !addr.is_empty() {
-            bind.extend(binds(transport, addr).context(transport)?);
-        }
-    }
-    let bind: Vec<_> = bind.iter().map(|bind| format!("\"{bind}\"")).collect();
+    let mut addrs = vec![("tcp", tcp), ("kcp", kcp)];
+    addrs.retain(|(_, addr)| !addr.is_empty());
     let mut listener = Block::default();
     listener.set("name", "game");
-    listener.set("bind", format!("[{}]", bind.join(", ")));
+    listener.set("bind", binds(&addrs)?);
     listener.set("session", "scp");
     draft.list("listeners", vec![listener]);
     Ok(())

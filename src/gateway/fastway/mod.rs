@@ -23,7 +23,7 @@ pub(super) use service::Service;
 
 /// All fastway endpoints of a gateway, whatever becomes of its configuration.
 #[derive(Default)]
-pub struct Switchboard(Mutex<Hub<Arc<Remote>, Option<Box<dial::Call>>>>);
+pub struct Switchboard(Mutex<Exchange>);
 
 type Exchange = Hub<Arc<Remote>, Option<Box<dial::Call>>>;
 
