@@ -265,24 +265,24 @@ async fn bombs_beside_live_traffic() {
         slowest = slowest.max(start.elapsed());
     }
     assert!(
-        slowest < Duration::from_secs(2),
+        slowest < Duration::from_secs(3),
         "a session felt it: {slowest:?}"
     );
     for (bomb, victim) in victims {
         let closed = gateway.log().of(victim.id(), "session closed").await;
         assert_eq!(text(&closed, "reason"), "denied", "{bomb}");
-        // Twice the limit, on a machine that is busy with all of them.
+        // A second to wait and twice the limit, on a machine that is busy with all of them.
         assert!(
-            closed["duration_ms"].as_u64().unwrap() < 2000,
+            closed["duration_ms"].as_u64().unwrap() < 5000,
             "{bomb}: {closed}"
         );
         let failed = gateway.log().of(victim.id(), "hook failed").await;
-        // With so many at once any may be given up before it notices that its time is over, and
-        // time may be over before memory is.
+        // With so many at once any may be given up before it is begun or notices that its time is
+        // over, and time may be over before memory is.
         let kinds: &[&str] = match bomb {
-            "object" => &["script"],
-            "loop" | "pcall" | "coroutine" | "pattern" => &["timeout", "stuck"],
-            _ => &["memory", "script", "timeout", "stuck"],
+            "object" => &["script", "overloaded"],
+            "loop" | "pcall" | "coroutine" | "pattern" => &["timeout", "stuck", "overloaded"],
+            _ => &["memory", "script", "timeout", "stuck", "overloaded"],
         };
         assert!(kinds.contains(&text(&failed, "kind")), "{bomb}: {failed}");
     }

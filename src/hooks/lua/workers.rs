@@ -32,6 +32,10 @@ use super::thread::Thread;
 /// How long a call may take before another worker takes the place of its own.
 pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 
+/// How long a call waits for a worker even if its own limit is shorter: who waits has done nothing
+/// wrong, and a session that comes in late is better than one that is turned away.
+const QUEUED: Duration = Duration::from_secs(1);
+
 /// Most workers that may be slow or given up at once.
 const MAX_SLOW: usize = 64;
 
@@ -288,11 +292,8 @@ impl Inner {
                     worker.lowered = true;
                 }
             }
-            let mut due = running.started + running.order.limit * 3 / 2;
+            let due = running.started + running.order.limit * 3 / 2;
             let mine = running.job == ticket.job;
-            if mine {
-                due = due.min(ticket.submitted + ticket.limit * 2);
-            }
             if now >= due && !worker.stuck {
                 worker.stuck = true;
                 state.stuck_ever += 1;
@@ -320,7 +321,7 @@ impl Inner {
             let Some(at) = state.queue.iter().position(|job| job.id == ticket.job) else {
                 return Outlook::Done;
             };
-            let due = ticket.submitted + ticket.limit;
+            let due = ticket.submitted + ticket.limit.max(QUEUED);
             if now < due {
                 return Outlook::Look(due.min(now + PATIENCE));
             }
@@ -480,5 +481,43 @@ impl State {
             worker.running.is_none() && !worker.slow && worker.swept == self.epoch
         };
         self.queue.is_empty() && self.workers.values().all(at_rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::mpsc::channel;
+
+    fn order(limit: Duration) -> Order {
+        Order {
+            hook: "route".into(),
+            what: "access",
+            limit,
+            priority: PATIENCE,
+        }
+    }
+
+    #[test]
+    fn who_waits_may_wait_longer_than_a_call_may_take() {
+        let pool = Inner::new(1);
+        let (begin, begun) = channel();
+        let (end, ended) = channel::<()>();
+        let blocking = Box::new(move |_: &mut Cache| {
+            let _ = begin.send(());
+            let _ = ended.recv();
+        });
+        Inner::submit(&pool, order(Duration::from_secs(60)), blocking).expect("a worker");
+        begun.recv().expect("it runs");
+        let limit = Duration::from_millis(10);
+        let (answer, answered) = channel();
+        let quick = Box::new(move |_: &mut Cache| answer.send(()).expect("waited for"));
+        let ticket = Inner::submit(&pool, order(limit), quick).expect("a place");
+        let outlook = Inner::inspect(&pool, ticket, ticket.submitted + QUEUED / 2);
+        assert!(!matches!(outlook, Outlook::Lost(_)));
+        answered.recv().expect("another worker takes it");
+        drop(end);
+        pool.close();
     }
 }
