@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use stablegate::client::scp::{Options, Stream};
 use stablegate::proto::proxy_header::{encode_v1, encode_v2};
+use stablegate::proto::scp::FLAG_NO_ANNOUNCEMENT;
+use stablegate::proto::sproto;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -180,6 +182,54 @@ async fn the_server_is_told_of_the_real_client() {
             };
             assert_eq!(read(&mut connection, expected.len()).await, expected);
         }
+    }
+}
+
+/// Its flag is about goscon's announcement: a client that could do without the header could send
+/// another.
+#[tokio::test]
+async fn no_client_can_do_without_its_header() {
+    let server = Server::start().await;
+    let announce = "announce: {sproto: 1, proxy_header: v1}";
+    let gateway = trusting("scp", server.addr, announce).await;
+    let options = Options {
+        preface: encode_v1(addr(CLIENT), addr(ENTRANCE)).into(),
+        flags: FLAG_NO_ANNOUNCEMENT,
+        ..options(gateway.addr())
+    };
+    let mut client = soon("a session", Stream::connect(options)).await.unwrap();
+    client
+        .write_all(b"PROXY TCP4 6.6.6.6 6.6.6.6 6 6\r\n")
+        .await
+        .unwrap();
+    let mut connection = server.accept().await;
+    let expected = encode_v1(addr(CLIENT), addr(ENTRANCE));
+    assert_eq!(read(&mut connection, expected.len()).await, expected);
+    assert_eq!(read(&mut connection, 18).await, b"PROXY TCP4 6.6.6.6");
+}
+
+/// Behind a gateway that says who its clients are, the next one announces as if it were the first.
+#[tokio::test]
+async fn the_last_gateway_announces_what_it_was_told() {
+    let server = Server::start().await;
+    let announce = "announce: {sproto: 1}";
+    let inner = trusting("scp", server.addr, announce).await;
+    let told = "upstream: {session: scp, proxy_header: v2}";
+    for (flags, announced) in [(0, true), (FLAG_NO_ANNOUNCEMENT, false)] {
+        let outer = Gateway::start(&scp_to(inner.addr(), told)).await;
+        let options = Options {
+            flags,
+            ..options(outer.addr())
+        };
+        let mut client = soon("a session", Stream::connect(options)).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        let opened = outer.log().nth("session opened", 0).await;
+        let from = opened["client"].as_str().unwrap();
+        let announcement = sproto::announcement(1, from, &outer.addr().to_string());
+        let mut expected = if announced { announcement } else { Vec::new() };
+        expected.extend_from_slice(b"hello");
+        let mut connection = server.accept().await;
+        assert_eq!(read(&mut connection, expected.len()).await, expected);
     }
 }
 

@@ -337,7 +337,7 @@ settings! {
     #[derive(PartialEq, Eq)]
     pub struct Announce / AnnouncePatch {
         /// The type number of goscon's sproto announcement, 0 to 32766, so that `2 * (n + 1)`
-        /// fits in 16 bits. Default `null`: not sent.
+        /// fits in 16 bits. Clients that set flag 1 are not announced. Default `null`: not sent.
         sproto: Option<u16> as Option<Int<u16, 0, 32_766>> = None,
         /// The version of the PROXY protocol header, `v1` or `v2`. Default `null`: not sent.
         proxy_header: Option<ProxyVersion> as Option<ProxyVersion> = None,

@@ -218,8 +218,11 @@ impl Connector<'_> {
         };
         let stream = client::scp::Stream::connect(client::scp::Options {
             target: self.info.target.clone(),
-            // The address the next gateway sees is ours; our own announcement tells the client's.
-            flags: FLAG_NO_ANNOUNCEMENT,
+            // Untold, the next gateway would announce our address for the client's.
+            flags: match self.config.proxy_header {
+                None => FLAG_NO_ANNOUNCEMENT,
+                Some(_) => self.info.flags & FLAG_NO_ANNOUNCEMENT,
+            },
             handshake_timeout: self.config.connect_timeout,
             preface,
             ..client::scp::Options::new(address)

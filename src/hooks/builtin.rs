@@ -22,16 +22,18 @@ impl Builtin {
 
     fn announcement(&self, info: &SessionInfo) -> Vec<u8> {
         let mut bytes = Vec::new();
-        if info.flags & FLAG_NO_ANNOUNCEMENT != 0 {
-            return bytes;
-        }
         let (client, gateway) = (info.client_addr, info.gateway_addr);
         match self.announce.proxy_header {
             Some(ProxyVersion::V1) => bytes.extend(proxy_header::encode_v1(client, gateway)),
             Some(ProxyVersion::V2) => bytes.extend(proxy_header::encode_v2(client, gateway)),
             None => {}
         }
-        if let Some(number) = self.announce.sproto {
+        // Only goscon's own announcement is the client's to refuse: without the header it could
+        // send one in another's name.
+        let refused = info.flags & FLAG_NO_ANNOUNCEMENT != 0;
+        if let Some(number) = self.announce.sproto
+            && !refused
+        {
             bytes.extend(sproto::announcement(
                 number.into(),
                 &client.to_string(),
