@@ -217,6 +217,23 @@ fn hmac(key: &str, message: &str) -> String {
         .collect()
 }
 
+#[tokio::test]
+async fn a_chosen_name_that_no_host_has_is_logged() {
+    let script = r#"function select_target(session) return session.target or "lobbi" end"#;
+    let config = config(&["a"], "builtin:echo", "");
+    let gateway = Gateway::start_among(&[("a.lua", script)], &config).await;
+    let mut asked = connect(&gateway, Some("lobbi")).await;
+    echoed(&mut asked, b"what a client asks for may be anything").await;
+    let mut chosen = connect(&gateway, None).await;
+    echoed(&mut chosen, b"hello").await;
+    let warned = gateway
+        .log()
+        .nth("no host has the name that a hook chose, taking any", 0)
+        .await;
+    assert_eq!(warned["id"], chosen.id(), "{warned}");
+    assert_eq!(warned["name"], "lobbi");
+}
+
 /// Every way a script can hurt, many at once, beside sessions of the same script that must not
 /// feel it.
 #[tokio::test]

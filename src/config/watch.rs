@@ -25,7 +25,8 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 /// As many links as Linux follows in one path.
 const MAX_LINKS: usize = 40;
 
-/// Watches a set of files until it is dropped.
+/// Watches a set of files until it and its clones are dropped.
+#[derive(Clone)]
 pub struct Watcher {
     state: Arc<Mutex<State>>,
 }

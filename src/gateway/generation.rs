@@ -135,9 +135,9 @@ impl Generation {
         let mut loaded = Vec::new();
         for hook in &config.hooks {
             match load(hook, environment, &hosts).await {
-                Ok(good) => {
+                Ok((good, made_of)) => {
                     hooks.push(good);
-                    loaded.push(Loaded::now(hook.program.path()));
+                    loaded.push(made_of);
                 }
                 Err(error) => {
                     files.extend(hooks.iter().flat_map(|hook| hook.files()));
@@ -289,7 +289,7 @@ async fn load(
     hook: &config::Hook,
     environment: &Environment,
     hosts: &Hosts,
-) -> Result<Arc<dyn Hook>, LoadError> {
+) -> Result<(Arc<dyn Hook>, Loaded), LoadError> {
     let spec = Spec {
         name: hook.name.clone(),
         path: hook.program.path().to_owned(),
@@ -309,8 +309,12 @@ async fn load(
     };
     let runners = environment.runners.clone();
     let program = hook.program.clone();
+    let loading = move || {
+        let hook = runners.load(&program, spec)?;
+        // If the file has changed meanwhile, that is reason to load it again.
+        Ok((hook, Loaded::now(program.path())))
+    };
     // invariant: loading does not panic, and the runtime is not shutting down while we run on it.
-    tokio::task::spawn_blocking(move || runners.load(&program, spec))
-        .await
-        .expect("it returns")
+    let loaded = tokio::task::spawn_blocking(loading).await;
+    loaded.expect("it returns")
 }

@@ -217,11 +217,12 @@ impl Gateway {
         let new = match built {
             Ok(new) => new,
             Err(error) => {
-                self.watch(old.files().into_iter().chain(error.files.iter().cloned()));
+                let files = old.files().into_iter().chain(error.files.iter().cloned());
+                self.watch(files.collect()).await;
                 return Err(error.into());
             }
         };
-        self.watch(new.files());
+        self.watch(new.files()).await;
         let changes = diff(&old.config.listeners, &new.config.listeners);
         // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
         // host), so sockets that cannot be opened now may be after the others are closed. That
@@ -264,8 +265,11 @@ impl Gateway {
         *lock(&self.admin) = server;
     }
 
-    fn watch(&self, files: impl IntoIterator<Item = PathBuf>) {
-        self.watcher.watch_files(files);
+    /// Watches these files. They are read for that, some of which are large.
+    async fn watch(&self, files: Vec<PathBuf>) {
+        let watcher = self.watcher.clone();
+        // Fails only while the runtime shuts down.
+        let _ = tokio::task::spawn_blocking(move || watcher.watch_files(files)).await;
     }
 
     fn listen(

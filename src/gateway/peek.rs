@@ -5,12 +5,20 @@ use tokio::time::timeout;
 
 use crate::config::{Frame, Peek};
 
+/// The most that one step of a frame makes room for, bytes: its length is but a claim.
+const STEP: usize = 1024;
+
 /// Reads until the first frame is complete, `peek.bytes` have come, `peek.timeout` has passed or
 /// nothing more will come, and returns what was read: never more than `peek.bytes`.
 pub(super) async fn peek(client: &mut (impl AsyncRead + Unpin), peek: &Peek) -> Vec<u8> {
     let mut data = Vec::new();
     let reading = async {
         while let wanted @ 1.. = missing(&data, peek) {
+            // What arrives first comes in one step.
+            data.reserve(match peek.frame {
+                Frame::None => wanted,
+                _ => wanted.min(STEP),
+            });
             match (&mut *client).take(wanted as u64).read_buf(&mut data).await {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => break,
@@ -19,6 +27,8 @@ pub(super) async fn peek(client: &mut (impl AsyncRead + Unpin), peek: &Peek) -> 
     };
     // Whether it was enough is for the hooks to say.
     let _ = timeout(peek.timeout, reading).await;
+    // It is kept as long as the session.
+    data.shrink_to_fit();
     data
 }
 
@@ -80,6 +90,16 @@ mod tests {
             let (data, rest) = peeked(sent, settings(frame, 4096)).await;
             assert_eq!(data, sent[..sent.len() - 3]);
             assert_eq!(rest, b"def");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_arrives_at_once_is_read_at_once() {
+        for (frame, header) in [(Frame::None, &b""[..]), (Frame::U16Be, b"\x0b\xb8")] {
+            let (mut near, mut far) = tokio::io::duplex(8192);
+            let sent = [header, &[7; 3000]].concat();
+            far.write_all(&sent).await.unwrap();
+            assert_eq!(peek(&mut near, &settings(frame, 4096)).await, sent);
         }
     }
 

@@ -86,6 +86,17 @@ impl Connector<'_> {
                 connected => return connected,
             }
         }
+        // What a client asks for may be anything; a hook means what it says.
+        if let (None, Some(name)) = (wish.name, asked)
+            && self.info.target.as_deref() != asked
+        {
+            let id = self.info.id;
+            tracing::warn!(
+                id,
+                name,
+                "no host has the name that a hook chose, taking any"
+            );
+        }
         let first = self.choose(&wish, &[]).ok_or(ConnectError::NoHost)?;
         let error = match self.dial_host(&first).await {
             Err(error @ ConnectError::Failed { .. }) => error,
