@@ -1,5 +1,7 @@
 //! scp sessions over KCP, and from one transport to the other.
 
+mod network;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
+
+use network::{Badness, Network};
 
 /// A gateway with one listener on both transports.
 struct Fixture {
@@ -175,6 +179,60 @@ async fn soak(sessions: u64, duration: Duration) {
     let opened: u64 = kcp_counters(&fixture).await.passive_opens;
     // Each session has three connections or more, and half of them or all over KCP.
     assert!(opened > sessions, "{opened} over KCP");
+    fixture.gateway.shutdown().await;
+}
+
+/// Whether a datagram without error correction is none that carries the segment 30.
+fn lacks_segment_30(mut datagram: &[u8]) -> bool {
+    while let Some((header, rest)) = datagram.split_first_chunk::<24>() {
+        let field = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+        if header[4] == 81 && field(12) == 30 {
+            return false;
+        }
+        datagram = rest.get(field(20) as usize..).unwrap_or_default();
+    }
+    true
+}
+
+/// A connection that is cut while a segment is missing: what was acknowledged behind it has reached
+/// nobody, and has to be sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_behind_a_gap_is_sent_again() {
+    const LEN: usize = 150_000;
+    let fixture = Fixture::new("builtin:echo", "").await;
+    let good = Badness {
+        loss: 0,
+        duplicate: 0,
+        reorder: 0,
+        delay: 0,
+        jitter: 0,
+    };
+    let server = fixture.kcp.authority.parse().unwrap();
+    let network = Network::passing(server, good, 0, lacks_segment_30).await;
+    let address = format!("kcp://{}", network.addr).parse().unwrap();
+    let stream = fixture.connect(&[&address], kcp_settings()).await;
+    let cutter = stream.cutter();
+    let sent: Vec<u8> = (0..LEN as u64).map(|at| byte(3, at)).collect();
+    let mut back = vec![0; LEN];
+    let (mut from, mut to) = tokio::io::split(stream);
+    let moving = async {
+        let (written, read) = tokio::join!(to.write_all(&sent), from.read_exact(&mut back));
+        written.unwrap();
+        read.unwrap();
+    };
+    let cutting = async {
+        let mut pace = interval(Duration::from_millis(250));
+        loop {
+            pace.tick().await;
+            cutter.cut();
+        }
+    };
+    tokio::select! {
+        () = moving => {}
+        () = cutting => unreachable!(),
+    }
+    assert!(back == sent);
+    assert!(from.unsplit(to).resumes() > 3);
     fixture.gateway.shutdown().await;
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
 use super::Core;
@@ -17,13 +18,17 @@ use super::mailbox::{Counts, Handle, Mail, Mailbox, Refusal, Resume};
 /// How long to wait before looking again whether the peer has acknowledged more: nothing tells.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// How much of what connections have delivered is read ahead of the reader, bytes; more than a
-/// connection of either transport holds. One step of [`Stream::drain`] may go beyond.
+/// Bytes read ahead of the reader from connections that were lost, beyond which no further
+/// connection is taken.
 const DRAINED: usize = 4 << 20;
+/// More than what one connection holds, the largest window of KCP full of the longest segments,
+/// bytes: what it has acknowledged the peer may no longer have, so all of that is read.
+const ONE_CONNECTION: usize = 64 << 20;
 
 /// What a session runs over, one at a time.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// How many of the bytes written to it the peer's system has not acknowledged.
+    /// How many of the bytes written to it there are from the first on that the peer's system has
+    /// not acknowledged.
     fn undelivered(&self) -> usize;
 
     /// Whether the peer has closed or lost it. There may still be bytes to read.
@@ -58,6 +63,8 @@ pub struct Stream<C> {
     connection: Option<C>,
     /// What a connection had delivered when the peer was told how much that is, decrypted.
     drained: BytesMut,
+    /// Those who ask how far the stream got, until its reader has caught up.
+    waiting_offers: Vec<oneshot::Sender<Counts>>,
     mailbox: Arc<Mailbox<C>>,
     /// Wakes the tasks of both halves.
     both: Waker,
@@ -95,6 +102,7 @@ impl<C: Connection> Stream<C> {
             core,
             connection: Some(connection),
             drained: BytesMut::new(),
+            waiting_offers: Vec::new(),
             both: Waker::from(mailbox.clone()),
             mailbox,
             resume_wait,
@@ -190,6 +198,8 @@ impl<C: Connection> Stream<C> {
         if self.closing == Closing::No {
             self.closing = Closing::Yes;
             self.timer = None;
+            self.drained = BytesMut::new();
+            self.answer_offers();
         }
         self.mailbox.reader.register(cx.waker());
         self.take_mail();
@@ -234,10 +244,8 @@ impl<C: Connection> Stream<C> {
         while let Some(mail) = self.mailbox.take() {
             match mail {
                 Mail::Offer(reply) => {
-                    self.drain();
-                    if self.end.is_none() {
-                        let _ = reply.send(Counts::of(&self.core));
-                    }
+                    self.waiting_offers.push(reply);
+                    self.answer_offers();
                 }
                 Mail::Attach(resume) => self.attach(resume),
                 Mail::Cut if self.connection.is_some() => self.detach(false),
@@ -254,15 +262,28 @@ impl<C: Connection> Stream<C> {
         }
     }
 
+    /// Says how far the stream got, unless its reader is too far behind for another connection.
+    fn answer_offers(&mut self) {
+        if self.waiting_offers.is_empty() || self.drained.len() >= DRAINED {
+            return;
+        }
+        self.drain();
+        for offer in std::mem::take(&mut self.waiting_offers) {
+            let _ = offer.send(Counts::of(&self.core));
+        }
+    }
+
     /// Reads what the connection has delivered: a peer that comes back need not keep that.
     fn drain(&mut self) {
         let mut space = [0; 16 * 1024];
+        let mut left = ONE_CONNECTION;
         while let Some(connection) = &mut self.connection
-            && self.drained.len() < DRAINED
+            && left > 0
         {
             let mut buf = ReadBuf::new(&mut space);
             match connection.read_now(&mut buf) {
                 Ok(()) if !buf.filled().is_empty() => {
+                    left = left.saturating_sub(buf.filled().len());
                     let new = self.core.receive(buf.filled_mut());
                     if self.closing == Closing::No {
                         self.drained.extend_from_slice(new);
@@ -348,6 +369,7 @@ impl<C: Connection> Stream<C> {
         self.end = Some(end);
         self.connection = None;
         self.timer = None;
+        self.waiting_offers.clear();
         self.mailbox.close();
     }
 
@@ -384,9 +406,10 @@ impl<C: Connection> Stream<C> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(after)));
         ready!(timer.as_mut().poll(cx));
         self.timer = None;
+        self.waiting_offers.retain(|offer| !offer.is_closed());
         if looking {
             self.look = (self.look * 2).min(LAST_LOOK);
-        } else {
+        } else if self.waiting_offers.is_empty() {
             self.finish(End::Error(io::ErrorKind::TimedOut));
         }
         Poll::Ready(())
@@ -415,6 +438,7 @@ impl<C: Connection> AsyncRead for Stream<C> {
                 if this.drained.is_empty() {
                     this.drained = BytesMut::new();
                 }
+                this.answer_offers();
                 return Poll::Ready(Ok(()));
             }
             match this.end {

@@ -34,9 +34,20 @@ type Datagram = (Vec<u8>, Arc<UdpSocket>, SocketAddr);
 
 impl Network {
     pub async fn new(server: SocketAddr, badness: Badness, seed: u64) -> Self {
+        Self::passing(server, badness, seed, |_| true).await
+    }
+
+    /// A network that loses whatever `passes` says no to, each time.
+    pub async fn passing(
+        server: SocketAddr,
+        badness: Badness,
+        seed: u64,
+        passes: fn(&[u8]) -> bool,
+    ) -> Self {
         let front = Arc::new(open().await);
         let addr = front.local_addr().unwrap();
-        let relaying = tokio::spawn(relay(front, server, badness, StdRng::seed_from_u64(seed)));
+        let rng = StdRng::seed_from_u64(seed);
+        let relaying = tokio::spawn(relay(front, server, badness, rng, passes));
         Self { addr, relaying }
     }
 }
@@ -55,7 +66,13 @@ async fn open() -> UdpSocket {
     socket
 }
 
-async fn relay(front: Arc<UdpSocket>, server: SocketAddr, badness: Badness, mut rng: StdRng) {
+async fn relay(
+    front: Arc<UdpSocket>,
+    server: SocketAddr,
+    badness: Badness,
+    mut rng: StdRng,
+    passes: fn(&[u8]) -> bool,
+) {
     let (sender, mut receiver) = mpsc::unbounded_channel::<Datagram>();
     let mut backs = HashMap::<SocketAddr, Arc<UdpSocket>>::new();
     let mut readers = tokio::task::JoinSet::new();
@@ -96,7 +113,7 @@ async fn relay(front: Arc<UdpSocket>, server: SocketAddr, badness: Badness, mut 
             Some(datagram) = receiver.recv() => datagram,
         };
         let mut happens = |chance: u32| rng.random_range(0..100) < chance;
-        if happens(badness.loss) {
+        if happens(badness.loss) || !passes(&bytes) {
             continue;
         }
         let copies = 1 + u32::from(happens(badness.duplicate));

@@ -198,7 +198,7 @@ async fn an_offer_that_is_dropped_changes_nothing() {
     assert_eq!(a.resumes(), 0);
 }
 
-/// What has been delivered counts as received although nobody has read it, up to a limit.
+/// What has been delivered counts as received although nobody has read it.
 #[tokio::test(start_paused = true)]
 async fn an_offer_counts_what_was_delivered() {
     let ((mut a, _), (mut b, to_b)) = session(32 << 20, 32 << 20);
@@ -206,11 +206,52 @@ async fn an_offer_counts_what_was_delivered() {
     a.write_all(&sent).await.unwrap();
     let offer = to_b.offer();
     let first = b.attend(offer).await.unwrap().unwrap().received();
-    assert!((DRAINED as u64..DRAINED as u64 + 16 * 1024).contains(&first));
-    let offer = to_b.offer();
-    let second = b.attend(offer).await.unwrap().unwrap().received();
-    assert_eq!(first, second, "more is not read ahead");
-    assert!(read(&mut b, sent.len()).await == sent);
+    assert_eq!(first, sent.len() as u64);
+    // With so much unread no further connection is taken, until it is read.
+    let mut second = std::pin::pin!(to_b.offer());
+    let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
+    assert!(polled.is_pending());
+    let (unread, rest) = (DRAINED + 16 * 1024, DRAINED - 1);
+    assert!(read(&mut b, sent.len() - unread).await == sent[..sent.len() - unread]);
+    let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
+    assert!(polled.is_pending());
+    let from = sent.len() - unread;
+    assert!(read(&mut b, unread - rest).await == sent[from..sent.len() - rest]);
+    assert_eq!(second.await.unwrap().received(), first);
+    assert!(read(&mut b, rest).await == sent[sent.len() - rest..]);
+}
+
+/// However often its connection is cut and however much each has acknowledged, a reader that waits
+/// loses nothing; nor does the session end while its peer tries to come back.
+#[tokio::test(start_paused = true)]
+async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
+    const EACH: usize = 3 << 20;
+    let ((mut a, to_a), (mut b, to_b)) = session(EACH, 64 * 1024);
+    b.resume_wait = MINUTE / 4;
+    let sent = pattern(4 * EACH);
+    let late = Arc::new(tokio::sync::Notify::new());
+    let reading = tokio::spawn({
+        let late = late.clone();
+        async move {
+            b.attend(late.notified()).await.unwrap();
+            read(&mut b, 4 * EACH).await
+        }
+    });
+    for (n, part) in sent.chunks(EACH).enumerate() {
+        a.write_all(part).await.unwrap();
+        if n == 3 {
+            break;
+        }
+        to_a.cut();
+        let mut resuming = std::pin::pin!(a.attend(resume(&to_a, &to_b, EACH)));
+        if n == 2 {
+            let waiting = tokio::time::timeout(MINUTE / 2, &mut resuming).await;
+            assert!(waiting.is_err(), "there is no room for more");
+            late.notify_one();
+        }
+        resuming.await.unwrap();
+    }
+    assert!(reading.await.unwrap() == sent);
 }
 
 /// A connection that breaks under a writer has delivered what it has delivered, however much the

@@ -40,7 +40,6 @@ pub(super) struct SendQueue {
     una: u32,
     next: u32,
     end: u32,
-    undelivered: usize,
 }
 
 impl SendQueue {
@@ -51,7 +50,6 @@ impl SendQueue {
             una: first_sn,
             next: first_sn,
             end: first_sn,
-            undelivered: 0,
         }
     }
 
@@ -71,9 +69,10 @@ impl SendQueue {
         self.end.wrapping_sub(self.next)
     }
 
-    /// Bytes neither covered by `una` nor acknowledged one by one.
+    /// Bytes from `una` on. What was acknowledged behind a gap counts: until that closes the peer's
+    /// reader has nothing of it.
     pub(super) fn undelivered(&self) -> usize {
-        self.undelivered
+        self.bytes.len()
     }
 
     /// Payload bytes [`write`](Self::write) would take now.
@@ -112,9 +111,7 @@ impl SendQueue {
             start = start.wrapping_add(piece.len() as u32);
             self.end = self.end.wrapping_add(1);
         }
-        let taken = tail + rest.len();
-        self.undelivered += taken;
-        taken
+        tail + rest.len()
     }
 
     /// Moves the first waiting segment into flight; gives its serial number.
@@ -157,14 +154,8 @@ impl SendQueue {
             return 0;
         }
         let dropped = una.wrapping_sub(self.una);
-        let mut freed = 0;
-        for sn in (0..dropped).map(|offset| self.una.wrapping_add(offset)) {
-            let slot = self.slots.at(sn);
-            freed += usize::from(slot.len);
-            if !slot.acked {
-                self.undelivered -= usize::from(slot.len);
-            }
-        }
+        let numbers = (0..dropped).map(|offset| self.una.wrapping_add(offset));
+        let freed = numbers.map(|sn| usize::from(self.slots.at(sn).len)).sum();
         self.bytes.consume(freed);
         self.una = una;
         dropped
@@ -175,9 +166,7 @@ impl SendQueue {
         if !self.is_missing(sn) {
             return false;
         }
-        let slot = self.slots.at_mut(sn);
-        slot.acked = true;
-        self.undelivered -= usize::from(slot.len);
+        self.slots.at_mut(sn).acked = true;
         true
     }
 
@@ -271,7 +260,7 @@ mod tests {
         assert!(queue.was_sent_below(1) && !queue.was_sent_below(2));
         assert!(queue.acknowledge(0) && !queue.acknowledge(0));
         assert!(!queue.acknowledge(1), "not sent yet");
-        assert_eq!(queue.undelivered(), 30);
+        assert_eq!(queue.undelivered(), 40, "behind a gap");
         assert_eq!(queue.acknowledge_below(u32::MAX), 0);
         assert_eq!(queue.acknowledge_below(1), 2);
         assert_eq!(queue.undelivered(), 20);

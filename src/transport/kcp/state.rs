@@ -201,7 +201,7 @@ impl Kcp {
         self.round_trip.mean()
     }
 
-    /// Bytes taken by [`write`](Self::write) that the peer has not acknowledged.
+    /// Bytes taken by [`write`](Self::write), from the first that the peer has not acknowledged on.
     pub fn undelivered(&self) -> usize {
         self.send.undelivered()
     }

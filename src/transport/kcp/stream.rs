@@ -67,7 +67,7 @@ impl Stream {
         self.session.lock().kcp.conv()
     }
 
-    /// Bytes written that the peer has not acknowledged.
+    /// Bytes written, from the first that the peer has not acknowledged on.
     pub fn undelivered(&self) -> usize {
         self.session.lock().kcp.undelivered()
     }
