@@ -1,5 +1,6 @@
 //! scp sessions over KCP, and from one transport to the other.
 
+#[allow(dead_code, reason = "shared with the tests of the transport")]
 mod network;
 
 use std::io;

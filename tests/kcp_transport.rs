@@ -71,6 +71,14 @@ async fn pair(listener: &Listener, addr: SocketAddr, settings: &Kcp) -> (Stream,
     (client, server)
 }
 
+/// A bind with one socket, whose loop takes what comes in order.
+fn one_socket() -> Kcp {
+    Kcp {
+        reuseport: 1,
+        ..Kcp::default()
+    }
+}
+
 fn listen(settings: &Kcp) -> Listener {
     Listener::bind(LOCAL.parse().unwrap(), settings).unwrap()
 }
@@ -212,6 +220,90 @@ async fn a_restarted_client_takes_over_behind_its_port() {
     let counters = listener.control().counters().await;
     assert_eq!((counters.passive_opens, counters.strangers), (2, 2));
     assert_eq!((counters.established, counters.half_open), (1, 0));
+}
+
+#[tokio::test]
+async fn an_opener_that_finds_no_place_ends_nobody() {
+    let listener = listen(&one_socket());
+    let client = UdpSocket::bind(LOCAL).await.unwrap();
+    client.connect(listener.local_addr()).await.unwrap();
+    let opener = |conv| segment(conv, Command::Push, 0, b"h");
+    client.send(&opener(1)).await.unwrap();
+    let mut proven = listener.accept().await;
+    assert_eq!(proven.read_u8().await.unwrap(), b'h');
+    acknowledge(&client, &mut proven).await;
+
+    let mut half_open = Vec::new();
+    for conv in 0..64 {
+        let stranger = UdpSocket::bind(LOCAL).await.unwrap();
+        let addr = listener.local_addr();
+        stranger.send_to(&opener(conv), addr).await.unwrap();
+        half_open.push(listener.accept().await);
+    }
+    client.send(&opener(2)).await.unwrap();
+    client
+        .send(&segment(1, Command::Push, 2, b"?"))
+        .await
+        .unwrap();
+    assert_eq!(proven.read_u8().await.unwrap(), b'?');
+    let counters = listener.control().counters().await;
+    assert_eq!((counters.passive_opens, counters.refused_opens), (65, 1));
+}
+
+/// When strangers take all places of half-open sessions, the oldest gives way.
+#[tokio::test]
+async fn a_flood_of_openers_keeps_nobody_out() {
+    let listener = listen(&one_socket());
+    let addr = listener.local_addr();
+    let mut half_open = Vec::new();
+    for conv in 0..1024u32 {
+        let [.., c, d] = conv.to_be_bytes();
+        let from = SocketAddr::from(([127, 1, c, d], 0));
+        let stranger = UdpSocket::bind(from).await.unwrap();
+        let opener = segment(conv, Command::Push, 0, b"h");
+        stranger.send_to(&opener, addr).await.unwrap();
+        half_open.push(listener.accept().await);
+    }
+    let mut client = Stream::connect(addr, &Kcp::default()).unwrap();
+    client.write_all(b"hello").await.unwrap();
+    let mut server = common::soon("a session", listener.accept()).await;
+    assert_eq!(server.peer_addr().ip(), client.local_addr().ip());
+    server.write_u8(7).await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), 7);
+    let first = half_open[0].read_u8().await.unwrap();
+    assert_eq!(first, b'h', "what had come");
+    let error = half_open[0].read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+/// A session's timestamps tell nothing of another's: who acknowledges has received.
+#[tokio::test]
+async fn timestamps_are_a_sessions_own() {
+    let listener = listen(&one_socket());
+    let mut stamps = Vec::new();
+    for conv in 0..2 {
+        let client = UdpSocket::bind(LOCAL).await.unwrap();
+        client.connect(listener.local_addr()).await.unwrap();
+        let opener = segment(conv, Command::Push, 0, b"h");
+        client.send(&opener).await.unwrap();
+        let mut server = listener.accept().await;
+        server.write_u8(1).await.unwrap();
+        let mut buffer = [0; 1500];
+        let len = client.recv(&mut buffer).await.unwrap();
+        let (segment, _) = Segment::decode(&buffer[..len]).unwrap();
+        assert_eq!(segment.header.command, Command::Push);
+        stamps.push(segment.header.timestamp);
+    }
+    assert!(stamps[0].abs_diff(stamps[1]) > 1_000, "{stamps:?}");
+}
+
+#[tokio::test]
+async fn a_listener_that_has_ended_counts_nothing() {
+    let listener = listen(&one_socket());
+    let control = listener.control().clone();
+    listener.close().await;
+    let counters = common::soon("counters", control.counters()).await;
+    assert_eq!(counters.established, 0);
 }
 
 #[tokio::test]

@@ -34,6 +34,9 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Whether the peer has closed or lost it. There may still be bytes to read.
     fn is_broken(&self) -> bool;
 
+    /// Closes it: what it has not delivered goes over another.
+    fn abandon(self);
+
     /// Reads what has arrived, whether the runtime knows of it yet or not: nothing read is the end
     /// of stream, [`WouldBlock`](io::ErrorKind::WouldBlock) that nothing is there. Wakes nobody
     /// later.
@@ -313,7 +316,9 @@ impl<C: Connection> Stream<C> {
             }
             return;
         }
-        self.connection = Some(resume.connection);
+        if let Some(old) = self.connection.replace(resume.connection) {
+            old.abandon();
+        }
         self.timer = None;
         self.look = FIRST_LOOK;
         self.resumes += 1;
@@ -343,10 +348,11 @@ impl<C: Connection> Stream<C> {
     }
 
     fn detach(&mut self, clean: bool) {
-        if let Some(connection) = self.connection.take()
-            && clean
-        {
-            self.core.confirm(connection.undelivered());
+        if let Some(connection) = self.connection.take() {
+            if clean {
+                self.core.confirm(connection.undelivered());
+            }
+            connection.abandon();
         }
         self.timer = None;
         self.mailbox.detached(clean);

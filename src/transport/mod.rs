@@ -111,11 +111,9 @@ impl Stream {
         }
     }
 
-    /// Closes it without a word.
+    /// Closes it without a word, whatever it has not delivered.
     pub fn reset(self) {
-        if let Self::Tcp(stream) = self {
-            stream.reset();
-        }
+        each!(self, stream => stream.reset());
     }
 
     /// The name of the transport, as hooks and logs show it.
@@ -147,6 +145,14 @@ impl Connection for Stream {
 
     fn is_broken(&self) -> bool {
         each!(self, stream => stream.is_broken())
+    }
+
+    fn abandon(self) {
+        match self {
+            // Its system may go on for a while. The peer, if it is there, sees an end.
+            Self::Tcp(stream) => drop(stream),
+            Self::Kcp(stream) => stream.reset(),
+        }
     }
 
     fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {

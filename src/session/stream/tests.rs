@@ -21,6 +21,8 @@ impl Connection for Pipe {
         false
     }
 
+    fn abandon(self) {}
+
     fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         // Whatever the scheduler has let the task read before.
         let reading = unconstrained(poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, buf)));

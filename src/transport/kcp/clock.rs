@@ -4,28 +4,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Milliseconds that start at a random number, so that nobody who does not receive our datagrams
-/// knows the timestamps in them.
+/// Milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     epoch: Instant,
-    start: u64,
 }
 
 impl Clock {
     pub fn new() -> Self {
         Self {
             epoch: Instant::now(),
-            start: rand::random::<u32>().into(),
         }
     }
 
     pub fn now(&self) -> u64 {
-        self.start + self.epoch.elapsed().as_millis() as u64
+        self.epoch.elapsed().as_millis() as u64
     }
 
     pub fn instant(&self, at: u64) -> Instant {
-        self.epoch + Duration::from_millis(at.saturating_sub(self.start))
+        self.epoch + Duration::from_millis(at)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The loop of one socket and all its sessions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -39,6 +39,9 @@ pub(super) struct Driver {
     free: Vec<u32>,
     by_peer: HashMap<SocketAddr, u32>,
     half_open: HashMap<IpAddr, u32>,
+    /// Half-open sessions and when they were opened, the oldest first. Those that are none any more
+    /// leave when they come to the front.
+    unproven: VecDeque<(u32, u64)>,
     timers: Timers,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to.
@@ -73,14 +76,16 @@ impl Driver {
         Self::new(socket, 4)
     }
 
-    /// For sessions that others open, once it [has](Self::accept_for) an acceptor.
+    /// For sessions that others open, once it [runs](Self::accept_for) for an acceptor.
     pub fn accepting(socket: Socket) -> Self {
         Self::new(socket, quinn_udp::BATCH_SIZE)
     }
 
-    pub fn accept_for(mut self, acceptor: Arc<Acceptor>) -> Self {
-        self.acceptor = Some(acceptor);
-        self
+    /// Runs it for an acceptor, which is told when its socket is closed.
+    pub async fn accept_for(mut self, acceptor: Arc<Acceptor>) {
+        self.acceptor = Some(acceptor.clone());
+        self.await;
+        acceptor.driver_ended();
     }
 
     fn new(socket: Socket, runs: usize) -> Self {
@@ -97,6 +102,7 @@ impl Driver {
             free: Vec::new(),
             by_peer: HashMap::new(),
             half_open: HashMap::new(),
+            unproven: VecDeque::new(),
             timers: Timers::default(),
             armed: None,
             outbox,
@@ -159,6 +165,7 @@ impl Driver {
         if half_open {
             *self.half_open.entry(source(path.peer)).or_default() += 1;
             self.counters.half_open += 1;
+            self.unproven.push_back((slot, now));
         }
         let count = self.by_peer.len() as u64;
         self.counters.max_established = self.counters.max_established.max(count);
@@ -289,20 +296,24 @@ impl Driver {
             .clone()
             .filter(|acceptor| acceptor.has_room())?;
         let conv = opener(payload)?;
+        let now = self.link.clock.now();
         let mut replaced = None;
-        if let Some((entry, slot)) = entry.zip(known) {
+        if let Some(entry) = entry {
             // The client has started anew behind the same port.
-            let hasty = entry.half_open && self.link.clock.now() < entry.opened + REPLACEABLE;
+            let hasty = entry.half_open && now < entry.opened + REPLACEABLE;
             if entry.replaced == Some(conv) || hasty {
                 return None;
             }
             replaced = Some(entry.conv);
-            self.remove(slot, io::ErrorKind::ConnectionReset);
         }
-        let of_source = self.half_open.get(&source(peer)).copied().unwrap_or(0);
-        if self.counters.half_open >= HALF_OPEN || of_source >= HALF_OPEN_PER_SOURCE {
+        // One that is half-open itself leaves its place.
+        let is_half_open = entry.is_some_and(|entry| entry.half_open);
+        if !is_half_open && !self.has_place(peer, now) {
             self.counters.refused_opens += 1;
             return None;
+        }
+        if let Some(slot) = known {
+            self.remove(slot, io::ErrorKind::ConnectionReset);
         }
         self.counters.passive_opens += 1;
         let mut local = self.socket.local_addr();
@@ -313,6 +324,33 @@ impl Driver {
         let path = Path { peer, from };
         let (_, slot) = self.insert(path, local, conv, replaced, &acceptor.settings());
         Some((slot, true))
+    }
+
+    /// Whether there may be another half-open session, of this peer. When there are as many as may
+    /// be, the oldest gives way, unless it is too young to have been able to prove itself.
+    fn has_place(&mut self, peer: SocketAddr, now: u64) -> bool {
+        let of_source = self.half_open.get(&source(peer)).copied().unwrap_or(0);
+        if of_source >= HALF_OPEN_PER_SOURCE {
+            return false;
+        }
+        let oldest = loop {
+            let Some(&(slot, opened)) = self.unproven.front() else {
+                break None;
+            };
+            let entry = self.sessions[slot as usize].as_ref();
+            if entry.is_some_and(|entry| entry.half_open && entry.opened == opened) {
+                break Some((slot, opened));
+            }
+            self.unproven.pop_front();
+        };
+        if self.counters.half_open < HALF_OPEN {
+            return true;
+        }
+        let Some((slot, _)) = oldest.filter(|(_, opened)| opened + REPLACEABLE <= now) else {
+            return false;
+        };
+        self.remove(slot, io::ErrorKind::TimedOut);
+        true
     }
 
     /// Looks after a session: sends what it has to send, wakes who waits for it.
@@ -479,9 +517,7 @@ impl Drop for Driver {
             self.remove(slot as u32, io::ErrorKind::ConnectionAborted);
         }
         self.wake();
-        if let Some(acceptor) = &self.acceptor {
-            acceptor.driver_ended();
-        }
+        self.link.close();
     }
 }
 

@@ -71,7 +71,7 @@ const HALF_OPEN_PER_SOURCE: u32 = 64;
 const PROOF: u64 = 10_000;
 /// How long a half-open session is not to be replaced by another from the same address.
 const REPLACEABLE: u64 = 1_000;
-/// How long what was written before a stream ended may take to be acknowledged.
+/// How long what was written before a stream ended may wait for the next acknowledgement.
 const LINGER: u64 = 15_000;
 /// How long a shut stream waits for more when everything is acknowledged.
 const QUIET_END: u64 = 1_000;

@@ -61,9 +61,19 @@ impl ReceiveQueue {
         self.next
     }
 
+    /// Segments it holds at most.
+    pub(super) fn window(&self) -> u32 {
+        self.window
+    }
+
+    pub(super) fn set_window(&mut self, window: u32) {
+        self.window = window;
+    }
+
     /// Segments it can take beyond those in order.
     pub(super) fn free(&self) -> u32 {
-        self.window - self.next.wrapping_sub(self.read)
+        self.window
+            .saturating_sub(self.next.wrapping_sub(self.read))
     }
 
     /// Takes in the segment `sn`; `payload` is no longer than agreed.

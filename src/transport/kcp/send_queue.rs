@@ -38,6 +38,8 @@ pub(super) struct SendQueue {
     slots: SnRing<Outgoing>,
     bytes: ByteRing,
     una: u32,
+    /// The first that is not acknowledged in one way or the other.
+    missing: u32,
     next: u32,
     end: u32,
 }
@@ -48,6 +50,7 @@ impl SendQueue {
             slots: SnRing::new(),
             bytes: ByteRing::new(),
             una: first_sn,
+            missing: first_sn,
             next: first_sn,
             end: first_sn,
         }
@@ -69,10 +72,14 @@ impl SendQueue {
         self.end.wrapping_sub(self.next)
     }
 
-    /// Bytes from `una` on. What was acknowledged behind a gap counts: until that closes the peer's
-    /// reader has nothing of it.
+    /// Bytes from the first on that is not acknowledged. What was acknowledged behind it counts:
+    /// until the gap closes the peer's reader has nothing of it.
     pub(super) fn undelivered(&self) -> usize {
-        self.bytes.len()
+        if self.missing == self.end {
+            return 0;
+        }
+        let start = self.slots.at(self.missing).start;
+        self.bytes.end().wrapping_sub(start) as usize
     }
 
     /// Payload bytes [`write`](Self::write) would take now.
@@ -158,6 +165,10 @@ impl SendQueue {
         let freed = numbers.map(|sn| usize::from(self.slots.at(sn).len)).sum();
         self.bytes.consume(freed);
         self.una = una;
+        if before(self.missing, una) {
+            self.missing = una;
+        }
+        self.pass_acknowledged();
         dropped
     }
 
@@ -167,6 +178,7 @@ impl SendQueue {
             return false;
         }
         self.slots.at_mut(sn).acked = true;
+        self.pass_acknowledged();
         true
     }
 
@@ -184,6 +196,12 @@ impl SendQueue {
         if self.is_wasteful() {
             self.slots.release();
             self.bytes.release();
+        }
+    }
+
+    fn pass_acknowledged(&mut self) {
+        while self.missing != self.next && self.slots.at(self.missing).acked {
+            self.missing = self.missing.wrapping_add(1);
         }
     }
 

@@ -34,7 +34,8 @@ const UNREAD: u64 = 1_000;
 pub(super) struct Link {
     pub clock: Clock,
     pub waker: AtomicWaker,
-    mail: Mutex<Mail>,
+    /// `None` once the loop has ended.
+    mail: Mutex<Option<Mail>>,
 }
 
 /// What others want of a loop.
@@ -66,6 +67,8 @@ pub(super) struct Session {
 ///                    ▼    ▼                                       │
 ///                  Lingering ─── all acknowledged, or LINGER ──► gone
 /// ```
+///
+/// From each of them a reset leads to gone.
 #[derive(Debug)]
 pub(super) struct State {
     pub kcp: Kcp,
@@ -73,6 +76,9 @@ pub(super) struct State {
     pub reader: Option<Waker>,
     pub writer: Option<Waker>,
     pub phase: Phase,
+    /// What the timestamps on its wire are ahead of its loop's clock. It is random, so that nobody
+    /// who does not receive them can know them, not even from another session.
+    skew: u32,
     /// Milliseconds without data that break it.
     read_timeout: Option<u64>,
     /// It has asked its loop to look after it.
@@ -83,6 +89,8 @@ pub(super) struct State {
     pub now: u64,
     heard: u64,
     data_came: u64,
+    /// When its peer last acknowledged anything.
+    delivered: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +104,8 @@ pub(super) enum Phase {
     Broken(io::ErrorKind),
     /// The stream is gone, since then.
     Lingering(u64),
+    /// The stream is gone, and what was written to it is no longer wanted.
+    Reset,
 }
 
 /// What a look after a session came to.
@@ -114,16 +124,19 @@ impl Link {
         Self {
             clock: Clock::new(),
             waker: AtomicWaker::new(),
-            mail: Mutex::default(),
+            mail: Mutex::new(Some(Mail::default())),
         }
     }
 
-    /// Puts something in the mail and wakes the loop.
+    /// Puts something in the mail and wakes the loop. Mail for one that has ended is dropped.
     pub fn send(&self, put: impl FnOnce(&mut Mail)) {
         let woken = {
-            let mut mail = self.lock();
+            let mut lock = self.lock();
+            let Some(mail) = lock.as_mut() else {
+                return;
+            };
             let woken = !mail.is_empty();
-            put(&mut mail);
+            put(mail);
             woken
         };
         if !woken {
@@ -133,10 +146,18 @@ impl Link {
 
     /// Takes all mail, leaving `empty` for more.
     pub fn receive(&self, empty: Mail) -> Mail {
-        std::mem::replace(&mut *self.lock(), empty)
+        match self.lock().as_mut() {
+            Some(mail) => std::mem::replace(mail, empty),
+            None => empty,
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Mail> {
+    /// Takes no more mail.
+    pub fn close(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Mail>> {
         // Nothing panics while it is held.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,25 +207,35 @@ impl Session {
 
 impl State {
     pub fn new(
-        kcp: Kcp,
+        mut kcp: Kcp,
         shards: Option<Box<Shards>>,
         read_timeout: Option<u64>,
         now: u64,
         proven: bool,
     ) -> Self {
+        if !proven {
+            kcp.narrow_window();
+        }
         Self {
             kcp,
             shards,
             reader: None,
             writer: None,
             phase: Phase::Open,
+            skew: rand::random(),
             read_timeout,
             queued: false,
             unproven_until: (!proven).then_some(now + PROOF),
             now,
             heard: now,
             data_came: now,
+            delivered: now,
         }
+    }
+
+    /// A time of its loop's as its state machine knows it.
+    pub fn timestamp(&self, now: u64) -> u32 {
+        (now as u32).wrapping_add(self.skew)
     }
 
     /// Whether the session is one of those that strangers can make.
@@ -214,25 +245,36 @@ impl State {
 
     /// Takes in a datagram of the session's peer.
     pub fn input(&mut self, incoming: &Incoming<'_>, now: u64) {
-        let before = self.kcp.readable();
+        let (readable, undelivered) = (self.kcp.readable(), self.kcp.undelivered());
+        let timestamp = self.timestamp(now);
         // What is wrong with a datagram is counted there.
         if let Some(payload) = incoming.payload() {
-            let _ = self.kcp.handle_datagram(payload, now as u32);
+            let _ = self.kcp.handle_datagram(payload, timestamp);
         }
         if let Incoming::Shard(shard) = incoming
             && let Some(shards) = &mut self.shards
         {
             let kcp = &mut self.kcp;
             shards.input(shard, now, |payload| {
-                let _ = kcp.handle_recovered(payload, now as u32);
+                let _ = kcp.handle_recovered(payload, timestamp);
             });
         }
         (self.now, self.heard) = (now, now);
-        if self.kcp.readable() > before {
+        if self.kcp.readable() > readable {
             self.data_came = now;
         }
+        if self.kcp.undelivered() < undelivered {
+            self.delivered = now;
+        }
         if self.kcp.is_answered() {
-            self.unproven_until = None;
+            self.prove();
+        }
+    }
+
+    /// Takes the session for one of somebody who is there.
+    fn prove(&mut self) {
+        if self.unproven_until.take().is_some() {
+            self.kcp.open_window();
         }
     }
 
@@ -240,6 +282,9 @@ impl State {
     pub fn attend(&mut self, now: u64, path: Path, outbox: &mut Outbox) -> Next {
         self.queued = false;
         self.now = now;
+        if self.phase == Phase::Reset {
+            return Next::Gone;
+        }
         // What comes to a session that lingers is not taken out: the peer must not be told of more
         // room for what nobody will read.
         if !self.transmit(now, path, outbox) {
@@ -249,7 +294,7 @@ impl State {
             shards.rest(now);
         }
         if self.unproven_until.is_some_and(|until| until <= now) {
-            self.unproven_until = None;
+            self.prove();
             if self.kcp.undelivered() > 0 {
                 self.phase = Phase::Broken(io::ErrorKind::TimedOut);
             }
@@ -261,16 +306,16 @@ impl State {
                     self.phase = Phase::Eof;
                 }
             }
-            Phase::Shut(since) if since + LINGER <= now => {
+            Phase::Shut(since) if self.gives_up(since) <= now => {
                 self.phase = Phase::Broken(io::ErrorKind::TimedOut);
             }
             Phase::Lingering(since) => {
                 let done = self.kcp.undelivered() == 0 && self.heard + REPEATS <= now;
-                if done || since + LINGER <= now {
+                if done || self.gives_up(since) <= now {
                     return Next::Gone;
                 }
             }
-            Phase::Shut(_) | Phase::Eof | Phase::Broken(_) => {}
+            Phase::Shut(_) | Phase::Eof | Phase::Broken(_) | Phase::Reset => {}
         }
         if self.silent_until().is_some_and(|at| at <= now) {
             if self.kcp.readable() == 0 {
@@ -317,7 +362,8 @@ impl State {
                 return false;
             };
             let front = self.shards.as_ref().map_or(0, |_| fec::HEADER);
-            let Some(len) = self.kcp.poll_transmit(now as u32, &mut space[front..]) else {
+            let timestamp = self.timestamp(now);
+            let Some(len) = self.kcp.poll_transmit(timestamp, &mut space[front..]) else {
                 return true;
             };
             let len = front + len;
@@ -332,17 +378,23 @@ impl State {
         }
     }
 
+    /// Until when what was written before the stream ended may wait to be acknowledged further.
+    fn gives_up(&self, since: u64) -> u64 {
+        since.max(self.delivered) + LINGER
+    }
+
     fn silent_until(&self) -> Option<u64> {
         let limit = match self.phase {
             Phase::Open | Phase::Shut(_) => self.read_timeout?,
-            Phase::Eof | Phase::Broken(_) | Phase::Lingering(_) => return None,
+            Phase::Eof | Phase::Broken(_) | Phase::Lingering(_) | Phase::Reset => return None,
         };
         Some(limit + self.data_came)
     }
 
     /// When it is to be looked after next.
     fn deadline(&self, now: u64) -> Option<u64> {
-        let kcp = self.kcp.next_deadline().map(|at| widen(at, now));
+        let kcp = self.kcp.next_deadline();
+        let kcp = kcp.map(|at| widen(at.wrapping_sub(self.skew), now));
         let shards = self.shards.as_ref().and_then(|shards| shards.deadline());
         // Its reader does not tell when it has taken everything and memory can be given back.
         let unread = (self.kcp.readable() > 0).then_some(now + UNREAD);
@@ -350,12 +402,12 @@ impl State {
             Phase::Shut(since) if self.kcp.undelivered() == 0 => {
                 Some(since.max(self.heard) + QUIET_END)
             }
-            Phase::Shut(since) => Some(since + LINGER),
+            Phase::Shut(since) => Some(self.gives_up(since)),
             Phase::Lingering(since) if self.kcp.undelivered() == 0 => {
-                Some((since + LINGER).min(self.heard + REPEATS))
+                Some(self.gives_up(since).min(self.heard + REPEATS))
             }
-            Phase::Lingering(since) => Some(since + LINGER),
-            Phase::Open | Phase::Eof | Phase::Broken(_) => None,
+            Phase::Lingering(since) => Some(self.gives_up(since)),
+            Phase::Open | Phase::Eof | Phase::Broken(_) | Phase::Reset => None,
         };
         [
             kcp,
@@ -368,5 +420,51 @@ impl State {
         .into_iter()
         .flatten()
         .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::segment::{Command, Header};
+    use super::super::settings_of;
+    use super::*;
+    use crate::config;
+
+    /// As long as its peer takes what is left, an ended session delivers it.
+    #[test]
+    fn a_slow_peer_gets_all_of_it() {
+        let now = 1;
+        let kcp = Kcp::new(7, &settings_of(&config::Kcp::default()));
+        let mut state = State::new(kcp, None, None, now, true);
+        let path = Path {
+            peer: ([127, 0, 0, 1], 1).into(),
+            from: None,
+        };
+        let mut outbox = Outbox::new();
+        let timestamp = state.timestamp(now);
+        assert_eq!(state.kcp.write(&[0; 2_000], timestamp), 2_000);
+        state.phase = Phase::Lingering(now);
+        let mut attend = |state: &mut State, now| {
+            outbox.advance(outbox.runs().count());
+            state.attend(now, path, &mut outbox)
+        };
+        attend(&mut state, now);
+        assert!(matches!(attend(&mut state, LINGER), Next::At(Some(_))));
+        let ack = Header {
+            conv: 7,
+            command: Command::Ack,
+            fragment: 0,
+            window: 32,
+            timestamp: 0,
+            sn: 0,
+            una: 1,
+        };
+        let ack = ack.encode(0);
+        state.input(&Incoming::parse(&ack).expect("no shard"), LINGER);
+        assert!(matches!(
+            attend(&mut state, 2 * LINGER - 1),
+            Next::At(Some(_))
+        ));
+        assert_eq!(attend(&mut state, 2 * LINGER), Next::Gone);
     }
 }

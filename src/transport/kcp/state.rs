@@ -237,7 +237,7 @@ impl Kcp {
         self.receive.consume(len);
         self.stats.bytes_received += len as u64;
         // Opening by single segments would have the peer send single segments.
-        if self.told_closed && self.receive.free() >= (self.receive_window / 4).max(1) {
+        if self.told_closed && self.receive.free() >= (self.receive.window() / 4).max(1) {
             self.must_tell_window = true;
         }
     }
@@ -310,6 +310,18 @@ impl Kcp {
                 self.is_wasteful()
                     .then(|| self.active_at.wrapping_add(QUIET))
             })
+    }
+
+    /// Takes in no more segments unread and out of order than a peer sends before it is told of a
+    /// window, until it is [opened](Self::open_window).
+    pub fn narrow_window(&mut self) {
+        let window = self.receive_window.min(UNTOLD_WINDOW);
+        self.receive.set_window(window);
+    }
+
+    /// Takes in as many as the settings say.
+    pub fn open_window(&mut self) {
+        self.receive.set_window(self.receive_window);
     }
 
     /// Whether some segment was sent 20 times in vain. KCP calls the link dead

@@ -26,9 +26,10 @@ use crate::config::Kcp;
 ///   `read_timeout`. If another session has taken its place behind the same address they fail with
 ///   [`ConnectionReset`](io::ErrorKind::ConnectionReset).
 /// - Shutting the stream says nothing to the peer. Reads then go on until everything written is
-///   acknowledged and the peer has been quiet for a second, and give an end of stream; if it is
-///   not acknowledged within 15 s they fail with `TimedOut`.
-/// - What was written when the stream is dropped is still delivered, for up to 15 s.
+///   acknowledged and the peer has been quiet for a second, and give an end of stream; if nothing
+///   more is acknowledged for 15 s they fail with `TimedOut`.
+/// - What was written when the stream is dropped is still delivered, until the peer has
+///   acknowledged nothing more for 15 s.
 ///
 /// Reading and writing are cancel safe. What a write takes is on its way, a flush waits for nothing.
 pub struct Stream {
@@ -78,6 +79,15 @@ impl Stream {
         Some(Duration::from_millis(milliseconds.into()))
     }
 
+    /// Closes it without delivering what it has not delivered yet.
+    pub fn reset(self) {
+        let mut state = self.session.lock();
+        if !matches!(state.phase, Phase::Broken(_)) {
+            state.phase = Phase::Reset;
+            self.session.ask(state);
+        }
+    }
+
     /// Whether its loop knows it no more. There may still be bytes to read.
     pub fn is_broken(&self) -> bool {
         matches!(self.session.lock().phase, Phase::Broken(_))
@@ -115,9 +125,10 @@ impl Stream {
         }
         // What is written leaves, and gets its timestamp, when the loop next looks.
         let now = match state.kcp.delays_writes() {
-            true => self.session.clock().now() as u32,
-            false => state.now as u32,
+            true => self.session.clock().now(),
+            false => state.now,
         };
+        let now = state.timestamp(now);
         let mut taken = 0;
         for slice in slices {
             let len = state.kcp.write(slice, now);
@@ -203,7 +214,7 @@ impl AsyncWrite for Stream {
                 state.phase = Phase::Shut(self.session.clock().now());
                 self.session.ask(state);
             }
-            Phase::Shut(_) | Phase::Eof | Phase::Lingering(_) => {}
+            Phase::Shut(_) | Phase::Eof | Phase::Lingering(_) | Phase::Reset => {}
         }
         Poll::Ready(Ok(()))
     }
@@ -213,7 +224,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let mut state = self.session.lock();
         (state.reader, state.writer) = (None, None);
-        if !matches!(state.phase, Phase::Broken(_)) {
+        if !matches!(state.phase, Phase::Broken(_) | Phase::Reset) {
             state.phase = Phase::Lingering(self.session.clock().now());
             self.session.ask(state);
         }

@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::super::acks::Echo;
 use super::super::receive_queue::Taken;
 use super::super::rtt;
-use super::super::segment::{Command, HEADER_LEN, Segment, SegmentError, before};
+use super::super::segment::{Command, HEADER_LEN, Segment, SegmentError};
 use super::Kcp;
 
 /// Why a datagram, or the rest of it, was refused; always the sender's fault.
@@ -54,7 +54,7 @@ impl Kcp {
         let una = self.send.una();
         let in_flight = self.send.in_flight();
         let mut sent_at = None;
-        let result = self.handle_segments(datagram, now, origin, &mut sent_at);
+        let result = self.handle_segments(datagram, now, origin, una, &mut sent_at);
         if result.is_err() {
             self.stats.in_errs += 1;
         }
@@ -75,12 +75,14 @@ impl Kcp {
         result
     }
 
-    /// Leaves in `sent_at` when the last transmission acknowledged here was made.
+    /// Leaves in `sent_at` when the last transmission acknowledged here was made. Before the
+    /// datagram everything from `una` on was in flight.
     fn handle_segments(
         &mut self,
         datagram: &[u8],
         now: u32,
         origin: Origin,
+        una: u32,
         sent_at: &mut Option<u32>,
     ) -> Result<(), InputError> {
         let mut rest = datagram;
@@ -88,8 +90,9 @@ impl Kcp {
             let (segment, behind) = Segment::decode(rest)?;
             self.handle_segment(&segment, now, origin)?;
             let header = segment.header;
+            let was_in_flight = header.sn.wrapping_sub(una) < self.send.next_sn().wrapping_sub(una);
             let is_echo = header.command == Command::Ack
-                && before(header.sn, self.send.next_sn())
+                && was_in_flight
                 && now.wrapping_sub(header.timestamp) <= rtt::MAX;
             if is_echo {
                 self.recovery.on_echo(header.timestamp);
@@ -155,7 +158,7 @@ impl Kcp {
                 echo,
                 self.receive.next_sn(),
                 now.wrapping_add(self.interval),
-                self.receive_window as usize,
+                self.receive.window() as usize,
             );
         }
     }
