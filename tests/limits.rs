@@ -360,6 +360,31 @@ async fn without_descriptors_no_server_is_to_blame() {
     live.echo("all the time").await;
 }
 
+#[tokio::test]
+async fn without_descriptors_probes_are_answered() {
+    let gateway = Gateway::start(&format!("admin: 127.0.0.1:0\n{}", scp(""))).await;
+    let admin = gateway.admin().await;
+    let mut live = Raw::connect(gateway.addr()).await;
+    leave_descriptors(&gateway, 0);
+    let mut waiting = TcpStream::connect(gateway.addr()).await.unwrap();
+    waiting.write_all(&record(HELLO)).await.unwrap();
+    gateway.log().nth("cannot accept, pausing", 0).await;
+    // One that says nothing has its turn too.
+    let _silent = TcpStream::connect(admin).await.unwrap();
+    for _ in 0..10 {
+        http::get(admin, "/healthz").await.good();
+    }
+    assert_eq!(http::get(admin, "/status").await.good()["sessions"], 1);
+    live.echo("all the time").await;
+    limit_descriptors(&gateway, 1024);
+    assert!(
+        !soon("an answer", read_record(&mut waiting))
+            .await
+            .is_empty()
+    );
+    http::get(admin, "/healthz").await.good();
+}
+
 /// A gateway inside the test.
 async fn inside(
     config: &str,
