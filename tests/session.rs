@@ -659,6 +659,9 @@ async fn a_drain_lets_sessions_go_on_to_their_end() {
     gateway.signal(libc::SIGTERM);
     let draining = gateway.log().nth("draining", 0).await;
     assert_eq!(draining["sessions"], 1, "{draining}");
+    gateway.signal(libc::SIGHUP);
+    let ignored = "SIGHUP ignored: the gateway stops";
+    gateway.log().nth(ignored, 0).await;
     for round in 0..2 {
         client.send(b"question").await;
         assert_eq!(read(&mut connection, 8).await, b"question");
