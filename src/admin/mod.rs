@@ -74,16 +74,14 @@ impl Socket {
             is_exposed: !self.addr.ip().is_loopback(),
         };
         let service = TowerToHyperService::new(routes::router(guard));
-        let stop = until.clone();
-        let accepting = accept(self.listener, service, stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(accepting).await });
+        tokio::spawn(accept(self.listener, service, until.clone()));
         Server {
             _stop: until.drop_guard(),
         }
     }
 }
 
-/// Accepts connections for ever.
+/// Accepts connections until it is told to stop.
 async fn accept(
     listener: TcpListener,
     service: TowerToHyperService<axum::Router>,
@@ -94,7 +92,10 @@ async fn accept(
     let mut spare = None;
     loop {
         spare = spare.or_else(open_spare);
-        let accepted = poll_fn(|cx| poll_accept(&listener, &mut spare, cx)).await;
+        let accepting = poll_fn(|cx| poll_accept(&listener, &mut spare, cx));
+        let Some(accepted) = stop.run_until_cancelled(accepting).await else {
+            return;
+        };
         let Ok(connection) = accepted else {
             sleep(EXHAUSTED).await;
             continue;
