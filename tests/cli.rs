@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use stablegate::config::Config;
+use stablegate::crypto::Dialect;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -359,6 +360,39 @@ async fn systemd_is_told() {
     assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
     assert_eq!(told().await, "STOPPING=1\n");
     assert!(soon("its exit", gateway.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn what_a_client_says_stays_on_its_line_of_the_log() {
+    let directory = here();
+    let config = format!(
+        "admin: \"\"\n{}hooks: [{{name: deny, lua: deny.lua}}]\n",
+        GOOD.replace("session: scp\n", "session: scp\n    hooks: [deny]\n")
+    );
+    fs::write(directory.path().join("config.yaml"), config).unwrap();
+    let script = "function access(session)
+        gateway.log.warn('a ' .. session.target)
+        return false, 'b ' .. session.target .. '\\nforged'
+    end";
+    fs::write(directory.path().join("deny.lua"), script).unwrap();
+    let mut gateway = command(directory.path(), &["run"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
+    let mut line = async || soon("a line", log.next_line()).await.unwrap().unwrap();
+    let listening = line().await;
+    let addr = listening.split_once("addr=").unwrap().1.parse().unwrap();
+    let target = "\n\u{1b}[2Jlobby\rforged\u{85}forged";
+    Raw::open(addr, Dialect::Current, target).await;
+    let said = line().await;
+    assert!(
+        said.contains(r"a \x1b[2Jlobby\rforged\u{85}forged"),
+        "{said}"
+    );
+    let closed = line().await;
+    let expected = r"b \u{1b}[2Jlobby\rforged\u{85}forged\nforged";
+    assert!(closed.contains(expected), "{closed}");
 }
 
 #[tokio::test]

@@ -257,7 +257,7 @@ async fn kcp_is_limited_alike() {
 #[tokio::test]
 async fn a_flood_is_counted_and_does_not_fill_the_log() {
     const FLOOD: u64 = 2000;
-    let (gateway, addr, _directory) = inside(&scp("connections: 1")).await;
+    let (gateway, addr, directory) = inside(&scp("connections: 1")).await;
     let mut client = Raw::connect(addr).await;
     for _ in 0..FLOOD {
         assert!(is_refused(addr).await);
@@ -269,6 +269,15 @@ async fn a_flood_is_counted_and_does_not_fill_the_log() {
     assert_eq!(count(Limit::Connections), FLOOD);
     assert_eq!(count(Limit::PerSource), 0);
     client.echo("still").await;
+    // Neither the count nor the session is forgotten while the listener has another name.
+    for name in ["other", "game"] {
+        let config = scp("connections: 1").replace("game", name);
+        std::fs::write(directory.path().join("config.yaml"), without_admin(&config)).unwrap();
+        gateway.reload().await.unwrap();
+    }
+    let (_, addr) = gateway.local_addrs().await[0];
+    assert!(is_refused(addr).await);
+    assert_eq!(count(Limit::Connections), FLOOD + 1);
 
     let gateway = Gateway::start(&scp("connections: 1")).await;
     let _client = Raw::connect(gateway.addr()).await;
@@ -282,22 +291,37 @@ async fn a_flood_is_counted_and_does_not_fill_the_log() {
     assert!(gateway.log().all("handshake failed").is_empty());
 }
 
+/// Has clients take all descriptors that the gateway has left; returns those.
+async fn exhaust(gateway: &Gateway) -> Vec<TcpStream> {
+    // Beyond the highest that is open, as one that is spare may be.
+    limit_descriptors(gateway, open_descriptors(gateway).max().unwrap() + 1);
+    let mut clients = Vec::new();
+    while gateway.log().all("cannot accept, pausing").is_empty() {
+        let mut client = TcpStream::connect(gateway.addr()).await.unwrap();
+        client.write_all(&record(HELLO)).await.unwrap();
+        clients.push(client);
+    }
+    clients
+}
+
 /// Lowers the limit of descriptors so that so many more can be opened.
 fn leave_descriptors(gateway: &Gateway, free: usize) {
-    let open: Vec<u64> = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid()))
-        .unwrap()
-        .map(|entry| {
-            entry
-                .unwrap()
-                .file_name()
-                .to_str()
-                .unwrap()
-                .parse()
-                .unwrap()
-        })
-        .collect();
+    let open: Vec<u64> = open_descriptors(gateway).collect();
     let limit = (0..).filter(|fd| !open.contains(fd)).nth(free).unwrap();
     limit_descriptors(gateway, limit);
+}
+
+fn open_descriptors(gateway: &Gateway) -> impl Iterator<Item = u64> {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
+    open.map(|entry| {
+        entry
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    })
 }
 
 fn limit_descriptors(gateway: &Gateway, limit: u64) {
@@ -358,6 +382,43 @@ async fn without_descriptors_no_server_is_to_blame() {
     limit_descriptors(&gateway, 1024);
     Raw::connect(gateway.addr()).await.echo("after").await;
     live.echo("all the time").await;
+}
+
+#[tokio::test]
+async fn without_descriptors_no_name_is_to_blame() {
+    let server = Server::echo().await;
+    let addr = format!("localhost:{}", server.port());
+    let config = scp("").replace("builtin:echo", &addr);
+    let more = "upstream: {resolve_interval: 0s, eject: {failures: 1}}\n";
+    let gateway = Gateway::start(&format!("{config}{more}")).await;
+    // Enough for the client. Nothing has been looked up before, so that the resolver has nothing.
+    leave_descriptors(&gateway, 1);
+    let client = Raw::connect(gateway.addr()).await;
+    let closed = gateway.log().of(client.id, "session closed").await;
+    assert_eq!(closed["reason"], "exhausted", "{closed}");
+    limit_descriptors(&gateway, 1024);
+    assert!(gateway.log().all("host ejected").is_empty());
+    Raw::connect(gateway.addr()).await.echo("after").await;
+}
+
+#[tokio::test]
+async fn without_descriptors_probes_are_answered() {
+    let gateway = Gateway::start(&format!("admin: 127.0.0.1:0\n{}", scp(""))).await;
+    let admin = gateway.admin().await;
+    let mut live = Raw::connect(gateway.addr()).await;
+    let mut waiting = exhaust(&gateway).await;
+    // One that says nothing has its turn too.
+    let _silent = TcpStream::connect(admin).await.unwrap();
+    for _ in 0..10 {
+        http::get(admin, "/healthz").await.good();
+    }
+    http::get(admin, "/metrics").await;
+    live.echo("all the time").await;
+    limit_descriptors(&gateway, 1024);
+    for client in &mut waiting {
+        assert!(!soon("an answer", read_record(client)).await.is_empty());
+    }
+    http::get(admin, "/healthz").await.good();
 }
 
 /// A gateway inside the test.

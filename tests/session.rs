@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stablegate::client::scp::{Options, Stream};
 use stablegate::crypto::Dialect;
+use stablegate::proto::scp::message::Code;
 use stablegate::transport::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -615,6 +616,41 @@ async fn what_is_peeked_is_forwarded_unchanged() {
 }
 
 #[tokio::test]
+async fn a_refused_resume_is_told_of_whatever_its_client_does() {
+    let more = "scp: {handshake_timeout: 1h}\n";
+    let gateway = Gateway::start(&scp_to("builtin:echo", more)).await;
+    let text = "1\n1\n0\nAAAAAAAAAAA=";
+    let client = Raw::connect(gateway.addr()).await;
+    let (_kept, answer) = client.ask(gateway.addr(), text).await;
+    assert_eq!(answer.code, Code::NotFound);
+    let refused = gateway.log().nth("handshake failed", 0).await;
+    assert_eq!(refused["reason"], "resume_refused", "{refused}");
+    let (reset, _) = client.ask(gateway.addr(), text).await;
+    socket2::SockRef::from(&reset)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(reset);
+    let refused = gateway.log().nth("handshake failed", 1).await;
+    assert_eq!(refused["reason"], "resume_refused", "{refused}");
+}
+
+#[tokio::test]
+async fn who_says_nothing_holds_up_no_drain() {
+    let more = "scp: {handshake_timeout: 1h, resume_wait: 1h}\n";
+    let config = scp_to("builtin:echo", more);
+    let mut gateway = Gateway::start_with(&config, &["--grace", "1h"]).await;
+    let _silent = TcpStream::connect(gateway.addr()).await.unwrap();
+    // Accepted after the silent one.
+    ask(gateway.addr(), record("nonsense")).await;
+    gateway.signal(libc::SIGTERM);
+    let draining = gateway.log().nth("draining", 0).await;
+    assert_eq!(draining["sessions"], 0, "{draining}");
+    assert_eq!(gateway.exited().await.code(), Some(0));
+    let stopping = gateway.log().nth("stopping", 0).await;
+    assert_eq!(stopping["outcome"], "drained", "{stopping}");
+}
+
+#[tokio::test]
 async fn a_drain_lets_sessions_go_on_to_their_end() {
     let server = Server::start().await;
     let mut gateway = Gateway::start(&scp_to(server.addr, "")).await;
@@ -623,6 +659,9 @@ async fn a_drain_lets_sessions_go_on_to_their_end() {
     gateway.signal(libc::SIGTERM);
     let draining = gateway.log().nth("draining", 0).await;
     assert_eq!(draining["sessions"], 1, "{draining}");
+    gateway.signal(libc::SIGHUP);
+    let ignored = "SIGHUP ignored: the gateway stops";
+    gateway.log().nth(ignored, 0).await;
     for round in 0..2 {
         client.send(b"question").await;
         assert_eq!(read(&mut connection, 8).await, b"question");

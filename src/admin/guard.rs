@@ -20,16 +20,27 @@ use crate::gateway::Gateway;
 /// What is answered without a token: the page, which has nothing to tell, and the probes.
 const OPEN: [&str; 3] = ["/", "/healthz", "/readyz"];
 
+/// What requests to a socket are for.
+#[derive(Clone)]
+pub(super) struct Guard {
+    pub gateway: Weak<Gateway>,
+    /// Others than this machine can reach the socket.
+    pub is_exposed: bool,
+}
+
 /// Turns away what may not be asked, and lends the rest the gateway.
 pub(super) async fn guard(
-    State(gateway): State<Weak<Gateway>>,
+    State(Guard {
+        gateway,
+        is_exposed,
+    }): State<Guard>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let Some(gateway) = gateway.upgrade() else {
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway has stopped").into();
     };
-    if let Err(problem) = check(&gateway, &request) {
+    if let Err(problem) = check(&gateway, is_exposed, &request) {
         return problem.into();
     }
     request.extensions_mut().insert(gateway);
@@ -46,7 +57,7 @@ pub(super) async fn guard(
     response
 }
 
-fn check(gateway: &Arc<Gateway>, request: &Request) -> Result<(), Problem> {
+fn check(gateway: &Arc<Gateway>, is_exposed: bool, request: &Request) -> Result<(), Problem> {
     let forbidden = |what| Problem::new(StatusCode::FORBIDDEN, what);
     let generation = gateway.generation();
     let headers = request.headers();
@@ -67,16 +78,20 @@ fn check(gateway: &Arc<Gateway>, request: &Request) -> Result<(), Problem> {
     if changes && site.is_some_and(|site| site != "same-origin") {
         return Err(forbidden("asked for by a page elsewhere"));
     }
-    if let Some(token) = &generation.admin_token
-        && !OPEN.contains(&request.uri().path())
-        && !shown(headers).is_some_and(|shown| token.is(shown.as_bytes()))
-    {
-        return Err(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "needs the token: Authorization: Bearer …",
-        ));
+    if OPEN.contains(&request.uri().path()) {
+        return Ok(());
     }
-    Ok(())
+    match &generation.admin_token {
+        Some(token) if !shown(headers).is_some_and(|shown| token.is(shown.as_bytes())) => {
+            Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "needs the token: Authorization: Bearer …",
+            ))
+        }
+        // A connection from before a reload that moved the interface to a loopback address.
+        None if is_exposed => Err(forbidden("the interface is no longer at this address")),
+        _ => Ok(()),
+    }
 }
 
 /// The one value of a header.

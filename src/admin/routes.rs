@@ -1,6 +1,6 @@
 //! What can be asked for.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query};
@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::guard::guard;
+use super::guard::{Guard, guard};
 use super::{Fault, Problem};
 use crate::gateway::{Error, Explained, Filter, Gateway, MAX_LIMIT, Sessions, Status};
 use crate::transport::kcp::Counters;
@@ -24,7 +24,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 
 type Running = Extension<Arc<Gateway>>;
 
-pub(super) fn router(gateway: Weak<Gateway>) -> Router {
+pub(super) fn router(state: Guard) -> Router {
     let mut router = Router::new();
     for (_, path, route) in routes() {
         router = router.route(path, route);
@@ -34,7 +34,7 @@ pub(super) fn router(gateway: Weak<Gateway>) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
         })
-        .layer(from_fn_with_state(gateway, guard))
+        .layer(from_fn_with_state(state, guard))
 }
 
 /// Every route by its method and path.

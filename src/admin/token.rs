@@ -21,11 +21,39 @@ impl Token {
         if token.len() < MIN_LEN {
             return Err(format!("holds no token of at least {MIN_LEN} characters"));
         }
+        // Others cannot be shown in a header.
+        if !token.chars().all(|c| matches!(c, ' '..='~')) {
+            return Err("holds more than one line of ASCII characters".to_owned());
+        }
         Ok(Self(Sha256::digest(token).into()))
     }
 
     /// Takes the same time wherever the difference is.
     pub fn is(&self, shown: &[u8]) -> bool {
         Sha256::digest(shown).ct_eq(&self.0).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_that_can_be_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |text: &str| {
+            fs::write(file.path(), text).unwrap();
+            Token::read(file.path())
+        };
+        let token = read("  a token that nobody guesses\r\n").unwrap();
+        assert!(token.is(b"a token that nobody guesses"));
+        for text in [
+            "too short",
+            "\u{feff}a token that nobody guesses",
+            "ein Schlüssel, den niemand rät",
+            "a token that nobody guesses\nanother that nobody guesses",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod hook;
 mod migrate;
 mod run;
 
+use std::fmt;
 use std::io::{BufWriter, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,6 +15,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 
 /// A gateway that keeps game connections alive.
 #[derive(Parser)]
@@ -128,10 +132,36 @@ fn start_log(format: LogFormat) -> WorkerGuard {
         .with_target(false)
         .with_writer(writer);
     match format {
-        LogFormat::Human => log.init(),
+        LogFormat::Human => log.fmt_fields(Escaping).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     guard
+}
+
+/// Fields and messages without control characters: much of them is what a client said, which is to
+/// stay on its line and to tell a terminal nothing.
+struct Escaping;
+
+/// Where control characters are escaped.
+struct Escaped<'a>(Writer<'a>);
+
+impl<'a> FormatFields<'a> for Escaping {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'a>, fields: R) -> fmt::Result {
+        let mut escaped = Escaped(writer);
+        DefaultFields::new().format_fields(Writer::new(&mut escaped), fields)
+    }
+}
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            match c.is_control() {
+                true => write!(self.0, "{}", c.escape_default())?,
+                false => self.0.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {

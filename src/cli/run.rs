@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::gateway::Gateway;
@@ -48,10 +48,19 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
         },
         _ = terminate.recv() => "second signal",
         _ = interrupt.recv() => "second signal",
+        never = refuse(&mut hangup) => never,
     };
     tracing::info!(sessions = gateway.sessions(), outcome, "stopping");
     gateway.shutdown().await;
     Ok(())
+}
+
+/// A gateway that stops takes no new configuration.
+async fn refuse(hangup: &mut Signal) -> ! {
+    loop {
+        hangup.recv().await;
+        tracing::warn!("SIGHUP ignored: the gateway stops");
+    }
 }
 
 /// Tells systemd, if that waits to be told.

@@ -10,9 +10,9 @@ settings! {
     /// Active checks of hosts: whether they accept a TCP connection.
     #[derive(PartialEq, Eq)]
     pub struct Health / HealthPatch {
-        /// From one check of a host to the next; `0s` (`None`) is no checks. At most 365
+        /// From one check of a host to the next; `0s` (`None`) is no checks. 10ms to 365
         /// days. Default 0s.
-        interval: Option<Duration> as OffOr<0, YEAR> = None,
+        interval: Option<Duration> as OffOr<10, YEAR> = None,
         /// How long a host may take to accept; more than 0s. Default 2s.
         timeout: Duration as Timeout = Duration::from_secs(2),
         /// So many good checks in a row bring a host back; 1 to 1000. Default 2.

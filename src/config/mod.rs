@@ -709,6 +709,10 @@ replay_memory: 1GiB
                 "3: tcp.keepalive: `500ms` must be 1s to 32767s, or 0s for off",
             ),
             (
+                "listeners: []\nupstream:\n  health: {interval: 1ns}\n",
+                "3: upstream.health.interval: `1ns` must be 10ms to 31536000s, or 0s for off",
+            ),
+            (
                 "listeners: []\nkcp:\n  interval: 6s\n",
                 "3: kcp.interval: `6s` must be 1ms to 5s",
             ),

@@ -145,7 +145,7 @@ impl Spelling<Duration> for Timeout {
     }
 }
 
-/// `0s` for "off", or a duration from `MIN` to `MAX` seconds.
+/// `0s` for "off", or a duration from `MIN` milliseconds to `MAX` seconds.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) struct OffOr<const MIN: u64, const MAX: u64>(Option<Duration>);
@@ -158,8 +158,10 @@ impl<const MIN: u64, const MAX: u64> TryFrom<String> for OffOr<MIN, MAX> {
         if duration.is_zero() {
             return Ok(Self(None));
         }
-        if duration < Duration::from_secs(MIN) || duration > Duration::from_secs(MAX) {
-            return Err(format!("`{text}` must be {MIN}s to {MAX}s, or 0s for off"));
+        let min = Duration::from_millis(MIN);
+        if duration < min || duration > Duration::from_secs(MAX) {
+            let min = humantime::format_duration(min);
+            return Err(format!("`{text}` must be {min} to {MAX}s, or 0s for off"));
         }
         Ok(Self(Some(duration)))
     }

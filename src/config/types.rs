@@ -215,7 +215,7 @@ settings! {
         read_timeout: Option<Duration> as OffOr<0, YEAR> = None,
         /// How long a connection is silent before the system probes it; `0s` (`None`) is
         /// never. 1s to 32767s, as Linux takes it. Default 60s.
-        keepalive: Option<Duration> as OffOr<1, 32_767> = Some(Duration::from_secs(60)),
+        keepalive: Option<Duration> as OffOr<1000, 32_767> = Some(Duration::from_secs(60)),
         /// Sends small packets at once. Default true.
         nodelay: bool as bool = true,
     }
@@ -316,8 +316,8 @@ settings! {
         /// `0s` (`None`) is no time. At most 365 days. Default 0s.
         slow_start: Option<Duration> as OffOr<0, YEAR> = None,
         /// How often the names of hosts are looked up; in between, and when that fails, the last
-        /// answer holds. `0s` (`None`) is for each session. At most 365 days. Default 30s.
-        resolve_interval: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(30)),
+        /// answer holds. `0s` (`None`) is for each session. 10ms to 365 days. Default 30s.
+        resolve_interval: Option<Duration> as OffOr<10, YEAR> = Some(Duration::from_secs(30)),
     }
 
     /// The rule for names that no host has: `prefix + name + suffix` is looked up in DNS.

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
+use std::io;
 use std::mem;
 use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::{Receiver as Queue, sync_channel};
@@ -85,11 +86,15 @@ fn may_change_content(event: &Event) -> bool {
 /// Looks after each burst of events. Ends when the watcher, and with it the sender, is dropped.
 fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>) {
     while queue.recv().is_ok() {
-        thread::sleep(DEBOUNCE);
-        // Taken before the look, so that an event during the look leads to another one.
-        let _ = queue.try_recv();
-        let Some(state) = state.upgrade() else { return };
-        lock(&state).look();
+        loop {
+            thread::sleep(DEBOUNCE);
+            // Taken before the look, so that an event during the look leads to another one.
+            let _ = queue.try_recv();
+            let Some(state) = state.upgrade() else { return };
+            if lock(&state).look() {
+                break;
+            }
+        }
     }
 }
 
@@ -118,17 +123,24 @@ impl State {
         // Watch first and read then, so that no change falls between the two.
         self.watch_directories();
         for (file, seen) in &mut self.files {
-            *seen = known.get(file).copied().unwrap_or_else(|| hash(file));
+            *seen = known.get(file).copied().unwrap_or_else(|| hash(file).ok());
         }
         self.look();
     }
 
-    /// Follows the links anew and sends a notice if a content is not what it was.
-    fn look(&mut self) {
+    /// Follows the links anew and sends a notice if a content is not what it was. Whether that
+    /// could be found out of all files.
+    fn look(&mut self) -> bool {
         self.watch_directories();
-        let mut changed = false;
+        let (mut changed, mut complete) = (false, true);
         for (file, seen) in &mut self.files {
-            let now = hash(file);
+            let now = match hash(file) {
+                Err(error) if lacks_descriptor(&error) => {
+                    complete = false;
+                    continue;
+                }
+                result => result.ok(),
+            };
             changed |= now != *seen;
             *seen = now;
         }
@@ -136,6 +148,7 @@ impl State {
             // Full means that a notice waits already, closed that nobody wants one.
             let _ = self.notices.try_send(());
         }
+        complete
     }
 
     /// Watches the directories that the files' paths lead through now, and no others.
@@ -207,11 +220,16 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = PathBuf> {
 }
 
 /// The hash of a regular file's content; reading a pipe might never end.
-fn hash(file: &Path) -> Option<Hash> {
-    if !fs::metadata(file).ok()?.is_file() {
-        return None;
+fn hash(file: &Path) -> io::Result<Hash> {
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
-    Some(Sha256::digest(fs::read(file).ok()?).into())
+    Ok(Sha256::digest(fs::read(file)?).into())
+}
+
+/// Whether an error says nothing of a file.
+fn lacks_descriptor(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 #[cfg(all(test, unix))]

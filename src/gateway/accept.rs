@@ -28,6 +28,8 @@ use crate::{session, transport};
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// The most read of a client that was refused, bytes.
 const LAST_READ: u64 = 64 * 1024;
+/// How long a client that was refused may take to close.
+const LINGER: Duration = Duration::from_secs(5);
 /// How long a PROXY protocol header may take. Whoever sends one sends it at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,7 +57,7 @@ pub(super) async fn accept(
                 match enter(&state, &connection, &key) {
                     Some(place) => {
                         let serving = serve(state.clone(), connection, place, key.clone());
-                        state.sessions.spawn(serving);
+                        state.connections.spawn(serving);
                     }
                     None => connection.reset(),
                 }
@@ -185,6 +187,8 @@ async fn open(
     };
     let client_addr = info.client_addr;
     let node = generation.config.node;
+    // A connection that was refused and has its answer.
+    let mut refused = None;
     let handshake = async {
         match listener.session {
             config::Session::Plain if state.draining.is_cancelled() => Err(Error::Draining),
@@ -199,10 +203,9 @@ async fn open(
                 let handshake = Scp {
                     state: &state,
                     node,
-                    settings: &listener.scp,
-                    limits,
+                    listener,
                 };
-                Box::pin(handshake.accept(connection, &mut info, &mut place))
+                Box::pin(handshake.accept(connection, &mut info, &mut place, &mut refused))
                     .await
                     .map(resumable)
             }
@@ -210,10 +213,9 @@ async fn open(
                 let handshake = Snet {
                     state: &state,
                     node,
-                    settings: &listener.snet,
-                    limits,
+                    listener,
                 };
-                Box::pin(handshake.accept(connection, &mut info, &mut place))
+                Box::pin(handshake.accept(connection, &mut info, &mut place, &mut refused))
                     .await
                     .map(resumable)
             }
@@ -224,6 +226,10 @@ async fn open(
         Ok(None) => return None,
         Err(error) => {
             failed(&state, &place, listener, client_addr, &error);
+            if let Some(connection) = refused {
+                let lingering = timeout(LINGER, linger(connection));
+                state.shutdown.interrupts(lingering).await;
+            }
             return None;
         }
     };
@@ -296,9 +302,9 @@ fn resumable(opened: Option<(Stream, Listing)>) -> Option<(Client, Option<Listin
     opened.map(|(stream, listing)| (Client::Resumable(Box::new(stream)), Some(listing)))
 }
 
-/// Closes a connection after its last answer. What the client still sends is read and dropped,
-/// within the time of the handshake: closing before would take the answer back.
-pub(super) async fn linger(connection: &mut transport::Stream) -> io::Result<()> {
+/// Closes a connection after its last answer. What the client still sends is read and dropped:
+/// closing before would take the answer back.
+async fn linger(mut connection: transport::Stream) -> io::Result<()> {
     connection.shutdown().await?;
     tokio::io::copy(&mut connection.take(LAST_READ), &mut tokio::io::sink()).await?;
     Ok(())

@@ -27,7 +27,7 @@ pub(crate) struct Filter {
     client: Option<String>,
     /// What the client asked for, the host's name, or the address it went to.
     target: Option<String>,
-    /// Those with ids above this.
+    /// Live ones with ids above this.
     #[serde(default)]
     after: u64,
     #[serde(default = "default_limit")]
@@ -129,8 +129,7 @@ struct ReplayView {
 }
 
 impl Gateway {
-    /// A page of the sessions that `filter` takes, by their ids; those that have ended all at once,
-    /// the latest first.
+    /// A page of the sessions that `filter` takes, by their ids; of those that have ended, the latest.
     pub(crate) async fn list(&self, filter: &Filter) -> Sessions {
         let live = &self.state.live;
         let mut page = Sessions {

@@ -70,7 +70,7 @@ impl Gateway {
         text.family(
             Kind::Counter,
             "stablegate_refusals_total",
-            "Connections that a limit has kept out, or waiting.",
+            "Connections that a limit has kept out; of descriptors, the pauses of 0.1 s without one.",
         );
         for (listener, limit, count) in self.refusals() {
             text.sample(&[("listener", &listener), ("limit", limit.label())], count);

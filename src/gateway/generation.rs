@@ -20,6 +20,7 @@ use crate::hooks::shared::Shared;
 use crate::hooks::spec::{self, Limits, LoadError, Spec};
 use crate::hooks::stats::{Book, HookStats};
 use crate::hooks::{Hook, Runners};
+use crate::metrics::Family;
 
 /// What outlives generations and is there for all of them.
 #[derive(Clone)]
@@ -32,6 +33,8 @@ pub struct Environment {
     pub stats: Arc<Book>,
     /// The fastway endpoints that are connected.
     pub fastway: Arc<Switchboard>,
+    /// The counts of listeners by their names.
+    gates: Arc<Family<1, Gate>>,
 }
 
 impl Environment {
@@ -42,6 +45,7 @@ impl Environment {
             shared: Arc::default(),
             stats: Arc::default(),
             fastway: Arc::default(),
+            gates: Arc::new(Family::new(["listener"])),
         }
     }
 }
@@ -154,11 +158,8 @@ impl Generation {
             .listeners
             .iter()
             .map(|listener| Arc::new(chain(listener, &config, &hooks, &environment.stats)));
-        let gates = config.listeners.iter().map(|listener| {
-            let known = previous.and_then(|previous| previous.gate_of(&listener.name));
-            known.cloned().unwrap_or_default()
-        });
-        let gates = gates.collect();
+        let names = config.listeners.iter().map(|listener| &listener.name);
+        let gates = names.map(|name| environment.gates.with([name])).collect();
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners
             .flat_map(|(at, listener)| BindKey::of(listener).into_iter().map(move |key| (key, at)))
@@ -186,12 +187,6 @@ impl Generation {
     /// The counts of the listener that has this bind.
     pub(super) fn gate(&self, key: &BindKey) -> Option<&Arc<Gate>> {
         self.gates.get(*self.listeners.get(key)?)
-    }
-
-    fn gate_of(&self, name: &str) -> Option<&Arc<Gate>> {
-        let mut listeners = self.config.listeners.iter();
-        self.gates
-            .get(listeners.position(|listener| listener.name == name)?)
     }
 
     /// The listeners with their counts.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use atomic_waker::AtomicWaker;
 use tokio::sync::oneshot;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::client::Client;
 use super::metrics::ListenerMeter;
@@ -127,6 +128,7 @@ pub(super) struct ReplayUse {
 pub(super) struct Registration {
     state: Arc<State>,
     record: Arc<Record>,
+    _live: TaskTrackerToken,
 }
 
 impl Registry {
@@ -193,6 +195,7 @@ impl Registration {
         Self {
             state: state.clone(),
             record,
+            _live: state.sessions.token(),
         }
     }
 

@@ -79,8 +79,10 @@ struct State {
     metrics: Metrics,
     /// What their replay buffers take.
     memory: Arc<Memory>,
-    /// Accepting connections and running sessions.
+    /// Sessions past their handshake.
     sessions: TaskTracker,
+    /// What connections run, handshakes and sessions.
+    connections: TaskTracker,
     /// Sockets that accept, or deliver what ended sessions have left.
     listeners: TaskTracker,
     /// No new sessions.
@@ -161,6 +163,7 @@ impl Gateway {
             metrics: Metrics::default(),
             memory: Arc::new(memory),
             sessions: TaskTracker::new(),
+            connections: TaskTracker::new(),
             listeners: TaskTracker::new(),
             draining: CancellationToken::new(),
             shutdown: Shutdown::default(),
@@ -329,7 +332,8 @@ impl Gateway {
         counters
     }
 
-    /// How many connections the limits of listeners have kept out, or waiting.
+    /// How many connections the limits of listeners have kept out, and how often there was no
+    /// descriptor for any.
     pub fn refusals(&self) -> Vec<(String, Limit, u64)> {
         let generation = self.generation();
         let of = |(listener, gate): (&config::Listener, &Arc<gate::Gate>)| {
@@ -348,9 +352,9 @@ impl Gateway {
         self.state.memory.used()
     }
 
-    /// How many sessions are live, plain ones and handshakes included.
+    /// How many sessions are live.
     pub fn sessions(&self) -> usize {
-        self.state.sessions.len()
+        self.state.live.len()
     }
 
     /// Stops letting sessions in. Clients can still come back to theirs, so listeners with
@@ -381,9 +385,10 @@ impl Gateway {
     pub async fn shutdown(&self) {
         self.state.shutdown.begin();
         self.drain().await;
-        self.drained().await;
-        self.state.listeners.close();
-        self.state.listeners.wait().await;
+        for tasks in [&self.state.connections, &self.state.listeners] {
+            tasks.close();
+            tasks.wait().await;
+        }
     }
 }
 

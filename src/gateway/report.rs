@@ -193,7 +193,7 @@ impl Gateway {
             node: config.node,
             generation: generation.number,
             draining: self.is_draining(),
-            sessions: self.state.live.len(),
+            sessions: self.sessions(),
             listeners,
             hosts: hosts.collect(),
             hooks: hooks.collect(),

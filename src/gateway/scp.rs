@@ -1,12 +1,11 @@
 //! The server's side of scp handshakes.
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::Rng;
 use tokio::time::timeout;
 
-use super::accept::{Error, linger};
+use super::accept::Error;
 use super::gate::Place;
 use super::{Entry, Listing, State};
 use crate::config::{self, Hmac};
@@ -27,17 +26,18 @@ type Stream = session::Stream<transport::Stream>;
 pub(super) struct Scp<'a> {
     pub state: &'a Arc<State>,
     pub node: u8,
-    pub settings: &'a config::Scp,
-    pub limits: &'a config::Limits,
+    pub listener: &'a config::Listener,
 }
 
 impl Scp<'_> {
-    /// A new session, or `None` when the connection was handed to one that exists.
+    /// A new session, or `None` when the connection was handed to one that exists. One that was
+    /// refused is left in `refused`, to be closed once it has read its answer.
     pub async fn accept(
         &self,
         mut connection: transport::Stream,
         info: &mut SessionInfo,
         place: &mut Place,
+        refused: &mut Option<transport::Stream>,
     ) -> Result<Option<(Stream, Listing)>, Error> {
         let accepting = async {
             let request = match read_record(&mut connection).await {
@@ -50,15 +50,16 @@ impl Scp<'_> {
                     self.open(connection, request, info, place).await.map(Some)
                 }
                 Ok(Request::Resume(request)) => {
-                    self.resume(connection, &request).await.map(|()| None)
+                    self.resume(connection, &request, refused).await?;
+                    Ok(None)
                 }
                 Err(error) => {
-                    refuse(&mut connection, Code::Malformed).await?;
+                    *refused = Some(refuse(connection, Code::Malformed).await);
                     Err(error.into())
                 }
             }
         };
-        timeout(self.settings.handshake_timeout, accepting)
+        timeout(self.listener.scp.handshake_timeout, accepting)
             .await
             .unwrap_or(Err(Error::TimedOut))
     }
@@ -73,8 +74,8 @@ impl Scp<'_> {
         if self.state.draining.is_cancelled() {
             return Err(Error::Draining);
         }
-        place.admit(self.limits)?;
-        let dialect = match self.settings.hmac {
+        place.admit(&self.listener.limits)?;
+        let dialect = match self.listener.scp.hmac {
             Hmac::Current => Dialect::Current,
             Hmac::Legacy => Dialect::Legacy,
         };
@@ -83,7 +84,7 @@ impl Scp<'_> {
         let core = Core::new(
             Some(cipher.clone()),
             Some(cipher),
-            self.settings.replay_buffer,
+            self.listener.scp.replay_buffer,
         )
         .within(self.state.memory.clone());
         let (mut stream, listing) = self
@@ -94,7 +95,7 @@ impl Scp<'_> {
                 super::Owner::Scp(Mutex::new(owner)),
                 core,
                 connection,
-                self.settings.resume_wait,
+                self.listener.scp.resume_wait,
             )
             .ok_or(Error::Full)?;
         let id = listing.id();
@@ -116,11 +117,12 @@ impl Scp<'_> {
         &self,
         mut connection: transport::Stream,
         request: &ResumeRequest,
+        refused: &mut Option<transport::Stream>,
     ) -> Result<(), Error> {
         let (entry, offer, received) = match self.admit(request).await {
             Ok(admitted) => admitted,
             Err(code) => {
-                refuse(&mut connection, code).await?;
+                *refused = Some(refuse(connection, code).await);
                 return Err(Error::ScpRefused(request.id, code));
             }
         };
@@ -137,7 +139,14 @@ impl Scp<'_> {
             attached.ok_or(Error::ScpRefused(request.id, Code::Expired))?
         };
         self.state.resumed(request.id, client, transport, resent);
-        tracing::info!(id = request.id, %client, transport, resent, "session resumed");
+        tracing::info!(
+            id = request.id,
+            listener = self.listener.name,
+            %client,
+            transport,
+            resent,
+            "session resumed"
+        );
         Ok(())
     }
 
@@ -176,8 +185,8 @@ impl Entry {
     }
 }
 
-/// Answers with a code and closes.
-async fn refuse(connection: &mut transport::Stream, code: Code) -> io::Result<()> {
-    write_record(connection, ResumeResponse { received: 0, code }).await?;
-    linger(connection).await
+/// Answers with a code. A client that is gone was refused all the same.
+async fn refuse(mut connection: transport::Stream, code: Code) -> transport::Stream {
+    let _ = write_record(&mut connection, ResumeResponse { received: 0, code }).await;
+    connection
 }

@@ -9,7 +9,7 @@ use rand::Rng;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::accept::{Error, linger};
+use super::accept::Error;
 use super::gate::Place;
 use super::{Entry, Listing, Owner, State};
 use crate::config::{self, SnetVersion};
@@ -33,32 +33,37 @@ type Stream = session::Stream<transport::Stream>;
 pub(super) struct Snet<'a> {
     pub state: &'a Arc<State>,
     pub node: u8,
-    pub settings: &'a config::Snet,
-    pub limits: &'a config::Limits,
+    pub listener: &'a config::Listener,
 }
 
 impl Snet<'_> {
-    /// A new session, or `None` when the connection was handed to one that exists.
+    /// A new session, or `None` when the connection was handed to one that exists. One that was
+    /// refused is left in `refused`, to be closed once it has read its answer.
     pub async fn accept(
         &self,
         mut connection: transport::Stream,
         info: &mut SessionInfo,
         place: &mut Place,
+        refused: &mut Option<transport::Stream>,
     ) -> Result<Option<(Stream, Listing)>, Error> {
-        let only = match self.settings.version {
+        let only = match self.listener.snet.version {
             SnetVersion::Auto => None,
             SnetVersion::V1 => Some(Version::V1),
             SnetVersion::V2 => Some(Version::V2),
         };
         let accepting = async {
             match read_request(&mut connection, only).await? {
-                Request::New(request) => {
-                    self.open(connection, &request, info, place).await.map(Some)
+                Request::New(request) => self
+                    .open(connection, &request, info, place, refused)
+                    .await
+                    .map(Some),
+                Request::Resume(request) => {
+                    self.resume(connection, &request, refused).await?;
+                    Ok(None)
                 }
-                Request::Resume(request) => self.resume(connection, &request).await.map(|()| None),
             }
         };
-        timeout(self.settings.handshake_timeout, accepting)
+        timeout(self.listener.snet.handshake_timeout, accepting)
             .await
             .unwrap_or(Err(Error::TimedOut))
     }
@@ -69,13 +74,14 @@ impl Snet<'_> {
         request: &NewRequest,
         info: &mut SessionInfo,
         place: &mut Place,
+        refused: &mut Option<transport::Stream>,
     ) -> Result<(Stream, Listing), Error> {
         if self.state.draining.is_cancelled() {
-            refuse(&mut connection, request.version).await?;
+            *refused = Some(refuse(connection, request.version).await);
             return Err(Error::Draining);
         }
-        if let Err(limit) = place.admit(self.limits) {
-            refuse(&mut connection, request.version).await?;
+        if let Err(limit) = place.admit(&self.listener.limits) {
+            *refused = Some(refuse(connection, request.version).await);
             return Err(limit.into());
         }
         let owner = server::Owner::accept(request, rand::rng().random())?;
@@ -84,9 +90,9 @@ impl Snet<'_> {
         }
         let (incoming, outgoing) = owner.ciphers();
         let core = Core::new(
-            self.settings.encrypt.then_some(incoming),
-            self.settings.encrypt.then_some(outgoing),
-            self.settings.replay_buffer,
+            self.listener.snet.encrypt.then_some(incoming),
+            self.listener.snet.encrypt.then_some(outgoing),
+            self.listener.snet.replay_buffer,
         )
         .within(self.state.memory.clone());
         let (mut stream, listing) = self
@@ -97,7 +103,7 @@ impl Snet<'_> {
                 Owner::Snet(owner),
                 core,
                 connection,
-                self.settings.resume_wait,
+                self.listener.snet.resume_wait,
             )
             .ok_or(Error::Full)?;
         let id = listing.id();
@@ -123,13 +129,14 @@ impl Snet<'_> {
         &self,
         mut connection: transport::Stream,
         request: &ResumeRequest,
+        refused: &mut Option<transport::Stream>,
     ) -> Result<(), Error> {
-        let refused = |reason| Error::SnetRefused(request.id, reason);
+        let failed = |reason| Error::SnetRefused(request.id, reason);
         let (owner, offer) = match self.admit(request).await {
             Ok(admitted) => admitted,
             Err(reason) => {
-                refuse(&mut connection, request.version).await?;
-                return Err(refused(reason));
+                *refused = Some(refuse(connection, request.version).await);
+                return Err(failed(reason));
             }
         };
         let challenge = rand::rng().random();
@@ -142,15 +149,22 @@ impl Snet<'_> {
         if response.challenge.is_some() {
             challenged(&mut connection, &owner, challenge)
                 .await?
-                .map_err(refused)?;
+                .map_err(failed)?;
         }
         let (client, transport) = (connection.peer_addr(), connection.transport());
         let resent = offer
             .attach(connection, request.counts.received)
-            .map_err(|_| refused(Refusal::NotAcceptable))?;
+            .map_err(|_| failed(Refusal::NotAcceptable))?;
         self.state
             .resumed(request.id as u32, client, transport, resent);
-        tracing::info!(id = request.id, %client, transport, resent, "session resumed");
+        tracing::info!(
+            id = request.id,
+            listener = self.listener.name,
+            %client,
+            transport,
+            resent,
+            "session resumed"
+        );
         Ok(())
     }
 
@@ -236,13 +250,13 @@ async fn challenged(
     Ok(owner.check_proof(challenge, &proof))
 }
 
-/// Says no in the way of the version, and closes.
-async fn refuse(connection: &mut transport::Stream, version: Version) -> io::Result<()> {
+/// Tells a client of version 2 that it is refused. One that is gone was refused all the same.
+async fn refuse(mut connection: transport::Stream, version: Version) -> transport::Stream {
     if version == Version::V2 {
-        connection.write_all(&REFUSED).await?;
-        connection.flush().await?;
+        let _ = connection.write_all(&REFUSED).await;
+        let _ = connection.flush().await;
     }
-    linger(connection).await
+    connection
 }
 
 #[cfg(test)]

@@ -83,7 +83,8 @@ async fn what_happens_is_counted() {
     echoed(&mut client, b"12345678").await;
     client.cutter().cut();
     echoed(&mut client, b"12").await;
-    gateway.log().of(client.id(), "session resumed").await;
+    let resumed = gateway.log().of(client.id(), "session resumed").await;
+    assert_eq!(resumed["listener"], "game");
     let kcp = format!("kcp://{}", gateway.addrs("game")[1])
         .parse()
         .unwrap();

@@ -332,7 +332,10 @@ async fn a_kick_ends_a_session() {
         assert_eq!(answer.status, StatusCode::ACCEPTED);
         assert_eq!(answer.json()["id"], session["id"]);
         let kicked = |line: &Value| {
-            line["message"] == message && line["listener"] == listener && line["reason"] == "kicked"
+            line["message"] == message
+                && line["id"] == session["id"]
+                && line["listener"] == listener
+                && line["reason"] == "kicked"
         };
         gateway.log().wait("its end", kicked).await;
         assert_eq!(get(admin, &path).await.good()["state"], "ended");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use hyper::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::CONFIG;
 use crate::common::http::{get, post, request};
@@ -183,4 +183,41 @@ async fn requests_too_long() {
     let answer = request(admin, "GET", "/status", &[("x-long", &long)]).await;
     assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     get(admin, "/status").await.good();
+}
+
+#[tokio::test]
+async fn those_who_keep_connections_shut_nobody_out() {
+    let (_gateway, admin) = guarded().await;
+    // Requests whose answers nobody reads.
+    let requests = format!("GET / HTTP/1.1\r\nhost: {admin}\r\n\r\n").repeat(400);
+    let mut kept = Vec::new();
+    for _ in 0..65 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 * 1024).unwrap();
+        let mut stream = socket.connect(admin).await.unwrap();
+        stream.write_all(requests.as_bytes()).await.unwrap();
+        kept.push(stream);
+        get(admin, "/healthz").await.good();
+    }
+}
+
+#[tokio::test]
+async fn a_request_on_its_way_when_the_token_goes() {
+    let (files, config) = ([("token", TOKEN)], "{bind: '0.0.0.0:0', token_file: token}");
+    let config = CONFIG.replace("127.0.0.1:0\nl", &format!("{config}\nl"));
+    let gateway = Gateway::start_among(&files, &config).await;
+    let admin = ([127, 0, 0, 1], gateway.admin().await.port());
+    let mut stream = TcpStream::connect(SocketAddr::from(admin)).await.unwrap();
+    stream.write_all(b"POST /drain HTTP/1.1\r\n").await.unwrap();
+    gateway.save("config.yaml", CONFIG);
+    gateway.log().nth("reloaded", 0).await;
+    let rest = b"host: 127.0.0.1\r\nconnection: close\r\n\r\n";
+    stream.write_all(rest).await.unwrap();
+    let mut answer = String::new();
+    let reading = stream.read_to_string(&mut answer);
+    soon("an answer", reading).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let line = gateway.log().nth("admin interface open", 1).await;
+    let moved = line["addr"].as_str().unwrap().parse().unwrap();
+    assert_eq!(get(moved, "/status").await.good()["draining"], false);
 }

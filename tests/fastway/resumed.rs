@@ -163,7 +163,8 @@ async fn nothing_is_lost(protocol: Protocol, binds: &str) {
     let id = 9;
     let server = Endpoint::server(stream, id, b"sesame", options(Version::V3));
     let server = soon("a challenge", server).await.unwrap();
-    let fits = |line: &serde_json::Value| line["message"] == "endpoint joined" && line["id"] == 9;
+    let fits =
+        |line: &serde_json::Value| line["message"] == "endpoint joined" && line["endpoint"] == 9;
     gateway.log().wait("the server", fits).await;
 
     let over = Arc::<AtomicBool>::default();

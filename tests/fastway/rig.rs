@@ -87,7 +87,7 @@ pub async fn joined(gateway: &Gateway, addr: &str) -> u32 {
     let fits =
         |line: &serde_json::Value| line["message"] == "endpoint joined" && line["client"] == addr;
     let line = gateway.log().wait("an endpoint joined", fits).await;
-    line["id"].as_u64().unwrap() as u32
+    line["endpoint"].as_u64().unwrap() as u32
 }
 
 /// Has two endpoints connected.

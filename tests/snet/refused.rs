@@ -73,6 +73,19 @@ async fn forged_resumes() {
     }
 }
 
+#[tokio::test]
+async fn a_refused_client_that_stays() {
+    let gateway = Gateway::start(CONFIG).await;
+    let addr = gateway.addr();
+    let victim = Raw::connect(addr, Version::V2).await;
+    let mut forged = victim.resume_request();
+    *forged.last_mut().unwrap() ^= 1;
+    let mut kept = dial(addr, &forged).await;
+    assert_eq!(read(&mut kept, REFUSED.len()).await, REFUSED);
+    let failed = gateway.log().nth("handshake failed", 0).await;
+    assert_eq!(failed["reason"], "resume_refused", "{failed}");
+}
+
 /// Whoever recorded a resume of version 2 gets as far as the challenge. Meanwhile, and however
 /// long that takes, the session goes on as if nothing had been.
 #[tokio::test]
@@ -83,7 +96,8 @@ async fn a_replayed_resume() {
     victim.echo("before").await;
     let recorded = victim.resume_request();
     victim.resume(addr).await;
-    gateway.log().nth("session resumed", 0).await;
+    let resumed = gateway.log().nth("session resumed", 0).await;
+    assert_eq!(resumed["listener"], "game");
 
     let mut attacker = dial(addr, &recorded).await;
     let challenge = read(&mut attacker, 24).await;

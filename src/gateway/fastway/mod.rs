@@ -92,7 +92,7 @@ fn emit(state: &State) -> impl FnMut(Event<'_, Arc<Remote>, Option<Box<dial::Cal
         } => {
             if let Some(call) = connection {
                 state
-                    .sessions
+                    .connections
                     .spawn(call.closed(received, sent, cause.label()));
             }
         }

@@ -158,7 +158,7 @@ impl Physical {
             drop(hub);
             state.metrics.answered_dial(reason.0);
             if let (label, Some(call)) = reason {
-                state.sessions.spawn(call.closed(0, 0, label));
+                state.connections.spawn(call.closed(0, 0, label));
             }
         }
     }

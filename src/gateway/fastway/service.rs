@@ -39,7 +39,7 @@ pub(in crate::gateway) struct Service<'a> {
 
 /// What is told of an ended connection.
 struct Account {
-    id: Option<u32>,
+    endpoint: Option<u32>,
     received: u64,
     sent: u64,
     resumes: u64,
@@ -72,7 +72,7 @@ impl Service<'_> {
                     trace: None,
                 };
                 Account {
-                    id: None,
+                    endpoint: None,
                     received: 0,
                     sent: 0,
                     resumes: client.resumes(),
@@ -84,7 +84,8 @@ impl Service<'_> {
         let end = &account.end;
         record.ended(end.label(), end.to_string(), duration);
         tracing::info!(
-            id = account.id,
+            id = record.id,
+            endpoint = account.endpoint,
             listener = self.listener.name,
             client = %subject.info.client_addr,
             received = account.received,
@@ -145,7 +146,8 @@ impl Service<'_> {
             .hub()
             .join(identity, remote.clone(), &mut emit(state));
         tracing::info!(
-            id,
+            id = info.id,
+            endpoint = id,
             listener = self.listener.name,
             client = %info.client_addr,
             "endpoint joined"
@@ -186,7 +188,7 @@ impl Service<'_> {
         };
         switchboard.hub().leave(peer, &mut emit(state));
         Account {
-            id: Some(id),
+            endpoint: Some(id),
             received: physical.link.received,
             sent: physical.link.sent,
             resumes: physical.link.stream_mut().resumes(),

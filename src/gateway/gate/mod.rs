@@ -24,11 +24,11 @@ pub enum Limit {
     PerSource,
     NewPerSecond,
     Handshakes,
-    /// The process has no descriptor left: connections wait.
+    /// The process has no descriptor left: connections wait. What is counted are the pauses.
     Descriptors,
 }
 
-/// The counts of a listener, whatever a reload makes of its limits.
+/// The counts of a listener, whatever reloads make of it.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     census: Mutex<Census>,
@@ -83,7 +83,7 @@ impl Gate {
         })
     }
 
-    /// Counts a connection that a limit has kept out or waiting. How many those are now, if it is
+    /// Counts a connection that a limit has kept out, or a pause. How many those are now, if it is
     /// to be said again.
     pub fn refused(&self, limit: Limit, now: Instant) -> Option<u64> {
         let refusals = &self.refusals[limit as usize];
@@ -100,7 +100,7 @@ impl Gate {
         Some(count)
     }
 
-    /// How many connections a limit has kept out or waiting.
+    /// How many connections a limit has kept out, or how many pauses there were.
     pub fn refusals(&self, limit: Limit) -> u64 {
         self.refusals[limit as usize].count.load(Ordering::Relaxed)
     }

@@ -68,9 +68,6 @@ impl Hosts {
                     (Arc::new(health), Arc::new(name))
                 }
             };
-            if upstream.health.interval.is_none() {
-                health.unchecked();
-            }
             let sessions = counted.map(|old| old.host.sessions.clone());
             backends.push(Backend {
                 addr: new.addr.clone(),
@@ -299,9 +296,13 @@ mod tests {
             .map(|h| h.health.share(slow, now))
             .collect();
         assert_eq!(shares, [1.0, 1.0, 0.1]);
-        // Without checks nobody would find out that it is back.
+        // Without checks nobody would find out that it is back. Until it takes effect, a new
+        // configuration changes nothing.
         upstream.health.interval = None;
+        upstream.resolve_interval = None;
         let unchecked = Hosts::new(&config, &upstream, Some(&new), now);
+        assert_eq!(states(&new), [Unhealthy, Healthy, Healthy]);
+        assert!(unchecked.upkeep(&upstream).is_empty());
         assert_eq!(states(&unchecked), [Healthy; 3]);
     }
 }

@@ -14,12 +14,15 @@ use crate::config::{self, HostAddr};
 use crate::transport::tcp;
 
 impl Hosts {
-    /// Starts what keeps the hosts' addresses fresh and checks their health. It ends when the
-    /// result is dropped.
+    /// Starts what keeps the hosts' addresses fresh and checks their health, when they are to get
+    /// sessions. It ends when the result is dropped.
     pub fn upkeep(&self, config: &config::Upstream) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         let mut seen = HashSet::new();
         for backend in &self.backends {
+            if config.health.interval.is_none() {
+                backend.host.health.unchecked();
+            }
             let HostAddr::Dial { .. } = backend.addr else {
                 continue;
             };
