@@ -1,6 +1,6 @@
 //! What plugins are asked and what their answers mean; what loads and what does not.
 
-use stablegate::hooks::wasm::Instances;
+use stablegate::hooks::wasm::{Host, Instances};
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
 use crate::bombs::ALLOW;
@@ -146,5 +146,20 @@ async fn an_instance_lives_as_long_as_it_was_said_to() {
             let answer = hook.call(question(Question::Access)).await.answer;
             assert_eq!(answer.is_ok(), want, "{instances:?}");
         }
+    }
+}
+
+/// As many as reloads leave behind while sessions last.
+#[tokio::test]
+async fn plugins_that_were_replaced_leave_room_for_others() {
+    let mut rig = Rig::new();
+    rig.instances = Instances::Pooled;
+    rig.host = Host::new(Some(rig.dir.path().join("cache")));
+    let mut replaced = Vec::new();
+    for _ in 0..600 {
+        let hook = rig.plugin(&access(ALLOW));
+        let answer = hook.call(question(Question::Access)).await.answer;
+        assert_eq!(answer.unwrap(), Answer::Allow);
+        replaced.push(hook);
     }
 }

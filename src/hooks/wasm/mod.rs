@@ -25,6 +25,7 @@ mod clock;
 mod compile;
 mod engine;
 mod guest;
+mod idle;
 mod imports;
 mod plugin;
 mod slow;

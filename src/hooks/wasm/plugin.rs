@@ -4,15 +4,15 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
 use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Linker,
-    Lower, TypedFunc,
+    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
+    TypedFunc,
 };
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
@@ -23,6 +23,7 @@ use super::bindings::{
 use super::compile::compile;
 use super::engine::Engine;
 use super::guest::{Guest, OutOfMemory, Surroundings};
+use super::idle::Live;
 use super::slow::{Running, Unfinished};
 use super::{Instances, imports, wasi};
 use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
@@ -46,15 +47,7 @@ pub(super) struct Plugin {
     /// By [`Function`].
     exports: [Option<ComponentExportIndex>; 4],
     component: InstancePre<Guest>,
-    /// Instances that wait for their next call, the last used last.
-    idle: Mutex<Vec<Live>>,
     engine: Arc<Engine>,
-}
-
-/// An instance with its memory.
-struct Live {
-    store: Store<Guest>,
-    instance: Instance,
 }
 
 /// The interface and the function that a question is asked through.
@@ -98,7 +91,6 @@ impl Plugin {
             instances,
             exports,
             component,
-            idle: Mutex::default(),
             engine: engine.clone(),
         };
         plugin.probe()?;
@@ -212,7 +204,7 @@ impl Plugin {
         let failed = |error| self.describe(&error);
         let parked = match self.instances {
             Instances::Fresh => None,
-            Instances::Pooled => self.idle().pop(),
+            Instances::Pooled => self.engine.idle.take(&self.around),
         };
         let mut live = match parked {
             Some(live) => live,
@@ -299,19 +291,9 @@ impl Plugin {
 
     /// Keeps an instance for the next call, if it is to be kept.
     fn park(&self, live: Live) {
-        if self.instances == Instances::Fresh {
-            return;
+        if self.instances == Instances::Pooled {
+            self.engine.idle.keep(live);
         }
-        let mut idle = self.idle();
-        // As many as can be of use at once.
-        if idle.len() < self.engine.processors * 2 {
-            idle.push(live);
-        }
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Live>> {
-        // The list is whole between its own statements.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a failure was.
@@ -342,6 +324,12 @@ impl Plugin {
             kind,
             message: clip(message.as_bytes(), MAX_ERROR),
         }
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        self.engine.idle.forget(&self.around);
     }
 }
 
