@@ -55,7 +55,7 @@ pub(super) fn compile(engine: &Engine, content: &[u8]) -> Result<Component, Stri
     let code = generate(engine, &component)?;
     if let Some((cache, file)) = &file {
         cache.store(file, &code);
-        // Pages of a file can be given back to the system.
+        // Its pages are shared, and can be given back to the system.
         if let Some(component) = cache.load(&engine.wasm, file) {
             return Ok(component);
         }

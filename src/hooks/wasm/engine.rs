@@ -66,6 +66,9 @@ impl Engine {
                 engine.increment_epoch();
             }
         };
+        if cache.is_none() {
+            tracing::info!("no directory for compiled plugins: they are not kept");
+        }
         let processors = thread::available_parallelism().map_or(1, usize::from);
         Ok(Arc::new(Self {
             clock: Clock::start(tick).map_err(|error| failed(error.to_string()))?,
