@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
 use super::engine::MAX_TABLE;
-use crate::hooks::contract::{MAX_ATTRS, attr_size};
+use crate::hooks::contract::{Log, MAX_ATTRS, attr_size};
 use crate::hooks::spec::Environment;
 use crate::hooks::{AttrValue, Attrs};
 
@@ -25,6 +25,7 @@ pub(super) struct Surroundings {
 /// The host's side of one instance.
 pub(super) struct Guest {
     pub(super) around: Arc<Surroundings>,
+    pub(super) log: Log,
     /// What was written to standard output and error, up to the end of a line.
     pub(super) line: Vec<u8>,
     notes: Notes,
@@ -54,6 +55,7 @@ pub(super) struct OutOfMemory;
 impl Guest {
     pub(super) fn new(around: Arc<Surroundings>) -> Self {
         Self {
+            log: Log::new(around.hook.clone()),
             around,
             line: Vec::new(),
             notes: Notes::default(),

@@ -290,8 +290,9 @@ impl Plugin {
     }
 
     /// Keeps an instance for the next call, if it is to be kept.
-    fn park(&self, live: Live) {
+    fn park(&self, mut live: Live) {
         if self.instances == Instances::Pooled {
+            live.store.data_mut().log.end();
             self.engine.idle.keep(live);
         }
     }
