@@ -201,6 +201,16 @@ async fn attributes() {
         &[Set("new", Integer(1)), Remove("new")],
         &[Set("new", Integer(1)), Set("new", Integer(2))],
         &[Set("big", Value::Bytes(&[b'x'; 70_000]))],
+        // What counts is what is left at the end.
+        &[
+            Set("big", Value::Bytes(&[b'x'; 70_000])),
+            Set("big", Integer(1)),
+        ],
+        &[
+            Set("one", Value::Bytes(&[b'x'; 30_000])),
+            Set("two", Value::Bytes(&[b'y'; 40_000])),
+            Remove("two"),
+        ],
     ] {
         for verdict in [Verdict::Pass, Verdict::Error("late")] {
             let mut call = question(Question::Access);

@@ -5,7 +5,7 @@ use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
 use crate::bombs::ALLOW;
 use crate::rig::{Rig, announce, closed, error, question};
-use crate::wat::Wat;
+use crate::wat::{Value, Wat};
 
 fn access(body: &str) -> Wat {
     Wat::default().function("access-control#access", body)
@@ -162,4 +162,48 @@ async fn plugins_that_were_replaced_leave_room_for_others() {
         assert_eq!(answer.unwrap(), Answer::Allow);
         replaced.push(hook);
     }
+}
+
+#[tokio::test]
+async fn what_cannot_grow_takes_nothing() {
+    let rig = Rig::new();
+    let growing = access(&format!(
+        "(local.set $i (i32.const 1000))
+         (loop $again
+           (drop (memory.grow (i32.const 1000)))
+           (drop (table.grow (ref.null func) (i32.const 1000)))
+           (br_if $again (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
+         {ALLOW}"
+    ));
+    let text = growing.more("(table 1 2 funcref)").text().replace(
+        "(memory (export \"memory\") 4)",
+        "(memory (export \"memory\") 4 8)",
+    );
+    rig.write("plugin.wat", text);
+    let hook = rig.load("plugin.wat").unwrap();
+    let answer = hook.call(question(Question::Access)).await.answer;
+    assert_eq!(answer.unwrap(), Answer::Allow);
+}
+
+/// A call may set more than it leaves, but no more than its memory.
+#[tokio::test]
+async fn attributes_take_memory() {
+    let rig = Rig::new();
+    let mut wat = Wat::default();
+    let value = wat.value(Value::Bytes(&[0; 4000]));
+    let set = wat.call("attrs.set");
+    // The key is the number of the turn.
+    let hook = rig.plugin(&wat.function(
+        "access-control#access",
+        &format!(
+            "(loop $again
+               (local.set $i (i32.add (local.get $i) (i32.const 1)))
+               (i32.store (i32.const 512) (i32.and (local.get $i) (i32.const 0x7f7f7f7f)))
+               (i32.const 512) (i32.const 4) {value} {set}
+               (br $again))"
+        ),
+    ));
+    let reply = hook.call(question(Question::Access)).await;
+    let message = error(&reply, HookErrorKind::Memory);
+    assert!(message.contains("memory limit of 32.0 MiB"), "{message}");
 }

@@ -151,12 +151,10 @@ fn attrs(linker: &mut Linker<Guest>) -> Result<()> {
     attrs.func_wrap(
         "set",
         |mut context: Context<'_>, (key, value): (String, Value)| {
-            context.data_mut().note(key, Some(value.into()));
-            Ok(())
+            Ok(context.data_mut().note(key, Some(value.into()))?)
         },
     )?;
     attrs.func_wrap("remove", |mut context: Context<'_>, (key,): (String,)| {
-        context.data_mut().note(key, None);
-        Ok(())
+        Ok(context.data_mut().note(key, None)?)
     })
 }
