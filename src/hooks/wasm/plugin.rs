@@ -160,7 +160,10 @@ impl Plugin {
             .poll(&mut Context::from_waker(Waker::noop()));
         let finished = match first {
             Poll::Ready(reply) => Ok(reply),
-            Poll::Pending => engine.slow.finish(running, deadline).await,
+            Poll::Pending => {
+                let hook = &self.around.hook;
+                engine.slow.finish(hook, running, deadline).await
+            }
         };
         drop(ticking);
         finished.unwrap_or_else(|unfinished| {
