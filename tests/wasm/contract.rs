@@ -91,6 +91,10 @@ async fn what_does_not_load_says_what_is_missing() {
         assert!(message.starts_with("plugin.wat: "), "{message}");
         assert!(message.contains(want), "{want}: {message}\n{text}");
     }
+    // A line of the file may be all of it.
+    let message = rig.load_error(&format!("(module\n (nonsense) {}", " ".repeat(100_000)));
+    assert!(message.contains("--> plugin.wat:2:3"), "{message}");
+    assert!(message.len() < 2000, "{message}");
     rig.write("plugin.wat", b"\xff\xfe");
     let Err(failed) = rig.load("plugin.wat") else {
         panic!("it loads")

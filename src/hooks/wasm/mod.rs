@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use self::engine::Engine;
 use self::plugin::Plugin;
-use super::contract::Function;
+use super::contract::{Function, MAX_ERROR, clip};
 use super::spec::{LoadError, Spec};
 use super::{Answer, Call, Hook, Reply};
 
@@ -102,14 +102,18 @@ impl WasmHook {
             .map(|plugin| Self {
                 plugin: Arc::new(plugin),
             })
-            .map_err(|message| LoadError {
-                hook: name,
-                message: match path.file_name() {
-                    Some(file) => format!("{}: {message}", file.display()),
-                    None => message,
-                },
-                files: vec![path.clone()],
-                path,
+            .map_err(|message| {
+                // It may quote the file.
+                let message = clip(message.as_bytes(), MAX_ERROR);
+                LoadError {
+                    hook: name,
+                    message: match path.file_name() {
+                        Some(file) => format!("{}: {message}", file.display()),
+                        None => message,
+                    },
+                    files: vec![path.clone()],
+                    path,
+                }
             })
     }
 }

@@ -69,17 +69,18 @@ impl Plugin {
         instances: Instances,
     ) -> Result<Self, String> {
         let content = read(path).map_err(|error| error.to_string())?;
-        let component = compile(engine, &content)?;
+        let file = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let component = compile(engine, &content, &file)?;
         let exports = exports(&component)?;
         let linker = linker(&component)?;
         let component = linker
             .instantiate_pre(&component)
             .map_err(|error| format!("{error:#}"))?;
         let plugin = Self {
-            file: path
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            file,
             path: path.to_owned(),
             timeout: spec.limits.timeout,
             around: Arc::new(Surroundings {
