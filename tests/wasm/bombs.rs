@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use stablegate::hooks::wasm::WasmHook;
+use stablegate::config::Instance;
+use stablegate::hooks::wasm::{Host, WasmHook};
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
 use crate::rig::{Rig, error, question};
@@ -71,10 +72,7 @@ fn asking_for(target: &str) -> stablegate::hooks::Call {
 
 #[tokio::test]
 async fn each_is_stopped_for_what_it_does() {
-    for instances in [
-        stablegate::hooks::wasm::Instances::Fresh,
-        stablegate::hooks::wasm::Instances::Pooled,
-    ] {
+    for instances in [Instance::Fresh, Instance::Pooled] {
         let mut rig = Rig::new();
         rig.limits.timeout = LIMIT;
         rig.instances = instances;
@@ -127,7 +125,7 @@ async fn many_at_once_are_stopped_in_time() {
 async fn more_than_can_be_run_are_refused() {
     let mut rig = Rig::new();
     rig.limits.timeout = LIMIT;
-    rig.host = stablegate::hooks::wasm::Host::new(None);
+    rig.host = Host::new(None);
     let hook = rig.plugin(&plugin());
     let calls = (0..100).map(|_| {
         let hook = hook.clone();
@@ -148,7 +146,7 @@ async fn more_than_can_be_run_are_refused() {
 #[tokio::test]
 async fn hooks_that_loop_do_not_hold_up_others() {
     let mut rig = Rig::new();
-    rig.host = stablegate::hooks::wasm::Host::new(None);
+    rig.host = Host::new(None);
     let load = |rig: &Rig, name: &str, wat: &Wat| {
         let path = rig.write(&format!("{name}.wat"), wat.text());
         WasmHook::load(&rig.host, rig.spec(name, path), rig.instances).unwrap()

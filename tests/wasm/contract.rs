@@ -1,6 +1,7 @@
 //! What plugins are asked and what their answers mean; what loads and what does not.
 
-use stablegate::hooks::wasm::{Host, Instances};
+use stablegate::config::Instance;
+use stablegate::hooks::wasm::Host;
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
 use crate::bombs::ALLOW;
@@ -109,7 +110,7 @@ async fn what_does_not_load_says_what_is_missing() {
 
 #[tokio::test]
 async fn a_trap_is_an_error_of_its_call_alone() {
-    for instances in [Instances::Fresh, Instances::Pooled] {
+    for instances in [Instance::Fresh, Instance::Pooled] {
         let mut rig = Rig::new();
         rig.instances = instances;
         // Traps when the client has asked for a target of five letters.
@@ -140,8 +141,8 @@ async fn an_instance_lives_as_long_as_it_was_said_to() {
     ))
     .more("(global $calls (mut i32) (i32.const 0))");
     for (instances, want) in [
-        (Instances::Fresh, [true; 6]),
-        (Instances::Pooled, [true, true, false, true, true, false]),
+        (Instance::Fresh, [true; 6]),
+        (Instance::Pooled, [true, true, false, true, true, false]),
     ] {
         let mut rig = Rig::new();
         rig.instances = instances;
@@ -157,7 +158,7 @@ async fn an_instance_lives_as_long_as_it_was_said_to() {
 #[tokio::test]
 async fn plugins_that_were_replaced_leave_room_for_others() {
     let mut rig = Rig::new();
-    rig.instances = Instances::Pooled;
+    rig.instances = Instance::Pooled;
     rig.host = Host::new(Some(rig.dir.path().join("cache")));
     let mut replaced = Vec::new();
     for _ in 0..600 {

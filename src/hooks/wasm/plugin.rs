@@ -25,7 +25,8 @@ use super::engine::Engine;
 use super::guest::{Guest, OutOfMemory, Surroundings};
 use super::idle::Live;
 use super::slow::{Running, Unfinished};
-use super::{Instances, imports, wasi};
+use super::{imports, wasi};
+use crate::config::Instance;
 use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
 use crate::hooks::spec::Spec;
 use crate::hooks::{Answer, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target};
@@ -43,7 +44,7 @@ pub(super) struct Plugin {
     file: String,
     timeout: Duration,
     around: Arc<Surroundings>,
-    instances: Instances,
+    instance: Instance,
     /// By [`Function`].
     exports: [Option<ComponentExportIndex>; 4],
     component: InstancePre<Guest>,
@@ -66,7 +67,7 @@ impl Plugin {
         engine: &Arc<Engine>,
         path: &Path,
         spec: Spec,
-        instances: Instances,
+        instance: Instance,
     ) -> Result<Self, String> {
         let content = read(path).map_err(|error| error.to_string())?;
         let file = path
@@ -89,7 +90,7 @@ impl Plugin {
                 environment: spec.environment,
                 memory: spec.limits.memory,
             }),
-            instances,
+            instance,
             exports,
             component,
             engine: engine.clone(),
@@ -206,9 +207,9 @@ impl Plugin {
     /// Changes the attributes of the call if it succeeds.
     async fn run(&self, call: &mut Call) -> Result<Answer, HookError> {
         let failed = |error| self.describe(&error);
-        let parked = match self.instances {
-            Instances::Fresh => None,
-            Instances::Pooled => self.engine.idle.take(&self.around),
+        let parked = match self.instance {
+            Instance::Fresh => None,
+            Instance::Pooled => self.engine.idle.take(&self.around),
         };
         let mut live = match parked {
             Some(live) => live,
@@ -295,7 +296,7 @@ impl Plugin {
 
     /// Keeps an instance for the next call, if it is to be kept.
     fn park(&self, mut live: Live) {
-        if self.instances == Instances::Pooled {
+        if self.instance == Instance::Pooled {
             live.store.data_mut().log.end();
             self.engine.idle.keep(live);
         }
