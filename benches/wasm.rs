@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stablegate::config::Announce;
+use stablegate::config::{Announce, Instance};
 use stablegate::hooks::builtin::Builtin;
 use stablegate::hooks::host::Roster;
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::spec::{Environment, Limits, Spec};
-use stablegate::hooks::wasm::{Host, Instances, WasmHook};
+use stablegate::hooks::wasm::{Host, WasmHook};
 use stablegate::hooks::{Answer, Attrs, Call, Hook, Question, SessionInfo};
 use wat::{Value, Wat};
 
@@ -58,7 +58,7 @@ fn main() {
     for (name, text) in [("allow", plain.text()), ("counter, attrs", busy.text())] {
         let file = directory.path().join("plugin.wat");
         std::fs::write(&file, text).expect("the file can be written");
-        for instances in [Instances::Pooled, Instances::Fresh] {
+        for instances in [Instance::Pooled, Instance::Fresh] {
             let hook = load(&host, &file, instances);
             let cost = runtime.block_on(measure(&hook));
             println!(
@@ -74,18 +74,14 @@ fn main() {
     for what in ["compiled", "from the cache"] {
         // As after a restart of the gateway.
         let host = Host::new(Some(cache.clone()));
-        load(
-            &host,
-            &directory.path().join("plugin.wat"),
-            Instances::Fresh,
-        );
+        load(&host, &directory.path().join("plugin.wat"), Instance::Fresh);
         let started = Instant::now();
-        load(&host, &file, Instances::Fresh);
+        load(&host, &file, Instance::Fresh);
         println!("{LARGE} bytes, {what}: {:.1?}", started.elapsed());
     }
 }
 
-fn load(host: &Host, file: &Path, instances: Instances) -> WasmHook {
+fn load(host: &Host, file: &Path, instances: Instance) -> WasmHook {
     let spec = Spec {
         name: "bench".into(),
         path: file.into(),

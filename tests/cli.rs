@@ -48,6 +48,37 @@ async fn check_says_that_a_file_is_good() {
 }
 
 #[tokio::test]
+async fn who_reads_no_further_ends_the_command() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_stablegate"))
+        .arg("reference")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[tokio::test]
+async fn limits_of_a_hook_are_those_of_the_configuration() {
+    let directory = here();
+    fs::write(directory.path().join("hook.lua"), "function access() end").unwrap();
+    for (option, value, expected) in [
+        ("--memory", "64", "`64` lacks a unit: write 64B"),
+        ("--memory", "2000GiB", "`2000GiB` must be 1MiB to 1GiB"),
+        ("--timeout", "0s", "`0s` must be more than 0s"),
+    ] {
+        let arguments = ["hook", "call", "hook.lua", "access", option, value];
+        let output = run(directory.path(), &arguments).await;
+        assert_eq!(output.code, Some(2));
+        assert!(output.stderr.contains(expected), "{}", output.stderr);
+    }
+    let arguments = ["hook", "call", "hook.lua", "access", "--memory", "64MiB"];
+    assert_eq!(run(directory.path(), &arguments).await.code, Some(0));
+}
+
+#[tokio::test]
 async fn check_names_file_line_and_key() {
     let directory = here();
     let path = directory.path().join("config.yaml");

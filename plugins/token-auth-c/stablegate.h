@@ -1,7 +1,8 @@
 /* The contract in plugins/wit/0.1.0 as C sees it: the layout of its types in memory, and the parts
  * of its functions that this plugin needs. Add others as you need them, by the same rules:
  *
- * - A string or list is a pointer and a length. A field that may be missing has a tag before it,
+ * - A string or list is a pointer and a length. What the contract calls a string must be UTF-8 when
+ *   it is handed to the gateway, or the call traps; a list of bytes may be anything. A field that may be missing has a tag before it,
  *   0 for none; a variant has the number of its case, counted from 0.
  * - More than 16 numbers are passed through memory, and so is any result of more than one.
  * - The gateway asks `cabi_realloc` for room before it writes, and calls `cabi_post_…` when it has

@@ -7,6 +7,7 @@ import { write } from 'stablegate:plugin/log@0.1.0';
 import { hmacSha256 } from './sha256.js';
 
 const encode = (text) => new TextEncoder().encode(text);
+const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 export const accessControl = {
   access(session) {
@@ -34,9 +35,11 @@ export const targetSelection = {
 function find(session, skip) {
   if (session.firstData !== undefined) {
     if (session.firstData.length < skip) return undefined;
-    // Each byte a character: what is no text is no token either.
-    const text = Array.from(session.firstData.slice(skip), (byte) => String.fromCharCode(byte));
-    return text.join('').replace(/[\r\n]+$/, '');
+    try {
+      return decoder.decode(session.firstData.slice(skip)).replace(/[\r\n]+$/, '');
+    } catch {
+      return ''; // What is no text is no token either.
+    }
   }
   const start = session.target?.indexOf('/') ?? -1;
   return start < 0 ? undefined : session.target.slice(start + 1);

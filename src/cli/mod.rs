@@ -84,6 +84,13 @@ impl Default for Command {
 /// Parses the command line and runs the command. Exit code 1: it failed; 2: it was misused.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let command = arguments.command.unwrap_or_default();
+    if let Command::Check(_) | Command::Hook(_) | Command::Migrate(_) | Command::Reference = command
+    {
+        // Whoever reads no more of what is printed, such as `head`, ends the command.
+        // SAFETY: sets how a signal is taken, before there are threads.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    }
     let log = start_log(arguments.log_format);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -93,7 +100,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        match arguments.command.unwrap_or_default() {
+        match command {
             Command::Run(arguments) => run::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Connect(arguments) => connect::run(arguments).await,

@@ -26,6 +26,7 @@ pub mod watch;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_yaml as yaml;
 
@@ -37,7 +38,19 @@ pub use network::Network;
 pub(crate) use network::masked;
 pub use reference::reference;
 pub(crate) use settings::Bytes;
+use settings::{Spelling, Timeout};
+use types::HookMemory;
 pub use types::*;
+
+/// Reads a hook's `timeout` as the file has it.
+pub(crate) fn hook_timeout(text: &str) -> Result<Duration, String> {
+    Timeout::try_from(text.to_owned()).map(Spelling::value)
+}
+
+/// Reads a hook's `memory` as the file has it.
+pub(crate) fn hook_memory(text: &str) -> Result<usize, String> {
+    HookMemory::try_from(text.to_owned()).map(Spelling::value)
+}
 
 impl Config {
     /// Reads a configuration file.

@@ -534,10 +534,10 @@ pub enum Program {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Instance {
-    /// For one call.
+    /// For one call: nothing that a call leaves behind is there for the next one.
     #[default]
     Fresh,
-    /// For many calls, one at a time.
+    /// For many calls, one at a time, until one of them fails.
     Pooled,
 }
 

@@ -1,4 +1,9 @@
-//! What holds for the answers of scripts and of plugins alike.
+//! What holds for scripts and for plugins alike.
+
+use std::mem;
+use std::sync::Arc;
+
+use tracing::Level;
 
 use super::{AttrValue, Question};
 
@@ -12,7 +17,10 @@ pub(super) const MAX_MESSAGE: usize = 1024 * 1024;
 pub(super) const MAX_ATTRS: usize = 64 * 1024;
 
 /// Longest message that goes to the log, bytes.
-pub(super) const MAX_LOG: usize = 8 * 1024;
+const MAX_LOG: usize = 8 * 1024;
+
+/// Most lines that a call can log: the log is on the same disk as those of everybody else.
+const MAX_LINES: u64 = 100;
 
 /// Longest message of an error, bytes.
 pub(super) const MAX_ERROR: usize = 1024;
@@ -53,6 +61,54 @@ impl Function {
             Self::Announce => "announce",
             Self::Closed => "closed",
         }
+    }
+}
+
+/// What a call logs.
+pub(super) struct Log {
+    hook: Arc<str>,
+    lines: u64,
+}
+
+impl Log {
+    pub(super) fn new(hook: Arc<str>) -> Self {
+        Self { hook, lines: 0 }
+    }
+
+    /// Writes a line, unless the call has written too many.
+    pub(super) fn write(&mut self, level: Level, message: &[u8]) {
+        self.lines += 1;
+        if self.lines > MAX_LINES {
+            return;
+        }
+        let (hook, message) = (&self.hook, clip(message, MAX_LOG));
+        macro_rules! write {
+            ($level:ident) => {
+                tracing::$level!(target: "stablegate::script", %hook, "{message}")
+            };
+        }
+        match level {
+            Level::ERROR => write!(error),
+            Level::WARN => write!(warn),
+            Level::INFO => write!(info),
+            _ => write!(debug),
+        }
+    }
+
+    /// Ends a call.
+    pub(super) fn end(&mut self) {
+        let dropped = mem::take(&mut self.lines).saturating_sub(MAX_LINES);
+        if dropped > 0 {
+            let hook = &self.hook;
+            tracing::warn!(target: "stablegate::script", %hook, "{dropped} lines dropped");
+        }
+    }
+}
+
+/// What is stopped ends too.
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -6,9 +6,7 @@ use super::Hook;
 use super::lua::{self, LuaHook};
 use super::spec::{LoadError, Spec};
 #[cfg(feature = "wasm")]
-use super::wasm::{self, Instances, WasmHook};
-#[cfg(feature = "wasm")]
-use crate::config::Instance;
+use super::wasm::{self, WasmHook};
 use crate::config::Program;
 
 /// What runs hooks: threads, engines, caches. Outlives them; clones are the same.
@@ -43,11 +41,7 @@ impl Runners {
             Program::Lua { .. } => Ok(Arc::new(LuaHook::load(&self.scripts, spec)?)),
             #[cfg(feature = "wasm")]
             Program::Wasm { instance, .. } => {
-                let instances = match instance {
-                    Instance::Fresh => Instances::Fresh,
-                    Instance::Pooled => Instances::Pooled,
-                };
-                Ok(Arc::new(WasmHook::load(&self.plugins, spec, instances)?))
+                Ok(Arc::new(WasmHook::load(&self.plugins, spec, *instance)?))
             }
             #[cfg(not(feature = "wasm"))]
             Program::Wasm { .. } => Err(LoadError {

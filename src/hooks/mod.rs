@@ -141,20 +141,6 @@ pub enum Question {
     Closed(Ended),
 }
 
-impl Question {
-    /// The names of the decisions, by their [`index`](Self::index).
-    pub(crate) const NAMES: [&'static str; 4] = ["access", "select_target", "announce", "closed"];
-
-    pub(crate) fn index(&self) -> usize {
-        match self {
-            Self::Access => 0,
-            Self::SelectTarget => 1,
-            Self::Announce { .. } => 2,
-            Self::Closed(_) => 3,
-        }
-    }
-}
-
 /// What a hook answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::contract::Function;
 use super::{HookError, Question};
 use crate::metrics::{Count, Histogram};
 
@@ -62,7 +63,10 @@ impl HookStats {
 
     /// The decisions, each by its name.
     pub(crate) fn decisions(&self) -> impl Iterator<Item = (&'static str, &Asked)> {
-        Question::NAMES.into_iter().zip(&self.asked)
+        Function::ALL
+            .map(Function::name)
+            .into_iter()
+            .zip(&self.asked)
     }
 
     pub(crate) fn last_error(&self) -> Option<LastError> {
@@ -70,15 +74,17 @@ impl HookStats {
     }
 
     pub(super) fn answered(&self, question: &Question, took: Duration) {
-        self.asked[question.index()].latency.record(took);
+        self.asked[Function::of(question) as usize]
+            .latency
+            .record(took);
     }
 
     pub(super) fn denied(&self, question: &Question) {
-        self.asked[question.index()].denials.add(1);
+        self.asked[Function::of(question) as usize].denials.add(1);
     }
 
     pub(super) fn failed(&self, question: &Question, error: &HookError) {
-        let mut errors = lock(&self.asked[question.index()].errors);
+        let mut errors = lock(&self.asked[Function::of(question) as usize].errors);
         *errors.entry(error.kind.label()).or_default() += 1;
         drop(errors);
         *lock(&self.last_error) = Some(LastError {

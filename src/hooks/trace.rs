@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::contract::Function;
 use super::stats::HookStats;
 use super::{Answer, Attrs, HookErrorKind, Question, Target};
 
@@ -14,7 +15,7 @@ pub struct Trace(Mutex<Vec<Decision>>);
 #[derive(Debug, Clone)]
 pub(crate) struct Decision {
     hook: Arc<HookStats>,
-    question: u8,
+    function: Function,
     /// The session's attributes when it was asked, if it had any.
     pub attrs: Option<Box<Attrs>>,
     pub outcome: Outcome,
@@ -55,7 +56,7 @@ impl Decision {
     pub(super) fn new(hook: Arc<HookStats>, question: &Question, attrs: &Attrs) -> Self {
         Self {
             hook,
-            question: question.index() as u8,
+            function: Function::of(question),
             attrs: (!attrs.is_empty()).then(|| Box::new(attrs.clone())),
             outcome: Outcome::Pass,
             cost: 0,
@@ -69,7 +70,7 @@ impl Decision {
 
     /// The name of the decision.
     pub fn question(&self) -> &'static str {
-        Question::NAMES[usize::from(self.question)]
+        self.function.name()
     }
 
     pub(super) fn cost(&mut self, cost: Duration) {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use stablegate::config::Instance;
+use stablegate::hooks::wasm::{Host, WasmHook};
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
 use crate::rig::{Rig, error, question};
@@ -70,10 +72,7 @@ fn asking_for(target: &str) -> stablegate::hooks::Call {
 
 #[tokio::test]
 async fn each_is_stopped_for_what_it_does() {
-    for instances in [
-        stablegate::hooks::wasm::Instances::Fresh,
-        stablegate::hooks::wasm::Instances::Pooled,
-    ] {
+    for instances in [Instance::Fresh, Instance::Pooled] {
         let mut rig = Rig::new();
         rig.limits.timeout = LIMIT;
         rig.instances = instances;
@@ -126,7 +125,7 @@ async fn many_at_once_are_stopped_in_time() {
 async fn more_than_can_be_run_are_refused() {
     let mut rig = Rig::new();
     rig.limits.timeout = LIMIT;
-    rig.host = stablegate::hooks::wasm::Host::new(None);
+    rig.host = Host::new(None);
     let hook = rig.plugin(&plugin());
     let calls = (0..100).map(|_| {
         let hook = hook.clone();
@@ -141,6 +140,40 @@ async fn more_than_can_be_run_are_refused() {
     assert_eq!(count(HookErrorKind::Overloaded), 36, "{kinds:?}");
     let good = hook.call(asking_for("nothing")).await.answer;
     assert_eq!(good.unwrap(), Answer::Allow);
+}
+
+/// Calls that take their time, beside as many of another hook that loop as are taken.
+#[tokio::test]
+async fn hooks_that_loop_do_not_hold_up_others() {
+    let mut rig = Rig::new();
+    rig.host = Host::new(None);
+    let load = |rig: &Rig, name: &str, wat: &Wat| {
+        let path = rig.write(&format!("{name}.wat"), wat.text());
+        WasmHook::load(&rig.host, rig.spec(name, path), rig.instances).unwrap()
+    };
+    let bomb = load(&rig, "bomb", &plugin());
+    let counting = Wat::default().function(
+        "access-control#access",
+        &format!(
+            "(local.set $i (i32.const 100000000))
+             (loop $again
+               (br_if $again (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
+             {ALLOW}"
+        ),
+    );
+    let alone = Instant::now();
+    let answer = load(&rig, "honest", &counting).call(question(Question::Access));
+    assert_eq!(answer.await.answer.unwrap(), Answer::Allow);
+    // In one line with the others it would take some thirty times as long.
+    rig.limits.timeout = 10 * alone.elapsed();
+    let honest = load(&rig, "honest", &counting);
+    let loops: Vec<_> = (0..64)
+        .map(|_| tokio::spawn(bomb.call(asking_for("loop"))))
+        .collect();
+    tokio::task::yield_now().await;
+    let answer = honest.call(question(Question::Access)).await.answer;
+    assert_eq!(answer.unwrap(), Answer::Allow);
+    assert!(loops.iter().all(|looping| !looping.is_finished()));
 }
 
 #[tokio::test]

@@ -100,7 +100,15 @@ async fn what_is_damaged_is_compiled_anew() {
     let [kept] = &files(&cache)[..] else {
         panic!("{:?}", files(&cache))
     };
-    for damaged in [&b""[..], b"x", b"\x7fELF"] {
+    let good = fs::read(kept).unwrap();
+    // One bit of the code, of which most lies beyond the first pages, and of the hash.
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let (middle, last) = (flipped(good.len() / 2), flipped(good.len() - 1));
+    for damaged in [&b""[..], b"x", b"\x7fELF", &good[1..], &middle, &last] {
         fs::write(kept, damaged).unwrap();
         load(&rig, &cache, "plugin.wat").await;
         assert_ne!(fs::read(kept).unwrap(), damaged);
@@ -127,16 +135,42 @@ async fn the_directory_may_be_a_link() {
     assert_eq!(files(&elsewhere).len(), 1);
 }
 
+/// Who can write a directory above can put another in the place of the cache.
+#[tokio::test]
+async fn a_directory_that_others_can_replace_is_not_used() {
+    let rig = rig();
+    let above = rig.dir.path().join("above");
+    let cache = above.join("cache");
+    load(&rig, &cache, "plugin.wat").await;
+    let [kept] = &files(&cache)[..] else {
+        panic!("{:?}", files(&cache))
+    };
+    fs::remove_file(kept).unwrap();
+    set_mode(&above, 0o777);
+    load(&rig, &cache, "plugin.wat").await;
+    assert_eq!(files(&cache), [] as [PathBuf; 0]);
+    // As `/tmp` is.
+    set_mode(&above, 0o1777);
+    load(&rig, &cache, "plugin.wat").await;
+    assert!(kept.exists());
+}
+
 #[tokio::test]
 async fn old_code_goes() {
     let rig = rig();
     let cache = rig.dir.path().join("cache");
-    let host = wasm::Host::new(Some(cache.clone()));
-    let text = fs::read_to_string(rig.dir.path().join("plugin.wat")).unwrap();
-    for number in 0..70 {
-        rig.write("plugin.wat", format!("{text};; {number}"));
-        let spec = rig.spec("plugin", rig.dir.path().join("plugin.wat"));
-        WasmHook::load(&host, spec, rig.instances).unwrap();
+    fs::create_dir(&cache).unwrap();
+    set_mode(&cache, 0o700);
+    let now = std::time::SystemTime::now();
+    // Sparse files; one was left by a gateway that was killed.
+    for (age, name) in [(1, "used.cwasm"), (2, "killed.new"), (3, "old.cwasm")] {
+        let file = fs::File::create(cache.join(name)).unwrap();
+        file.set_len(200 << 20).unwrap();
+        file.set_modified(now - std::time::Duration::from_secs(age * 60))
+            .unwrap();
     }
-    assert_eq!(files(&cache).len(), 64);
+    load(&rig, &cache, "plugin.wat").await;
+    let left = files(&cache);
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(!left.contains(&cache.join("old.cwasm")), "{left:?}");
 }

@@ -201,6 +201,16 @@ async fn attributes() {
         &[Set("new", Integer(1)), Remove("new")],
         &[Set("new", Integer(1)), Set("new", Integer(2))],
         &[Set("big", Value::Bytes(&[b'x'; 70_000]))],
+        // What counts is what is left at the end.
+        &[
+            Set("big", Value::Bytes(&[b'x'; 70_000])),
+            Set("big", Integer(1)),
+        ],
+        &[
+            Set("one", Value::Bytes(&[b'x'; 30_000])),
+            Set("two", Value::Bytes(&[b'y'; 40_000])),
+            Remove("two"),
+        ],
     ] {
         for verdict in [Verdict::Pass, Verdict::Error("late")] {
             let mut call = question(Question::Access);
@@ -221,6 +231,12 @@ async fn the_log() {
         Log("info", long),
     ];
     same(Question::Access, &steps, Verdict::Pass).await.unwrap();
+    for verdict in [Verdict::Pass, Verdict::Error("late")] {
+        let steps = [Log("error", "again"); 103];
+        let seen = both(question(Question::Access), &steps, verdict).await;
+        assert_eq!(seen.log.len(), 101);
+        assert_eq!(seen.log[100], "WARN 3 lines dropped");
+    }
 }
 
 #[tokio::test]
@@ -315,8 +331,12 @@ async fn same(asked: Question, steps: &[Step], verdict: Verdict) -> Result<Answe
     same_call(question(asked), steps, verdict).await
 }
 
-/// Asks a script and a plugin and compares everything that can be seen of what they did.
 async fn same_call(call: Call, steps: &[Step], verdict: Verdict) -> Result<Answer, ()> {
+    both(call, steps, verdict).await.answer
+}
+
+/// Asks a script and a plugin and compares everything that can be seen of what they did.
+async fn both(call: Call, steps: &[Step], verdict: Verdict) -> Seen {
     let function = match call.question {
         Question::Access => ("access", "access-control#access"),
         Question::SelectTarget => ("select_target", "target-selection#select-target"),
@@ -340,7 +360,7 @@ async fn same_call(call: Call, steps: &[Step], verdict: Verdict) -> Result<Answe
     });
     let (script, plugin) = (script.await, plugin.await);
     assert_eq!(script, plugin, "script and plugin differ:\n{lua}\n{wat}");
-    script.answer
+    script
 }
 
 /// What can be seen of a call.

@@ -1,11 +1,12 @@
 //! What plugins are asked and what their answers mean; what loads and what does not.
 
-use stablegate::hooks::wasm::Instances;
+use stablegate::config::Instance;
+use stablegate::hooks::wasm::Host;
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
 use crate::bombs::ALLOW;
 use crate::rig::{Rig, announce, closed, error, question};
-use crate::wat::Wat;
+use crate::wat::{Value, Wat};
 
 fn access(body: &str) -> Wat {
     Wat::default().function("access-control#access", body)
@@ -91,6 +92,10 @@ async fn what_does_not_load_says_what_is_missing() {
         assert!(message.starts_with("plugin.wat: "), "{message}");
         assert!(message.contains(want), "{want}: {message}\n{text}");
     }
+    // A line of the file may be all of it.
+    let message = rig.load_error(&format!("(module\n (nonsense) {}", " ".repeat(100_000)));
+    assert!(message.contains("--> plugin.wat:2:3"), "{message}");
+    assert!(message.len() < 2000, "{message}");
     rig.write("plugin.wat", b"\xff\xfe");
     let Err(failed) = rig.load("plugin.wat") else {
         panic!("it loads")
@@ -105,7 +110,7 @@ async fn what_does_not_load_says_what_is_missing() {
 
 #[tokio::test]
 async fn a_trap_is_an_error_of_its_call_alone() {
-    for instances in [Instances::Fresh, Instances::Pooled] {
+    for instances in [Instance::Fresh, Instance::Pooled] {
         let mut rig = Rig::new();
         rig.instances = instances;
         // Traps when the client has asked for a target of five letters.
@@ -136,8 +141,8 @@ async fn an_instance_lives_as_long_as_it_was_said_to() {
     ))
     .more("(global $calls (mut i32) (i32.const 0))");
     for (instances, want) in [
-        (Instances::Fresh, [true; 6]),
-        (Instances::Pooled, [true, true, false, true, true, false]),
+        (Instance::Fresh, [true; 6]),
+        (Instance::Pooled, [true, true, false, true, true, false]),
     ] {
         let mut rig = Rig::new();
         rig.instances = instances;
@@ -147,4 +152,63 @@ async fn an_instance_lives_as_long_as_it_was_said_to() {
             assert_eq!(answer.is_ok(), want, "{instances:?}");
         }
     }
+}
+
+/// As many as reloads leave behind while sessions last.
+#[tokio::test]
+async fn plugins_that_were_replaced_leave_room_for_others() {
+    let mut rig = Rig::new();
+    rig.instances = Instance::Pooled;
+    rig.host = Host::new(Some(rig.dir.path().join("cache")));
+    let mut replaced = Vec::new();
+    for _ in 0..600 {
+        let hook = rig.plugin(&access(ALLOW));
+        let answer = hook.call(question(Question::Access)).await.answer;
+        assert_eq!(answer.unwrap(), Answer::Allow);
+        replaced.push(hook);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_grow_takes_nothing() {
+    let rig = Rig::new();
+    let growing = access(&format!(
+        "(local.set $i (i32.const 1000))
+         (loop $again
+           (drop (memory.grow (i32.const 1000)))
+           (drop (table.grow (ref.null func) (i32.const 1000)))
+           (br_if $again (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
+         {ALLOW}"
+    ));
+    let text = growing.more("(table 1 2 funcref)").text().replace(
+        "(memory (export \"memory\") 4)",
+        "(memory (export \"memory\") 4 8)",
+    );
+    rig.write("plugin.wat", text);
+    let hook = rig.load("plugin.wat").unwrap();
+    let answer = hook.call(question(Question::Access)).await.answer;
+    assert_eq!(answer.unwrap(), Answer::Allow);
+}
+
+/// A call may set more than it leaves, but no more than its memory.
+#[tokio::test]
+async fn attributes_take_memory() {
+    let rig = Rig::new();
+    let mut wat = Wat::default();
+    let value = wat.value(Value::Bytes(&[0; 4000]));
+    let set = wat.call("attrs.set");
+    // The key is the number of the turn.
+    let hook = rig.plugin(&wat.function(
+        "access-control#access",
+        &format!(
+            "(loop $again
+               (local.set $i (i32.add (local.get $i) (i32.const 1)))
+               (i32.store (i32.const 512) (i32.and (local.get $i) (i32.const 0x7f7f7f7f)))
+               (i32.const 512) (i32.const 4) {value} {set}
+               (br $again))"
+        ),
+    ));
+    let reply = hook.call(question(Question::Access)).await;
+    let message = error(&reply, HookErrorKind::Memory);
+    assert!(message.contains("memory limit of 32.0 MiB"), "{message}");
 }

@@ -5,10 +5,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use stablegate::config::Instance;
 use stablegate::hooks::host::{Host, Roster};
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::spec::{Environment, Limits, LoadError, Spec};
-use stablegate::hooks::wasm::{self, Instances, WasmHook};
+use stablegate::hooks::wasm::{self, WasmHook};
 use stablegate::hooks::{Attrs, Call, Ended, HookErrorKind, Question, Reply, SessionInfo};
 use tempfile::TempDir;
 
@@ -23,7 +24,7 @@ pub struct Rig {
     pub shared: Arc<Shared>,
     pub hosts: Vec<Arc<Host>>,
     pub limits: Limits,
-    pub instances: Instances,
+    pub instances: Instance,
     pub config: serde_json::Value,
 }
 
@@ -39,7 +40,7 @@ impl Rig {
                 timeout: Duration::from_secs(10),
                 memory: 32 * 1024 * 1024,
             },
-            instances: Instances::Fresh,
+            instances: Instance::Fresh,
             config: serde_json::json!({}),
         }
     }

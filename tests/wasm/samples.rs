@@ -133,6 +133,25 @@ async fn tokens_are_judged_alike() {
     }
 }
 
+/// Their letters are bytes on the wire, in the signature and in the attribute.
+#[tokio::test]
+async fn users_may_have_any_letters() {
+    let mut rig = Rig::new();
+    rig.config = serde_json::json!({ "key": KEY });
+    let token = token("Jörg \u{1f600}", FUTURE, KEY);
+    for (name, hook) in hooks(&rig) {
+        for shown in [
+            Shown::Data(token.as_bytes()),
+            Shown::Target(&format!("lobby/{token}")),
+        ] {
+            let reply = hook.call(call(Question::Access, shown)).await;
+            assert_eq!(reply.answer.unwrap(), Answer::Allow, "{name}");
+            let user = AttrValue::String("Jörg \u{1f600}".into());
+            assert_eq!(reply.attrs.get("user"), Some(&user), "{name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn targets_are_named_alike() {
     let rig = Rig::new();

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
 
-use crate::config::{Instance, Program};
+use crate::config::{self, Instance, Program};
 use crate::gateway::Environment;
 use crate::hooks::host::Roster;
 use crate::hooks::spec::{self, Limits, Spec};
@@ -66,10 +66,10 @@ pub(super) struct Decision {
     /// What it sees as its configuration, in JSON.
     #[arg(long, default_value = "{}")]
     config: String,
-    #[arg(long, default_value = "100ms", value_parser = super::duration)]
+    #[arg(long, default_value = "100ms", value_parser = config::hook_timeout)]
     timeout: Duration,
-    /// The memory limit, MiB.
-    #[arg(long, default_value_t = 32)]
+    /// The memory limit.
+    #[arg(long, default_value = "32MiB", value_parser = config::hook_memory)]
     memory: usize,
 }
 
@@ -105,7 +105,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         path: arguments.hook,
         limits: Limits {
             timeout: arguments.timeout,
-            memory: arguments.memory << 20,
+            memory: arguments.memory,
         },
         config: serde_json::from_str(&arguments.config).context("--config is no JSON object")?,
         environment: spec::Environment {

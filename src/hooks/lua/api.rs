@@ -4,7 +4,9 @@
 //! line of the script that made the call. None of them runs for long: inputs are bounded by the
 //! VM's memory limit, and what could grow beyond them has a limit of its own.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +21,13 @@ use sha1::Sha1;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use tokio::runtime::Handle;
+use tracing::Level;
 
 use super::script::Script;
 use super::source::Sources;
 use super::{json, limit};
 use crate::hooks::AttrValue;
-use crate::hooks::contract::{MAX_LOG, MAX_TTL, clip};
+use crate::hooks::contract::{Log, MAX_TTL, clip};
 use crate::hooks::shared::SharedError;
 use crate::proto::fastway::Role;
 use crate::proto::proxy_header;
@@ -66,7 +69,11 @@ impl From<SprotoError> for Fail {
 }
 
 /// The table of host functions that the prelude takes.
-pub(super) fn table(lua: &Lua, script: &Arc<Script>) -> mlua::Result<Table> {
+pub(super) fn table(
+    lua: &Lua,
+    script: &Arc<Script>,
+    log: &Rc<RefCell<Log>>,
+) -> mlua::Result<Table> {
     let host = lua.create_table()?;
     let api = Api { lua, host: &host };
     host.raw_set("luau", cfg!(feature = "luau"))?;
@@ -92,7 +99,7 @@ pub(super) fn table(lua: &Lua, script: &Arc<Script>) -> mlua::Result<Table> {
         "module",
         lua.create_function(move |lua, name: LuaString| module(lua, &sources, &name))?,
     )?;
-    log(&api, script)?;
+    self::log(&api, log)?;
     shared(&api, script)?;
     encodings(&api)?;
     hashes(&api)?;
@@ -257,22 +264,20 @@ fn module(
     }
 }
 
-fn log(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
-    macro_rules! level {
-        ($name:literal, $level:ident) => {
-            let hook = script.name_shared();
-            api.add($name, move |lua, args| {
-                let message = args.bytes(lua, 0)?;
-                let message = clip(&message.as_bytes(), MAX_LOG);
-                tracing::$level!(target: "stablegate::script", hook = %hook, "{message}");
-                Ok(Value::Nil)
-            })?;
-        };
+fn log(api: &Api<'_>, log: &Rc<RefCell<Log>>) -> mlua::Result<()> {
+    for (name, level) in [
+        ("log_debug", Level::DEBUG),
+        ("log_info", Level::INFO),
+        ("log_warn", Level::WARN),
+        ("log_error", Level::ERROR),
+    ] {
+        let log = log.clone();
+        api.add(name, move |lua, args| {
+            let message = args.bytes(lua, 0)?;
+            log.borrow_mut().write(level, &message.as_bytes());
+            Ok(Value::Nil)
+        })?;
     }
-    level!("log_debug", debug);
-    level!("log_info", info);
-    level!("log_warn", warn);
-    level!("log_error", error);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! One interpreter with one script in it.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
@@ -12,7 +13,7 @@ use super::api;
 use super::limit::{self, Guard};
 use super::script::Script;
 use super::source::Source;
-use crate::hooks::contract::{Function as Hooked, MAX_ERROR, clip};
+use crate::hooks::contract::{Function as Hooked, Log, MAX_ERROR, clip};
 use crate::hooks::{Answer, Attrs, Call, HookErrorKind, Question};
 
 /// What runs before every script: see there.
@@ -35,6 +36,7 @@ pub(super) struct Vm {
     call: Function,
     /// By [`Hooked`]: the script's function and the line it begins at.
     functions: [Option<(Function, usize)>; 4],
+    log: Rc<RefCell<Log>>,
     /// The listener last seen, so that its name is not made a Lua string each time.
     listener: RefCell<Option<(Arc<str>, LuaString)>>,
     // After all that refers to it: fields are dropped in order.
@@ -93,7 +95,9 @@ impl Vm {
             guard,
             line: Some(*line),
         };
-        match self.ask(function, call) {
+        let asked = self.ask(function, call);
+        self.log.borrow_mut().end();
+        match asked {
             Ok(_) if guard.expired() => Err(judge.timeout()),
             Ok((true, a, b, attrs)) => {
                 let answer = answer::answer(hooked, a, b, call.info.is_dial());
@@ -124,7 +128,8 @@ impl Vm {
         lua.set_memory_limit(script.limits().memory)?;
         limit::arm(&lua);
 
-        let host = api::table(&lua, script)?;
+        let log = Rc::new(RefCell::new(Log::new(script.name_shared())));
+        let host = api::table(&lua, script, &log)?;
         let (run, call): (Function, Function) = PRELUDE.load(&lua)?.call(host)?;
 
         let chunk = match script.sources().main().load(&lua) {
@@ -165,9 +170,11 @@ impl Vm {
             let message = "defines none of the functions access, select_target, announce, closed";
             return Ok(Err(judge.message(HookErrorKind::Script, message)));
         }
+        log.borrow_mut().end();
         Ok(Ok(Self {
             call,
             functions,
+            log,
             listener: RefCell::new(None),
             lua,
             _live: live,

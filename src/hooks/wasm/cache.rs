@@ -1,11 +1,14 @@
 //! Compiled code, kept on disk.
 //!
 //! Compiled code is machine code: who can write it can do anything. So it is kept in a directory
-//! that belongs to the gateway's user and that nobody else can write, and is read from nowhere else.
+//! that belongs to the gateway's user and that nobody else can write or put another in the place
+//! of, and is read from nowhere else. Behind the code is its hash: a disk that fails is no reason
+//! to run what it gives.
 
-use std::fs::{self, DirBuilder, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -14,11 +17,14 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// Files that are kept; beyond that, those not used for longest go.
-const MAX_FILES: usize = 64;
+/// What the files may take, bytes; beyond that, those not used for longest go.
+const MAX_SIZE: u64 = 512 * 1024 * 1024;
 
 /// How the names of its files end.
 const EXTENSION: &str = "cwasm";
+
+/// How the names of files end that are being written.
+const UNFINISHED: &str = "new";
 
 /// A directory of compiled code.
 #[derive(Debug)]
@@ -79,15 +85,7 @@ impl Cache {
             let file = file.display();
             tracing::warn!(%file, %error, "compiled plugin is not used");
         };
-        let opened = private(&self.directory).and_then(|()| {
-            let opened = OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(file)?;
-            own(&opened.metadata()?)?;
-            Ok(opened)
-        });
-        let opened = match opened {
+        let opened = match self.checked(file) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -95,19 +93,42 @@ impl Cache {
                 return None;
             }
         };
-        // For the order in which files go. Without it this one goes earlier than it should.
-        let _ = opened.set_modified(SystemTime::now());
-        // SAFETY: the file is output of this program for this engine: it and its directory belong
-        // to this user and nobody else can write either, as was just checked, so it was put there
-        // by `store`, which writes nothing else, under a name that is the hash of the engine and
-        // of what was compiled, once it was complete. It is only ever replaced as a whole.
-        match unsafe { Component::deserialize_file(engine, file) } {
+        // The file that was checked, whatever its name stands for by now. It is mapped and not
+        // read: all plugins with this code share its pages, and the system can take them back.
+        let mapped = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        // SAFETY: the file is output of this program for this engine: this user owns it and nobody
+        // else can write it or put another into its directory, so it was put there by `store`,
+        // which writes nothing else, under a name that is the hash of the engine and of what was
+        // compiled. It is what was written then, as its hash says, and is only ever replaced as a
+        // whole, which leaves the one that is open as it is.
+        match unsafe { Component::deserialize_file(engine, mapped) } {
             Ok(component) => Some(component),
             Err(error) => {
                 refused(&error);
                 None
             }
         }
+    }
+
+    /// A file that only this user can have written, and that is as it was written.
+    fn checked(&self, file: &Path) -> io::Result<File> {
+        private(&self.directory)?;
+        let mut opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(file)?;
+        let meta = opened.metadata()?;
+        own(&meta)?;
+        // For the order in which files go. Without it this one goes earlier than it should.
+        let _ = opened.set_modified(SystemTime::now());
+        let (mut hash, mut kept) = (Hashing(Sha256::new()), [0; 32]);
+        let code = meta.len().saturating_sub(kept.len() as u64);
+        io::copy(&mut (&opened).take(code), &mut hash)?;
+        opened.read_exact(&mut kept)?;
+        if hash.0.finalize() != kept {
+            return Err(io::Error::other("damaged"));
+        }
+        Ok(opened)
     }
 
     /// Writes code to a file of the cache, all of it or nothing. It is only a cache: what fails is
@@ -122,7 +143,8 @@ impl Cache {
 
     fn write(&self, file: &Path, code: &[u8]) -> io::Result<()> {
         private(&self.directory)?;
-        let beside = file.with_extension(format!("{:016x}.new", rand::random::<u64>()));
+        let random = rand::random::<u64>();
+        let beside = file.with_extension(format!("{random:016x}.{UNFINISHED}"));
         let written = write_new(&beside, code).and_then(|()| fs::rename(&beside, file));
         if written.is_err() {
             let _ = fs::remove_file(&beside);
@@ -134,17 +156,25 @@ impl Cache {
         let Ok(entries) = fs::read_dir(&self.directory) else {
             return;
         };
+        // Unfinished ones among them: a gateway that was killed leaves one.
         let mut files: Vec<_> = entries
             .filter_map(|entry| {
                 let entry = entry.ok()?;
-                let ours = entry.path().extension()? == EXTENSION;
-                ours.then_some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+                let path = entry.path();
+                let extension = path.extension()?;
+                let meta = entry.metadata().ok()?;
+                let ours = extension == EXTENSION || extension == UNFINISHED;
+                ours.then_some((meta.modified().ok()?, meta.len(), path))
             })
             .collect();
         files.sort();
-        for (_, file) in files.iter().rev().skip(MAX_FILES) {
-            // Another gateway may have been first.
-            let _ = fs::remove_file(file);
+        let mut size = 0;
+        for (_, len, file) in files.iter().rev() {
+            size += len;
+            if size > MAX_SIZE {
+                // Another gateway may have been first.
+                let _ = fs::remove_file(file);
+            }
         }
     }
 }
@@ -156,6 +186,7 @@ fn write_new(file: &Path, code: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(file)?;
     file.write_all(code)?;
+    file.write_all(&Sha256::digest(code))?;
     // Its name must not be there before its content is.
     file.sync_all()
 }
@@ -163,42 +194,68 @@ fn write_new(file: &Path, code: &[u8]) -> io::Result<()> {
 /// Makes the directory if it is not there, and says where it is: links on the way to it, such as
 /// those of a service manager, are followed once.
 fn prepare(directory: &Path) -> io::Result<PathBuf> {
-    if let Some(parent) = directory.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
     let directory = fs::canonicalize(directory)?;
     private(&directory)?;
     Ok(directory)
 }
 
-/// Fails unless the directory is one, belongs to this user, and cannot be written by others.
+/// Fails unless the directory is one, belongs to this user, and cannot be written or replaced by
+/// others.
 fn private(directory: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(directory)?;
     if !meta.is_dir() {
         return Err(io::Error::other("not a directory"));
     }
-    own(&meta)
+    own(&meta)?;
+    for above in directory.ancestors().skip(1) {
+        let meta = fs::symlink_metadata(above)?;
+        // In a sticky directory others can move only what is theirs.
+        let sticky = meta.mode() & libc::S_ISVTX != 0;
+        if ![0, user()].contains(&meta.uid()) || others_can_write(&meta) && !sticky {
+            let above = above.display();
+            return Err(io::Error::other(format!("others can write {above}")));
+        }
+    }
+    Ok(())
 }
 
 /// Fails if others than this user own or can write what has this metadata.
 fn own(meta: &Metadata) -> io::Result<()> {
-    // SAFETY: takes nothing and cannot fail.
-    let user = unsafe { libc::geteuid() };
-    if meta.uid() != user {
+    if meta.uid() != user() {
         return Err(io::Error::other("belongs to another user"));
     }
-    if meta.mode() & 0o022 != 0 {
+    if others_can_write(meta) {
         return Err(io::Error::other("others can write it"));
     }
     Ok(())
 }
 
-/// Hashes what the engine says of itself.
+fn others_can_write(meta: &Metadata) -> bool {
+    meta.mode() & 0o022 != 0
+}
+
+fn user() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Hashes what the engine says of itself, and what is in a file.
 struct Hashing(Sha256);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl Hasher for Hashing {
     fn write(&mut self, bytes: &[u8]) {

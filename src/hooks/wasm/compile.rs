@@ -41,7 +41,8 @@ const WIT: [&[(&str, &str)]; 3] = [
 ];
 
 /// The component that a file's content is or stands for, compiled: from the cache if it is there.
-pub(super) fn compile(engine: &Engine, content: &[u8]) -> Result<Component, String> {
+/// The file's name is for messages.
+pub(super) fn compile(engine: &Engine, content: &[u8], name: &str) -> Result<Component, String> {
     let file = engine
         .cache
         .as_ref()
@@ -51,11 +52,11 @@ pub(super) fn compile(engine: &Engine, content: &[u8]) -> Result<Component, Stri
     {
         return Ok(component);
     }
-    let component = component(content)?;
+    let component = component(content, name)?;
     let code = generate(engine, &component)?;
     if let Some((cache, file)) = &file {
         cache.store(file, &code);
-        // Pages of a file can be given back to the system.
+        // Its pages are shared, and can be given back to the system.
         if let Some(component) = cache.load(&engine.wasm, file) {
             return Ok(component);
         }
@@ -79,13 +80,17 @@ fn generate(engine: &Engine, component: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// The component in binary form.
-fn component(content: &[u8]) -> Result<Vec<u8>, String> {
+fn component(content: &[u8], file: &str) -> Result<Vec<u8>, String> {
     let binary = if content.starts_with(b"\0asm") {
         Cow::Borrowed(content)
     } else {
         let text = std::str::from_utf8(content)
             .map_err(|_| "neither WebAssembly nor its text format".to_owned())?;
-        Cow::Owned(wat::parse_str(text).map_err(|error| error.to_string())?)
+        let parsed = wat::parse_str(text).map_err(|mut error| {
+            error.set_path(file);
+            error.to_string()
+        });
+        Cow::Owned(parsed?)
     };
     if Parser::is_component(&binary) {
         return Ok(binary.into_owned());

@@ -8,10 +8,17 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 
 use super::cache::Cache;
 use super::clock::Clock;
+use super::idle::Idle;
 use super::slow::Slow;
 
 /// Instances that may live at once: calls under way, and those that wait for their next one.
 const INSTANCES: u32 = 512;
+
+/// Most instances that wait, for each processor: enough for a chain of eight hooks.
+const IDLE: usize = 8;
+
+/// Most instances that wait in all: the other places are for calls.
+const MAX_IDLE: usize = INSTANCES as usize / 2;
 
 /// Core modules of all of them: a compiler makes several for one component.
 const CORE_INSTANCES: u32 = 4 * INSTANCES;
@@ -41,6 +48,7 @@ pub(super) struct Engine {
     pub(super) wasm: wasmtime::Engine,
     pub(super) clock: Clock,
     pub(super) slow: Slow,
+    pub(super) idle: Idle,
     pub(super) cache: Option<Cache>,
     /// Threads that can run plugins at once.
     pub(super) processors: usize,
@@ -58,10 +66,14 @@ impl Engine {
                 engine.increment_epoch();
             }
         };
+        if cache.is_none() {
+            tracing::info!("no directory for compiled plugins: they are not kept");
+        }
         let processors = thread::available_parallelism().map_or(1, usize::from);
         Ok(Arc::new(Self {
             clock: Clock::start(tick).map_err(|error| failed(error.to_string()))?,
             slow: Slow::start(processors).map_err(|error| failed(error.to_string()))?,
+            idle: Idle::new((IDLE * processors).min(MAX_IDLE)),
             cache: cache.and_then(|directory| Cache::open(directory, &wasm)),
             wasm,
             processors,

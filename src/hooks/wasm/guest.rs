@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
 use super::engine::MAX_TABLE;
-use crate::hooks::contract::{MAX_ATTRS, attr_size};
+use crate::hooks::contract::{Log, MAX_ATTRS, attr_size};
 use crate::hooks::spec::Environment;
 use crate::hooks::{AttrValue, Attrs};
 
@@ -25,6 +25,7 @@ pub(super) struct Surroundings {
 /// The host's side of one instance.
 pub(super) struct Guest {
     pub(super) around: Arc<Surroundings>,
+    pub(super) log: Log,
     /// What was written to standard output and error, up to the end of a line.
     pub(super) line: Vec<u8>,
     notes: Notes,
@@ -36,10 +37,12 @@ pub(super) struct Guest {
 #[derive(Default)]
 pub(super) struct Notes {
     values: BTreeMap<String, Option<AttrValue>>,
+    /// What they take, bytes.
     size: usize,
-    /// Whether something was too much.
-    full: bool,
 }
+
+/// What a note takes besides its key and value, bytes.
+const ENTRY: usize = 128;
 
 /// A call notes too much.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,7 @@ pub(super) struct OutOfMemory;
 impl Guest {
     pub(super) fn new(around: Arc<Surroundings>) -> Self {
         Self {
+            log: Log::new(around.hook.clone()),
             around,
             line: Vec::new(),
             notes: Notes::default(),
@@ -62,21 +66,24 @@ impl Guest {
         }
     }
 
-    /// Notes that an attribute is set or, with `None`, removed by the call under way. What is too
-    /// much is not kept; [`Notes::apply`] says so.
-    pub(super) fn note(&mut self, key: String, value: Option<AttrValue>) {
+    /// Notes that an attribute is set or, with `None`, removed by the call under way. Until its
+    /// end they may be as large as its memory.
+    pub(super) fn note(
+        &mut self,
+        key: String,
+        value: Option<AttrValue>,
+    ) -> Result<(), OutOfMemory> {
         let size = |key: &str, value: &Option<AttrValue>| {
-            attr_size(key, value.as_ref().unwrap_or(&AttrValue::Boolean(false)))
+            ENTRY + attr_size(key, value.as_ref().unwrap_or(&AttrValue::Boolean(false)))
         };
         let notes = &mut self.notes;
         let before = notes.values.get(&key).map_or(0, |value| size(&key, value));
-        let after = notes.size - before + size(&key, &value);
-        if after <= MAX_ATTRS {
-            notes.values.insert(key, value);
-            notes.size = after;
-        } else {
-            notes.full = true;
+        notes.size = notes.size - before + size(&key, &value);
+        if notes.size > self.around.memory {
+            return Err(OutOfMemory);
         }
+        notes.values.insert(key, value);
+        Ok(())
     }
 
     /// What the call has noted, which is forgotten here.
@@ -88,9 +95,6 @@ impl Guest {
 impl Notes {
     /// Makes of the attributes what was noted, or leaves them as they are.
     pub(super) fn apply(self, attrs: &mut Attrs) -> Result<(), AttrsFull> {
-        if self.full {
-            return Err(AttrsFull);
-        }
         if self.values.is_empty() {
             return Ok(());
         }
@@ -115,25 +119,42 @@ impl ResourceLimiter for Guest {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.memory += desired.saturating_sub(current);
-        if self.memory > self.around.memory {
-            return Err(OutOfMemory.into());
-        }
-        Ok(true)
+        grow(
+            &mut self.memory,
+            self.around.memory,
+            current,
+            desired,
+            maximum,
+        )
     }
 
     fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.elements += desired.saturating_sub(current);
-        if self.elements > MAX_TABLE {
-            return Err(OutOfMemory.into());
-        }
-        Ok(true)
+        grow(&mut self.elements, MAX_TABLE, current, desired, maximum)
     }
+}
+
+/// Adds to what is used of a limit what one memory or table grows by, if it can.
+fn grow(
+    used: &mut usize,
+    limit: usize,
+    current: usize,
+    desired: usize,
+    maximum: Option<usize>,
+) -> wasmtime::Result<bool> {
+    // The plugin is told so, and nothing is taken.
+    if maximum.is_some_and(|maximum| desired > maximum) {
+        return Ok(false);
+    }
+    *used += desired.saturating_sub(current);
+    if *used > limit {
+        return Err(OutOfMemory.into());
+    }
+    Ok(true)
 }

@@ -7,7 +7,7 @@ use wasmtime::{Result, StoreContextMut};
 
 use super::bindings::{Endpoint, Host, Level, SharedError, Value, interface};
 use super::guest::Guest;
-use crate::hooks::contract::{MAX_LOG, MAX_TTL, clip};
+use crate::hooks::contract::MAX_TTL;
 use crate::hooks::shared;
 use crate::proto::fastway::Role;
 
@@ -20,31 +20,20 @@ pub(super) fn define(linker: &mut Linker<Guest>) -> Result<()> {
     attrs(linker)
 }
 
-/// Writes a line of a plugin to the log.
-pub(super) fn write_log(guest: &Guest, level: Level, message: &[u8]) {
-    let hook = &guest.around.hook;
-    let message = clip(message, MAX_LOG);
-    macro_rules! write {
-        ($level:ident) => {
-            tracing::$level!(target: "stablegate::script", hook = %hook, "{message}")
-        };
-    }
-    match level {
-        Level::Debug => write!(debug),
-        Level::Info => write!(info),
-        Level::Warn => write!(warn),
-        Level::Error => write!(error),
-    }
-}
-
 type Context<'a> = StoreContextMut<'a, Guest>;
 
 fn log(linker: &mut Linker<Guest>) -> Result<()> {
     let mut log = linker.instance(&interface("log"))?;
     log.func_wrap(
         "write",
-        |context: Context<'_>, (level, message): (Level, String)| {
-            write_log(context.data(), level, message.as_bytes());
+        |mut context: Context<'_>, (level, message): (Level, String)| {
+            let level = match level {
+                Level::Debug => tracing::Level::DEBUG,
+                Level::Info => tracing::Level::INFO,
+                Level::Warn => tracing::Level::WARN,
+                Level::Error => tracing::Level::ERROR,
+            };
+            context.data_mut().log.write(level, message.as_bytes());
             Ok(())
         },
     )
@@ -162,12 +151,10 @@ fn attrs(linker: &mut Linker<Guest>) -> Result<()> {
     attrs.func_wrap(
         "set",
         |mut context: Context<'_>, (key, value): (String, Value)| {
-            context.data_mut().note(key, Some(value.into()));
-            Ok(())
+            Ok(context.data_mut().note(key, Some(value.into()))?)
         },
     )?;
     attrs.func_wrap("remove", |mut context: Context<'_>, (key,): (String,)| {
-        context.data_mut().note(key, None);
-        Ok(())
+        Ok(context.data_mut().note(key, None)?)
     })
 }

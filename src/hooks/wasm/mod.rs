@@ -25,6 +25,7 @@ mod clock;
 mod compile;
 mod engine;
 mod guest;
+mod idle;
 mod imports;
 mod plugin;
 mod slow;
@@ -38,20 +39,12 @@ use std::time::Duration;
 
 use self::engine::Engine;
 use self::plugin::Plugin;
-use super::contract::Function;
+use super::contract::{Function, MAX_ERROR, clip};
 use super::spec::{LoadError, Spec};
 use super::{Answer, Call, Hook, Reply};
+use crate::config::Instance;
 
 pub use self::cache::default_directory;
-
-/// How long an instance of a plugin lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Instances {
-    /// For one call: nothing that a call leaves behind is there for the next one.
-    Fresh,
-    /// For many calls, one at a time, until one of them fails.
-    Pooled,
-}
 
 /// What all plugins of a gateway share.
 pub struct Host {
@@ -91,24 +84,28 @@ impl WasmHook {
     /// # Errors
     /// When it cannot be read, is no plugin, wants what the gateway does not have, or does not
     /// start within its limits. The message says what is missing.
-    pub fn load(host: &Host, spec: Spec, instances: Instances) -> Result<Self, LoadError> {
+    pub fn load(host: &Host, spec: Spec, instance: Instance) -> Result<Self, LoadError> {
         let path = std::path::absolute(&spec.path).unwrap_or_else(|_| spec.path.clone());
         let name: Arc<str> = spec.name.as_str().into();
         let loaded = host
             .engine()
-            .and_then(|engine| Plugin::load(engine, &path, spec, instances));
+            .and_then(|engine| Plugin::load(engine, &path, spec, instance));
         loaded
             .map(|plugin| Self {
                 plugin: Arc::new(plugin),
             })
-            .map_err(|message| LoadError {
-                hook: name,
-                message: match path.file_name() {
-                    Some(file) => format!("{}: {message}", file.display()),
-                    None => message,
-                },
-                files: vec![path.clone()],
-                path,
+            .map_err(|message| {
+                // It may quote the file.
+                let message = clip(message.as_bytes(), MAX_ERROR);
+                LoadError {
+                    hook: name,
+                    message: match path.file_name() {
+                        Some(file) => format!("{}: {message}", file.display()),
+                        None => message,
+                    },
+                    files: vec![path.clone()],
+                    path,
+                }
             })
     }
 }

@@ -4,15 +4,15 @@ use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
 use wasmtime::component::{
-    Component, ComponentExportIndex, ComponentNamedList, Instance, InstancePre, Lift, Linker,
-    Lower, TypedFunc,
+    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
+    TypedFunc,
 };
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
@@ -23,8 +23,10 @@ use super::bindings::{
 use super::compile::compile;
 use super::engine::Engine;
 use super::guest::{Guest, OutOfMemory, Surroundings};
+use super::idle::Live;
 use super::slow::{Running, Unfinished};
-use super::{Instances, imports, wasi};
+use super::{imports, wasi};
+use crate::config::Instance;
 use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
 use crate::hooks::spec::Spec;
 use crate::hooks::{Answer, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target};
@@ -42,19 +44,11 @@ pub(super) struct Plugin {
     file: String,
     timeout: Duration,
     around: Arc<Surroundings>,
-    instances: Instances,
+    instance: Instance,
     /// By [`Function`].
     exports: [Option<ComponentExportIndex>; 4],
     component: InstancePre<Guest>,
-    /// Instances that wait for their next call, the last used last.
-    idle: Mutex<Vec<Live>>,
     engine: Arc<Engine>,
-}
-
-/// An instance with its memory.
-struct Live {
-    store: Store<Guest>,
-    instance: Instance,
 }
 
 /// The interface and the function that a question is asked through.
@@ -73,20 +67,21 @@ impl Plugin {
         engine: &Arc<Engine>,
         path: &Path,
         spec: Spec,
-        instances: Instances,
+        instance: Instance,
     ) -> Result<Self, String> {
         let content = read(path).map_err(|error| error.to_string())?;
-        let component = compile(engine, &content)?;
+        let file = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let component = compile(engine, &content, &file)?;
         let exports = exports(&component)?;
         let linker = linker(&component)?;
         let component = linker
             .instantiate_pre(&component)
             .map_err(|error| format!("{error:#}"))?;
         let plugin = Self {
-            file: path
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            file,
             path: path.to_owned(),
             timeout: spec.limits.timeout,
             around: Arc::new(Surroundings {
@@ -95,10 +90,9 @@ impl Plugin {
                 environment: spec.environment,
                 memory: spec.limits.memory,
             }),
-            instances,
+            instance,
             exports,
             component,
-            idle: Mutex::default(),
             engine: engine.clone(),
         };
         plugin.probe()?;
@@ -168,7 +162,10 @@ impl Plugin {
             .poll(&mut Context::from_waker(Waker::noop()));
         let finished = match first {
             Poll::Ready(reply) => Ok(reply),
-            Poll::Pending => engine.slow.finish(running, deadline).await,
+            Poll::Pending => {
+                let hook = &self.around.hook;
+                engine.slow.finish(hook, running, deadline).await
+            }
         };
         drop(ticking);
         finished.unwrap_or_else(|unfinished| {
@@ -210,9 +207,9 @@ impl Plugin {
     /// Changes the attributes of the call if it succeeds.
     async fn run(&self, call: &mut Call) -> Result<Answer, HookError> {
         let failed = |error| self.describe(&error);
-        let parked = match self.instances {
-            Instances::Fresh => None,
-            Instances::Pooled => self.idle().pop(),
+        let parked = match self.instance {
+            Instance::Fresh => None,
+            Instance::Pooled => self.engine.idle.take(&self.around),
         };
         let mut live = match parked {
             Some(live) => live,
@@ -298,20 +295,11 @@ impl Plugin {
     }
 
     /// Keeps an instance for the next call, if it is to be kept.
-    fn park(&self, live: Live) {
-        if self.instances == Instances::Fresh {
-            return;
+    fn park(&self, mut live: Live) {
+        if self.instance == Instance::Pooled {
+            live.store.data_mut().log.end();
+            self.engine.idle.keep(live);
         }
-        let mut idle = self.idle();
-        // As many as can be of use at once.
-        if idle.len() < self.engine.processors * 2 {
-            idle.push(live);
-        }
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Live>> {
-        // The list is whole between its own statements.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a failure was.
@@ -342,6 +330,12 @@ impl Plugin {
             kind,
             message: clip(message.as_bytes(), MAX_ERROR),
         }
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        self.engine.idle.forget(&self.around);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The threads that finish calls which did not end at once.
 //!
 //! A call that is interrupted by the clock is a future that is ready to go on. The threads take
-//! turns with all of them, a tick each, and drop those whose time is over.
+//! turns with all of them, a tick each, and drop those whose time is over. Each hook has its turn,
+//! however many calls the others have: those of a hook that loops wait for one another.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,7 +17,8 @@ use tokio::sync::oneshot;
 use super::engine::background;
 use crate::hooks::Reply;
 
-/// Most calls that are on their way at once. Each holds an instance with all its memory.
+/// Most calls of one hook that are on their way at once. Each holds an instance with all its
+/// memory.
 const MAX_SLOW: usize = 64;
 
 /// A call that has begun.
@@ -27,7 +29,7 @@ pub(super) type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;
 pub(super) enum Unfinished {
     /// Its time is over.
     Timeout,
-    /// There are too many.
+    /// There are too many of its hook.
     Overloaded,
 }
 
@@ -45,13 +47,21 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
-    /// Jobs that are in the queue or being run.
-    jobs: usize,
+    /// Hooks that have calls under way, the last that had its turn last.
+    lines: Vec<Line>,
     closing: bool,
 }
 
+/// The calls of one hook.
+struct Line {
+    hook: Arc<str>,
+    queue: VecDeque<Job>,
+    /// Jobs that are in the queue or being run.
+    jobs: usize,
+}
+
 struct Job {
+    hook: Arc<str>,
     running: Running,
     deadline: Instant,
     reply: oneshot::Sender<Result<Reply, Unfinished>>,
@@ -70,21 +80,23 @@ impl Slow {
         Ok(slow)
     }
 
-    /// Runs a call to its end, or to its deadline. Dropping the future drops the call.
+    /// Runs a call of a hook to its end, or to its deadline. Dropping the future drops the call.
     pub(super) async fn finish(
         &self,
+        hook: &Arc<str>,
         running: Running,
         deadline: Instant,
     ) -> Result<Reply, Unfinished> {
         let (reply, answer) = oneshot::channel();
         {
             let mut state = self.shared.lock();
-            if state.jobs >= MAX_SLOW {
-                drop(state);
+            let line = state.line(hook);
+            if line.jobs >= MAX_SLOW {
                 return Err(Unfinished::Overloaded);
             }
-            state.jobs += 1;
-            state.queue.push_back(Job {
+            line.jobs += 1;
+            line.queue.push_back(Job {
+                hook: hook.clone(),
                 running,
                 deadline,
                 reply,
@@ -98,11 +110,8 @@ impl Slow {
 
 impl Drop for Slow {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.closing = true;
-        let queue = std::mem::take(&mut state.queue);
-        drop(state);
-        drop(queue);
+        // No call is left: each holds the engine that holds this.
+        self.shared.lock().closing = true;
         self.shared.wake.notify_all();
     }
 }
@@ -120,7 +129,7 @@ impl Shared {
             if state.closing {
                 return;
             }
-            let Some(job) = state.queue.pop_front() else {
+            let Some(job) = state.next() else {
                 state = self
                     .wake
                     .wait(state)
@@ -128,13 +137,39 @@ impl Shared {
                 continue;
             };
             drop(state);
+            let hook = job.hook.clone();
             let unfinished = job.turn();
             state = self.lock();
+            let line = state.line(&hook);
             match unfinished {
-                Some(job) if !state.closing => state.queue.push_back(job),
-                _ => state.jobs -= 1,
+                Some(job) => line.queue.push_back(job),
+                None => line.jobs -= 1,
             }
+            state.lines.retain(|line| line.jobs > 0);
         }
+    }
+}
+
+impl State {
+    /// The calls of a hook.
+    fn line(&mut self, hook: &Arc<str>) -> &mut Line {
+        let known = self.lines.iter().position(|line| line.hook == *hook);
+        let at = known.unwrap_or_else(|| {
+            self.lines.push(Line {
+                hook: hook.clone(),
+                queue: VecDeque::new(),
+                jobs: 0,
+            });
+            self.lines.len() - 1
+        });
+        &mut self.lines[at]
+    }
+
+    /// A call of the hook whose turn it is.
+    fn next(&mut self) -> Option<Job> {
+        let at = self.lines.iter().position(|line| !line.queue.is_empty())?;
+        self.lines[at..].rotate_left(1);
+        self.lines.last_mut()?.queue.pop_front()
     }
 }
 

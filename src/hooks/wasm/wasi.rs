@@ -7,20 +7,19 @@ use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rand::RngCore;
+use tracing::Level;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{
     Component, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType,
 };
 use wasmtime::{Result, StoreContextMut, bail};
 
-use super::bindings::Level;
 use super::guest::Guest;
-use super::imports::write_log;
 
 /// Most random bytes of one call.
 const MAX_RANDOM: u64 = 64 * 1024;
 
-/// Longest line of standard output or error, bytes; a longer one is broken.
+/// Length from which a line of standard output or error is broken, bytes.
 const MAX_LINE: usize = 1024;
 
 /// Bytes that a stream takes at once.
@@ -139,18 +138,20 @@ fn trap(
 /// Writes what is left of the last line.
 pub(super) fn flush(guest: &mut Guest) {
     if !guest.line.is_empty() {
-        write_log(guest, Level::Info, &guest.line);
+        guest.log.write(Level::INFO, &guest.line);
         guest.line.clear();
     }
 }
 
 /// Writes to the log by lines.
 fn print(guest: &mut Guest, bytes: &[u8]) {
-    for part in bytes.split_inclusive(|&byte| byte == b'\n') {
-        let text = part.strip_suffix(b"\n");
-        guest.line.extend_from_slice(text.unwrap_or(part));
-        if text.is_some() || guest.line.len() > MAX_LINE {
-            flush(guest);
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        for part in line.chunks(MAX_LINE) {
+            let text = part.strip_suffix(b"\n");
+            guest.line.extend_from_slice(text.unwrap_or(part));
+            if text.is_some() || guest.line.len() >= MAX_LINE {
+                flush(guest);
+            }
         }
     }
 }
@@ -278,4 +279,45 @@ fn random_bytes(instance: &mut Instance<'_>, name: &str) -> Result<()> {
 
 fn random_u64(instance: &mut Instance<'_>, name: &str) -> Result<()> {
     instance.func_wrap(name, |_: Context<'_>, ()| Ok((rand::random::<u64>(),)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hooks::host::Roster;
+    use crate::hooks::spec::Environment;
+    use crate::hooks::wasm::guest::Surroundings;
+
+    #[test]
+    fn a_long_line_is_broken_and_all_of_it_is_there() {
+        let mut guest = Guest::new(Arc::new(Surroundings {
+            hook: "plugin".into(),
+            config: serde_json::Map::new(),
+            environment: Environment {
+                shared: Arc::default(),
+                hosts: Vec::new(),
+                fastway: Roster::default(),
+            },
+            memory: 1 << 20,
+        }));
+        let log = Arc::new(tempfile::tempfile().unwrap());
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            print(&mut guest, &[&[b'#'; 60_000][..], b"\n"].concat());
+            print(&mut guest, b"one\ntwo\n");
+        });
+        let mut text = String::new();
+        (&*log).rewind().unwrap();
+        (&*log).read_to_string(&mut text).unwrap();
+        assert_eq!(text.matches('#').count(), 60_000);
+        assert!(text.contains("one"), "{text}");
+        assert!(text.contains("two"), "{text}");
+        assert_eq!(text.lines().count(), 61);
+    }
 }
