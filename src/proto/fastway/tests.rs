@@ -637,6 +637,46 @@ fn versions_are_found() {
     }
 }
 
+/// A client whose version is to be found, with a connection, just pinged.
+fn pinged() -> (TestHub, Said, Peer, u32) {
+    let (mut hub, mut said) = (TestHub::default(), Said::default());
+    hub.join(server(Version::V3, 9), 1, &mut said.note());
+    let (peer, _) = hub.join(client(None), 0, &mut said.note());
+    let conn = dial(&mut hub, &mut said, peer, 9).unwrap();
+    hub.idle(peer, &mut said.note()).unwrap();
+    assert!(said.commands(0, Version::V2).contains(&Command::Ping));
+    (hub, said, peer, conn)
+}
+
+#[test]
+fn what_crosses_a_ping_makes_no_v3_of_a_v2_client() {
+    let (mut hub, mut said, peer, conn) = pinged();
+    let crossing = || frames(&data(conn, b"crossing")).remove(0);
+    let answer = || command(Version::V2, Command::Ping);
+    hub.receive(peer, crossing(), &mut said.note()).unwrap();
+    // Its answer may even take so long that it is pinged again.
+    hub.idle(peer, &mut said.note()).unwrap();
+    assert_eq!(said.commands(0, Version::V2), [Command::Ping]);
+    for _ in 0..2 {
+        hub.receive(peer, answer(), &mut said.note()).unwrap();
+        assert_eq!(said.commands(0, Version::V2), []);
+    }
+}
+
+#[test]
+fn a_ping_that_crosses_ours_makes_no_v2_of_a_v3_client() {
+    let (mut hub, mut said, peer, _) = pinged();
+    let ping = || command(Version::V3, Command::Ping);
+    // Ours is as good as an answer to it.
+    hub.receive(peer, ping(), &mut said.note()).unwrap();
+    assert_eq!(said.commands(0, Version::V3), []);
+    for _ in 0..2 {
+        hub.receive(peer, ping(), &mut said.note()).unwrap();
+        assert_eq!(said.commands(0, Version::V3), [Command::Ping]);
+    }
+    assert_eq!(hub.idle(peer, &mut said.note()), Err(Error::Silent));
+}
+
 proptest! {
     /// Any bytes: no panic, the same frames however they are cut, and what is decoded is what came.
     #[test]

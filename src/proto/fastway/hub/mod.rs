@@ -50,6 +50,8 @@ struct Member<P> {
     known: Known,
     /// Silent since it was last looked at, and pinged for that.
     pinged: bool,
+    /// Pings that it has not answered, whatever else it has said since.
+    unanswered: u32,
     max_connections: usize,
     connections: IdSet,
     opened: IdSet,
@@ -148,6 +150,7 @@ impl<P, C> Hub<P, C> {
             version,
             known,
             pinged: false,
+            unanswered: 0,
             max_connections,
             connections: IdSet::default(),
             opened: IdSet::default(),
@@ -167,9 +170,9 @@ impl<P, C> Hub<P, C> {
         let Some(member) = self.members.get_mut(&peer) else {
             return Ok(None);
         };
-        let was_pinged = std::mem::take(&mut member.pinged);
+        member.pinged = false;
         match frame.conn() {
-            0 => self.command(peer, was_pinged, frame.body(), emit),
+            0 => self.command(peer, frame.body(), emit),
             conn => self.data(peer, conn, frame, emit).map(|()| None),
         }
     }
@@ -190,6 +193,7 @@ impl<P, C> Hub<P, C> {
         if member.version == Version::V3 || std::mem::replace(&mut member.pinged, true) {
             return Err(Error::Silent);
         }
+        member.unanswered += 1;
         member.send(Command::Ping, emit);
         Ok(())
     }
@@ -357,14 +361,13 @@ impl<P, C> Hub<P, C> {
     fn command(
         &mut self,
         peer: Peer,
-        was_pinged: bool,
         body: &[u8],
         emit: &mut impl FnMut(Event<'_, P, C>),
     ) -> Result<Option<Dial>, Error> {
         let Some(member) = self.members.get_mut(&peer) else {
             return Ok(None);
         };
-        member.learn(was_pinged, body)?;
+        member.learn(body)?;
         match Command::parse(member.version, body)? {
             Command::New => {
                 if member.opened.len() >= MAX_OPENED {
@@ -398,8 +401,17 @@ impl<P, C> Hub<P, C> {
             }
             Command::Close { conn } => self.close(peer, conn, emit).map(|()| None),
             Command::Ping => {
-                if member.version == Version::V3 {
-                    member.send(Command::Ping, emit);
+                match member.unanswered.checked_sub(1) {
+                    Some(rest) => member.unanswered = rest,
+                    None => {
+                        if member.known != Known::Certain {
+                            // Only v3 pings unasked.
+                            (member.version, member.known) = (Version::V3, Known::Certain);
+                        }
+                        if member.version == Version::V3 {
+                            member.send(Command::Ping, emit);
+                        }
+                    }
                 }
                 Ok(None)
             }
@@ -472,27 +484,13 @@ impl<P> Member<P> {
         });
     }
 
-    /// Finds the version from a command, as far as that is open.
-    fn learn(&mut self, was_pinged: bool, body: &[u8]) -> Result<(), Error> {
-        match self.known {
-            Known::Certain => return Ok(()),
-            Known::NotFirst => {}
-            Known::Nothing => {
-                match Version::of_first(body)? {
-                    Version::V1 => (self.version, self.known) = (Version::V1, Known::Certain),
-                    // Once pinged, it is taken for v2.
-                    _ => self.known = Known::NotFirst,
-                }
+    /// Tells v1 from the others by the first command. What it is of those, its pings show.
+    fn learn(&mut self, body: &[u8]) -> Result<(), Error> {
+        if self.known == Known::Nothing {
+            match Version::of_first(body)? {
+                Version::V1 => (self.version, self.known) = (Version::V1, Known::Certain),
+                _ => self.known = Known::NotFirst,
             }
-        }
-        if self.known == Known::NotFirst
-            && matches!(Command::parse(Version::V3, body), Ok(Command::Ping))
-        {
-            self.known = Known::Certain;
-            self.version = match was_pinged {
-                true => Version::V2,
-                false => Version::V3,
-            };
         }
         Ok(())
     }
