@@ -30,7 +30,7 @@ pub enum Command {
     Dial { conn: u32, remote: u32 },
     /// Gateway: no.
     Refuse { conn: u32, remote: u32 },
-    /// Gateway to the one who dialled; in v1 to both.
+    /// Gateway to the one who dialled, with the id that it dialled; in v1 to both.
     Accept { conn: u32, remote: u32 },
     /// Gateway to the one who was dialled; an [`Accept`](Self::Accept) in v1.
     Connect { conn: u32, remote: u32 },

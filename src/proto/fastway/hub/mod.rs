@@ -241,7 +241,9 @@ impl<P, C> Hub<P, C> {
             context,
         };
         self.connections.insert(conn, Connection::Linked(link));
-        let accept = Command::Accept { conn, remote: to };
+        // An endpoint finds its dial by the id that it dialled, whatever that was found to mean.
+        let remote = dial.to;
+        let accept = Command::Accept { conn, remote };
         let connect = Command::Connect { conn, remote: from };
         for (end, command) in [(peer, accept), (dialled, connect)] {
             if let Some(member) = self.members.get_mut(&end) {
