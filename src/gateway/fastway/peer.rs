@@ -27,7 +27,7 @@ pub(super) struct Physical {
     dials: Dials,
 }
 
-/// Dials for hooks to decide, one after the other: a v2 endpoint tells their answers apart by
+/// Dials for hooks to decide, one after the other: an endpoint may tell their answers apart by
 /// nothing but their order.
 #[derive(Default)]
 struct Dials {

@@ -17,8 +17,8 @@ const MAX_OPENED: usize = 1024;
 /// An endpoint [joins](Self::join), then its frames go to [`receive`](Self::receive) and its
 /// silences to [`idle`](Self::idle), until it [leaves](Self::leave); an error of either is reason
 /// to make it leave. Dials are returned for the caller to decide, with
-/// [`connect`](Self::connect) or [`refuse`](Self::refuse), those of one endpoint in their order: a
-/// v2 endpoint knows of a refusal only by that which dial it belongs to. What comes of all that is
+/// [`connect`](Self::connect) or [`refuse`](Self::refuse), those of one endpoint in their order: an
+/// endpoint may know by nothing else which dial an answer belongs to. What comes of all that is
 /// emitted as [`Event`]s, which must reach the endpoints in their order.
 ///
 /// ```text
