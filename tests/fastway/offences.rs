@@ -224,3 +224,34 @@ async fn draining_ends_with_the_last_connection() {
     assert!(soon("the exit", gateway.exited()).await.success());
     drop(b);
 }
+
+#[tokio::test]
+async fn draining_delivers_what_was_sent() {
+    const MESSAGES: usize = 400;
+    let mut gateway = Gateway::start(&config("")).await;
+    let server = server(&gateway, Version::V3, 9).await;
+    let mut slow = Raw::narrow(clients(&gateway, Version::V3)).await;
+    let (conn, remote) = (0, 9);
+    slow.say(Version::V3, Command::Dial { conn, remote }).await;
+    let to_slow = soon("a dial", server.accept()).await.unwrap();
+    let message = Bytes::from(vec![7; 20_000]);
+    for _ in 0..MESSAGES {
+        soon("room", to_slow.send(message.clone())).await.unwrap();
+    }
+    to_slow.close();
+    // Once this is answered the gateway has all of it.
+    let refused = soon("an answer", server.dial(4000)).await;
+    assert_eq!(refused.map(|c| c.id()), Err(Error::Refused));
+    gateway.signal(libc::SIGTERM);
+    soon("the server's end", server.closed()).await;
+    let conn = to_slow.id();
+    slow.hears(Version::V3, Command::Accept { conn, remote })
+        .await;
+    for _ in 0..MESSAGES {
+        assert_eq!(slow.frame().await[8..], message);
+    }
+    slow.hears(Version::V3, Command::Close { conn }).await;
+    slow.is_closed().await;
+    drop(slow);
+    assert!(soon("the exit", gateway.exited()).await.success());
+}

@@ -1,6 +1,7 @@
 //! The task of a physical connection.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -61,8 +62,12 @@ impl Physical {
             if let Poll::Ready(end) = self.remote.outbox.poll_ended(cx) {
                 return Poll::Ready(end);
             }
-            if let Poll::Ready(Err(error)) = self.link.poll_write(cx, &self.remote.outbox, || ()) {
-                return Poll::Ready(End::of(&error));
+            // With no connection left, nobody leaves it anything more.
+            let drained = self.dialler.state.draining.is_cancelled() && self.is_idle();
+            match self.link.poll_write(cx, &self.remote.outbox, || ()) {
+                Poll::Ready(Ok(())) if drained => return Poll::Ready(End::Drained),
+                Poll::Ready(Err(error)) => return Poll::Ready(End::of(&error)),
+                _ => {}
             }
             self.poll_dials(cx);
             if self.dials.waiting.len() >= MAX_WAITING {
@@ -80,10 +85,15 @@ impl Physical {
                 return Poll::Ready(error);
             }
         }
-        if self.dialler.state.draining.is_cancelled() && self.is_idle() {
-            return Poll::Ready(End::Drained);
-        }
         self.poll_silence(cx)
+    }
+
+    /// Delivers what was written, and waits until the endpoint has closed, too: one that still says
+    /// something to a connection that is gone may lose what it has not read.
+    pub async fn finish(&mut self) {
+        let client = self.link.stream_mut();
+        poll_fn(|cx| client.poll_finish(cx)).await;
+        let _ = tokio::io::copy(client, &mut tokio::io::sink()).await;
     }
 
     /// Takes what was read to the hub.
