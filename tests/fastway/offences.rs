@@ -198,11 +198,38 @@ async fn a_slow_reader_is_cut() {
     let left = reason(&gateway, &slow).await;
     assert_eq!(
         (&*left.0, &*left.1),
-        ("slow_reader", "it did not read: 16 frames wait for it")
+        ("slow_reader", "more than 16 frames wait for it")
     );
     passes(&near, &far, "still here").await;
     bystanders.notice_nothing().await;
     slow.is_closed().await;
+}
+
+#[tokio::test]
+async fn a_burst_is_no_slow_reader() {
+    const FRAMES: u32 = 1500;
+    let gateway = Gateway::start(&config("")).await;
+    let (v3, remote) = (Version::V3, 1);
+    let mut client = Raw::client(clients(&gateway, v3)).await;
+    let local = client.0.local_addr().unwrap().to_string();
+    assert_eq!(rig::joined(&gateway, &local).await, remote);
+    let mut server = Raw::server(servers(&gateway, v3), 9).await;
+    let times = |of: &dyn Fn(u32) -> Bytes| (1..=FRAMES).map(of).collect::<Vec<_>>().concat();
+    // Each in one write: many connections, data on one of them, and the end of all.
+    let dial = Command::Dial { conn: 0, remote };
+    server.send(&times(&|_| dial.encode(v3).unwrap())).await;
+    for conn in 1..=FRAMES {
+        client.hears(v3, Command::Connect { conn, remote: 9 }).await;
+    }
+    server.send(&times(&|_| data(1, &[7; 20]))).await;
+    for _ in 0..FRAMES {
+        assert_eq!(client.frame().await, data(1, &[7; 20]));
+    }
+    let close = |conn| Command::Close { conn }.encode(v3).unwrap();
+    server.send(&times(&close)).await;
+    for conn in 1..=FRAMES {
+        client.hears(v3, Command::Close { conn }).await;
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::coop::has_budget_remaining;
+
 use super::dial::{Call, Dialler};
 use super::{End, Remote, emit};
 use crate::gateway::client::Client;
@@ -17,6 +19,9 @@ use crate::proto::fastway::{Dial, Peer};
 
 /// Dials that wait for hooks; with more, the endpoint is not read from.
 const MAX_WAITING: usize = 64;
+
+/// With so many frames taken in, others have their turn to write what came of them.
+const TURN: usize = 256;
 
 /// A physical connection whose endpoint has joined.
 pub(super) struct Physical {
@@ -58,6 +63,7 @@ impl Physical {
 
     /// Reads and writes until the connection ends.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut taken = 0;
         loop {
             if let Poll::Ready(end) = self.remote.outbox.poll_ended(cx) {
                 return Poll::Ready(end);
@@ -67,6 +73,10 @@ impl Physical {
             match self.link.poll_write(cx, &self.remote.outbox, || ()) {
                 Poll::Ready(Ok(())) if drained => return Poll::Ready(End::Drained),
                 Poll::Ready(Err(error)) => return Poll::Ready(End::of(&error)),
+                // Not if it is only the runtime that wants others to go on.
+                Poll::Pending if self.remote.outbox.beyond() > 0 && has_budget_remaining() => {
+                    return Poll::Ready(End::Overflow(self.remote.outbox.limit()));
+                }
                 _ => {}
             }
             self.poll_dials(cx);
@@ -81,8 +91,13 @@ impl Physical {
             if let Some(silence) = &mut self.silence {
                 silence.broken();
             }
-            if let Err(error) = self.receive() {
-                return Poll::Ready(error);
+            match self.receive() {
+                Ok(frames) => taken += frames,
+                Err(error) => return Poll::Ready(error),
+            }
+            if taken >= TURN {
+                cx.waker().wake_by_ref();
+                break;
             }
         }
         self.poll_silence(cx)
@@ -96,12 +111,14 @@ impl Physical {
         let _ = tokio::io::copy(client, &mut tokio::io::sink()).await;
     }
 
-    /// Takes what was read to the hub.
-    fn receive(&mut self) -> Result<(), End> {
+    /// Takes what was read to the hub; returns how many frames that was.
+    fn receive(&mut self) -> Result<usize, End> {
+        let mut frames = 0;
         let state = &self.dialler.state;
         let mut hub = state.environment.fastway.hub();
         let mut emit = emit(state);
         while let Some(frame) = self.link.next_frame().map_err(End::Violation)? {
+            frames += 1;
             let dial = hub.receive(self.peer, frame, &mut emit);
             let Some(dial) = dial.map_err(End::Violation)? else {
                 continue;
@@ -121,7 +138,7 @@ impl Physical {
                 }
             }
         }
-        Ok(())
+        Ok(frames)
     }
 
     fn poll_dials(&mut self, cx: &mut Context<'_>) {
