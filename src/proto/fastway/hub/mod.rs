@@ -187,7 +187,8 @@ impl<P, C> Hub<P, C> {
             return Ok(());
         };
         if member.known != Known::Certain {
-            // A v3 client would have pinged, and be lost now: taking it for v2 harms nobody.
+            // A v3 client should have pinged, and would be lost now; one that never pings may not
+            // bear to be pinged either, but looks like v2.
             member.version = Version::V2;
         }
         if member.version == Version::V3 || std::mem::replace(&mut member.pinged, true) {
