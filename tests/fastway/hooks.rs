@@ -118,6 +118,29 @@ async fn a_dial_is_decided_by_the_script_of_its_moment() {
 }
 
 #[tokio::test]
+async fn a_dial_of_who_is_lost_meanwhile_is_told_to_its_end() {
+    let script = r#"
+        function access(s)
+          if not s.dial then return end
+          gateway.log.info("asked")
+          repeat until #gateway.fastway.clients() == 0
+        end
+        function closed(s)
+          if s.dial then gateway.log.info("closed " .. s.reason) end
+        end
+      "#;
+    let gateway = start(script).await;
+    let client = client(&gateway, Version::V3).await;
+    let asked = async {
+        logged(&gateway, "asked").await;
+        client.close();
+    };
+    let (lost, ()) = tokio::join!(client.dial(9), asked);
+    assert_eq!(lost.map(|c| c.id()), Err(Error::Closed));
+    logged(&gateway, "closed withdrawn").await;
+}
+
+#[tokio::test]
 async fn slow_hooks_hold_up_no_data() {
     let script = "function select_target(s)
         if s.dial.to == 100 then repeat until false end

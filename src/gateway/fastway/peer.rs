@@ -12,6 +12,7 @@ use tokio::task::coop::has_budget_remaining;
 
 use super::dial::{Call, Dialler};
 use super::{End, Remote, emit};
+use crate::gateway::State;
 use crate::gateway::client::Client;
 use crate::hooks::chain::Denied;
 use crate::link::{Link, Silence};
@@ -111,6 +112,21 @@ impl Physical {
         let _ = tokio::io::copy(client, &mut tokio::io::sink()).await;
     }
 
+    /// Takes the endpoint out of the hub. Hooks that decide about a dial of it finish, and hear what
+    /// came of it.
+    pub fn leave(&mut self) {
+        let (state, peer) = (self.dialler.state.clone(), self.peer);
+        state
+            .environment
+            .fastway
+            .hub()
+            .leave(peer, &mut emit(&state));
+        if let Some(deciding) = self.dials.deciding.take() {
+            let sessions = &self.dialler.state.sessions;
+            sessions.spawn(async move { decided(&state, peer, deciding.await) });
+        }
+    }
+
     /// Takes what was read to the hub; returns how many frames that was.
     fn receive(&mut self) -> Result<usize, End> {
         let mut frames = 0;
@@ -153,40 +169,12 @@ impl Physical {
                     (dial, call, decision)
                 }));
             }
-            let decided = dials.deciding.as_mut().map(|d| d.as_mut().poll(cx));
-            let Some(Poll::Ready((dial, call, decision))) = decided else {
+            let decision = dials.deciding.as_mut().map(|d| d.as_mut().poll(cx));
+            let Some(Poll::Ready(decision)) = decision else {
                 return;
             };
             dials.deciding = None;
-            let state = &self.dialler.state;
-            let (from, to) = (dial.from, dial.to);
-            let mut hub = state.environment.fastway.hub();
-            let reason = match decision {
-                Ok(target) => {
-                    let target = target.unwrap_or(to);
-                    match hub.connect(self.peer, dial, target, Some(call), &mut emit(state)) {
-                        Ok(conn) => {
-                            state.metrics.answered_dial("connected");
-                            tracing::debug!(from, to, target, conn, "virtual connection opened");
-                            continue;
-                        }
-                        Err((refusal, call)) => {
-                            tracing::debug!(from, to, target, reason = refusal.label(), "refused");
-                            (refusal.label(), call)
-                        }
-                    }
-                }
-                Err(Denied { hook, reason }) => {
-                    hub.refuse(self.peer, dial, &mut emit(state));
-                    tracing::info!(from, to, hook, reason, "dial denied");
-                    ("denied", Some(call))
-                }
-            };
-            drop(hub);
-            state.metrics.answered_dial(reason.0);
-            if let (label, Some(call)) = reason {
-                state.sessions.spawn(call.closed(0, 0, label));
-            }
+            decided(&self.dialler.state, self.peer, decision);
         }
     }
 
@@ -213,6 +201,38 @@ impl Physical {
         hub.connections_of(self.peer) == 0
             && self.dials.deciding.is_none()
             && self.dials.waiting.is_empty()
+    }
+}
+
+/// Does what hooks have decided about a dial of `peer`, which may have left meanwhile.
+fn decided(state: &Arc<State>, peer: Peer, (dial, call, decision): Decided) {
+    let (from, to) = (dial.from, dial.to);
+    let mut hub = state.environment.fastway.hub();
+    let (label, call) = match decision {
+        Ok(target) => {
+            let target = target.unwrap_or(to);
+            match hub.connect(peer, dial, target, Some(call), &mut emit(state)) {
+                Ok(conn) => {
+                    state.metrics.answered_dial("connected");
+                    tracing::debug!(from, to, target, conn, "virtual connection opened");
+                    return;
+                }
+                Err((refusal, call)) => {
+                    tracing::debug!(from, to, target, reason = refusal.label(), "refused");
+                    (refusal.label(), call)
+                }
+            }
+        }
+        Err(Denied { hook, reason }) => {
+            hub.refuse(peer, dial, &mut emit(state));
+            tracing::info!(from, to, hook, reason, "dial denied");
+            ("denied", Some(call))
+        }
+    };
+    drop(hub);
+    state.metrics.answered_dial(label);
+    if let Some(call) = call {
+        state.sessions.spawn(call.closed(0, 0, label));
     }
 }
 

@@ -188,7 +188,7 @@ impl Service<'_> {
                 None => End::Shutdown,
             }
         };
-        switchboard.hub().leave(peer, &mut emit(state));
+        physical.leave();
         Account {
             id: Some(id),
             received: physical.link.received,
