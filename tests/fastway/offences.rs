@@ -65,6 +65,10 @@ async fn of_every_kind() {
         (vec![255; 4], "a frame of length 4294967295, more than 1024"),
         (data(0, b"").to_vec(), "a command without a type"),
         (data(0, b"\x07").to_vec(), "unknown command 7"),
+        (
+            data(0, b"\x00\x01\x00").to_vec(),
+            "command 0 lacks arguments",
+        ),
         (data(0, b"\x00\x01\x00\x00\x00\x06").to_vec(), ""),
         (data(0, b"\x05\x01\x00").to_vec(), ""),
         (data(conn, b"mine").to_vec(), &*not_its_own),

@@ -62,9 +62,9 @@ impl Version {
         let (&kind, arguments) = body.split_first().ok_or(Error::NoCommand)?;
         match (kind, arguments.len()) {
             // New; Close, Ping and Dial of v1.
-            (0, 0..4) | (5, 4..) | (6, _) | (2, 8..) => Ok(Self::V1),
+            (0, 0) | (5, 4..) | (6, _) | (2, 8..) => Ok(Self::V1),
             // Dial, Close and Ping of the others.
-            (0, 4..) | (4, 4..) | (5, 0..4) => Ok(Self::V3),
+            (0, _) | (4, 4..) | (5, 0..4) => Ok(Self::V3),
             _ => Err(Error::UnknownCommand(kind)),
         }
     }
