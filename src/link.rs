@@ -52,7 +52,7 @@ pub(crate) struct Silence {
     timer: Pin<Box<Sleep>>,
 }
 
-/// What an outbox did with a frame.
+/// What an outbox did with a frame that could wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Taken,
@@ -62,7 +62,7 @@ pub(crate) enum Pushed {
 }
 
 impl<E: Clone> Outbox<E> {
-    /// `limit` is how many frames wait at most, beyond those that are being written.
+    /// `limit` is how many chunks of frames should wait at most, beyond those that are being written.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -87,12 +87,23 @@ impl<E: Clone> Outbox<E> {
         Pushed::Taken
     }
 
-    /// The same for what must not wait: a word of the protocol, once nobody can be kept waiting.
-    pub fn push_anyway(&self, chunks: impl IntoIterator<Item = Bytes>) {
+    /// The same for those who cannot wait. Returns how many are beyond the limit; the writer is
+    /// woken for them, so that it has had its turn before it is found to be [behind](Self::beyond).
+    pub fn push_anyway(&self, chunks: impl IntoIterator<Item = Bytes>) -> usize {
         let mut state = self.state();
         if state.end.is_none() {
             state.leave(chunks);
         }
+        let beyond = state.frames.len().saturating_sub(self.limit);
+        if beyond > 0 {
+            state.wake();
+        }
+        beyond
+    }
+
+    /// How many are beyond the limit.
+    pub fn beyond(&self) -> usize {
+        self.state().frames.len().saturating_sub(self.limit)
     }
 
     /// Takes no more frames, and tells the writer why. The first reason stays.
@@ -121,7 +132,7 @@ impl<E: Clone> Outbox<E> {
         self.state().end.clone()
     }
 
-    /// How many frames wait at most.
+    /// How many should wait at most.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -182,8 +193,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.decoder.next_frame()
     }
 
-    /// Writes what is left in the outbox. Ready when that is nothing. What was left before the outbox was closed is still written. `took` is
-    /// called whenever frames have been taken out of it.
+    /// Writes what is left in the outbox. Ready when that is nothing. What was left before the outbox
+    /// was closed is still written. `took` is called whenever frames have been taken out of it.
     pub fn poll_write<E: Clone>(
         &mut self,
         cx: &mut Context<'_>,

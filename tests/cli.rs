@@ -9,6 +9,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use stablegate::config::Config;
 use stablegate::crypto::Dialect;
+use stablegate::proto::proxy_header::UNKNOWN_V1;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -302,6 +303,8 @@ async fn connect_copies_a_file() {
     });
     let mut connection = server.accept().await;
     let total = soon("the input", typing).await.unwrap();
+    let nobody = read(&mut connection, UNKNOWN_V1.len()).await;
+    assert_eq!(nobody, UNKNOWN_V1, "as the flag wants it");
     let got = read(&mut connection, total as usize).await;
     Pattern::new(1).check(&got);
     // The server ends it.

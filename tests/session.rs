@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stablegate::client::scp::{Options, Stream};
 use stablegate::crypto::Dialect;
+use stablegate::proto::proxy_header::{UNKNOWN_V1, UNKNOWN_V2};
 use stablegate::proto::scp::message::Code;
 use stablegate::transport::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -145,7 +146,11 @@ async fn the_server_is_told_who_came() {
 #[tokio::test]
 async fn flag_one_keeps_the_client_secret() {
     let server = Server::start().await;
-    for announce in ["sproto: 1", "proxy_header: v1", "proxy_header: v2"] {
+    for (announce, nobody) in [
+        ("sproto: 1", &[][..]),
+        ("proxy_header: v1", UNKNOWN_V1),
+        ("proxy_header: v2", UNKNOWN_V2),
+    ] {
         let config = scp_to(server.addr, &format!("announce: {{{announce}}}"));
         let gateway = Gateway::start(&config).await;
         for flags in ["1", "3"] {
@@ -153,12 +158,14 @@ async fn flag_one_keeps_the_client_secret() {
             let mut client = Raw::open(gateway.addr(), Dialect::Current, &more).await;
             let mut connection = server.accept().await;
             client.send(b"first").await;
-            assert_eq!(read(&mut connection, 5).await, b"first", "{announce}");
+            let expected = [nobody, b"first"].concat();
+            let got = read(&mut connection, expected.len()).await;
+            assert_eq!(got, expected, "{announce}");
         }
-        let client = Raw::open(gateway.addr(), Dialect::Current, "\n\n2").await;
+        let _client = Raw::open(gateway.addr(), Dialect::Current, "\n\n2").await;
         let mut connection = server.accept().await;
-        assert_ne!(read(&mut connection, 5).await, b"first", "{announce}");
-        drop(client);
+        let told = read(&mut connection, nobody.len().max(5)).await;
+        assert!(told != nobody && told != b"first", "{announce}");
     }
 }
 

@@ -268,8 +268,9 @@ settings! {
     #[derive(PartialEq, Eq)]
     pub struct Fastway / FastwayPatch {
         /// The wire version of clients, 1 to 3; `auto` (`None`) finds it from a client's
-        /// first command. Clients that are dialled before they have said anything are taken for
-        /// v3, and so are those of v2 but for their pings. Default `auto`.
+        /// first command and its pings. Clients that are dialled before they have said anything are
+        /// taken for v3: where v1 waits to be dialled, say 1. Silent ones are pinged, which v3 does
+        /// not expect: where it does not ping by itself, say 3. Default `auto`.
         client_version: Option<Version> as ClientVersion = None,
         /// The wire version of servers, 1 to 3. Default 3.
         server_version: Version as ServerVersion = Version::V3,
@@ -285,8 +286,9 @@ settings! {
         /// How long an endpoint may be silent: then v1 and v2 are pinged, and after as long again
         /// their connection is closed, v3 at once. `0s` (`None`) is for ever. Default 30s.
         idle: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(30)),
-        /// How many frames wait for a client that does not read; one more closes its connection.
-        /// 1 to 1000000. Default 1024.
+        /// How many frames wait for a client that reads too slowly; with more its connection is
+        /// closed. They may take as many times `max_packet` of memory for each client. 1 to
+        /// 1000000. Default 1024.
         client_queue: usize as Int<usize, 1, 1_000_000> = 1024,
         /// The same for a server. Default 102400.
         server_queue: usize as Int<usize, 1, 1_000_000> = 102_400,
@@ -337,9 +339,10 @@ settings! {
     #[derive(PartialEq, Eq)]
     pub struct Announce / AnnouncePatch {
         /// The type number of goscon's sproto announcement, 0 to 32766, so that `2 * (n + 1)`
-        /// fits in 16 bits. Clients that set flag 1 are not announced. Default `null`: not sent.
+        /// fits in 16 bits. Not sent for clients that set flag 1. Default `null`: not sent.
         sproto: Option<u16> as Option<Int<u16, 0, 32_766>> = None,
-        /// The version of the PROXY protocol header, `v1` or `v2`. Default `null`: not sent.
+        /// The version of the PROXY protocol header, `v1` or `v2`. It names nobody for clients that
+        /// set flag 1. Default `null`: not sent.
         proxy_header: Option<ProxyVersion> as Option<ProxyVersion> = None,
     }
 }

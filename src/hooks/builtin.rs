@@ -22,17 +22,18 @@ impl Builtin {
 
     fn announcement(&self, info: &SessionInfo) -> Vec<u8> {
         let mut bytes = Vec::new();
+        let is_secret = info.flags & FLAG_NO_ANNOUNCEMENT != 0;
         let (client, gateway) = (info.client_addr, info.gateway_addr);
+        // A client that could do without the header could begin with one of its own.
         match self.announce.proxy_header {
+            Some(ProxyVersion::V1) if is_secret => bytes.extend(proxy_header::UNKNOWN_V1),
+            Some(ProxyVersion::V2) if is_secret => bytes.extend(proxy_header::UNKNOWN_V2),
             Some(ProxyVersion::V1) => bytes.extend(proxy_header::encode_v1(client, gateway)),
             Some(ProxyVersion::V2) => bytes.extend(proxy_header::encode_v2(client, gateway)),
             None => {}
         }
-        // Only goscon's own announcement is the client's to refuse: without the header it could
-        // send one in another's name.
-        let refused = info.flags & FLAG_NO_ANNOUNCEMENT != 0;
         if let Some(number) = self.announce.sproto
-            && !refused
+            && !is_secret
         {
             bytes.extend(sproto::announcement(
                 number.into(),

@@ -53,6 +53,10 @@ pub fn encode_v2(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
     out
 }
 
+/// The headers of versions 1 and 2 that name nobody.
+pub const UNKNOWN_V1: &[u8] = b"PROXY UNKNOWN\r\n";
+pub const UNKNOWN_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
+
 /// Two addresses of one family.
 enum Pair {
     V4(Ipv4Addr, Ipv4Addr),
@@ -99,6 +103,17 @@ mod tests {
             encode_v1(addr("[2001:db8::1]:1"), addr("192.0.2.7:2")),
             b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.7 1 2\r\n"
         );
+    }
+
+    #[test]
+    fn nobody_is_named() {
+        for header in [UNKNOWN_V1, UNKNOWN_V2] {
+            let (parsed, len) = ProxyHeader::parse(header, ParseConfig::default()).unwrap();
+            assert_eq!(len, header.len());
+            assert!(parsed.proxied_address().is_none());
+            let ours = parse(header).unwrap().unwrap();
+            assert!(ours.len == len && ours.addresses.is_none());
+        }
     }
 
     #[test]

@@ -75,7 +75,8 @@ async fn connections_and_dials_are_decided() {
     assert_eq!(denied.map(|c| c.id()), Err(Error::Refused));
     assert_eq!(wrong.map(|c| c.id()), Err(Error::Refused));
     let lobby = lobby.unwrap();
-    assert_eq!(lobby.remote(), 2);
+    // By that id the other implementations find the dial.
+    assert_eq!(lobby.remote(), 100);
     let far = soon("a dial", two.accept()).await.unwrap();
     passes(&lobby, &far, "found").await;
     let fits = |line: &Value| line["message"] == "dial denied" && line["reason"] == "no way to 66";
@@ -114,6 +115,29 @@ async fn a_dial_is_decided_by_the_script_of_its_moment() {
     let refused = soon("an answer", client.dial(9)).await;
     assert_eq!(refused.map(|c| c.id()), Err(Error::Refused));
     passes(&a, &b, "what there is stays").await;
+}
+
+#[tokio::test]
+async fn a_dial_of_who_is_lost_meanwhile_is_told_to_its_end() {
+    let script = r#"
+        function access(s)
+          if not s.dial then return end
+          gateway.log.info("asked")
+          repeat until #gateway.fastway.clients() == 0
+        end
+        function closed(s)
+          if s.dial then gateway.log.info("closed " .. s.reason) end
+        end
+      "#;
+    let gateway = start(script).await;
+    let client = client(&gateway, Version::V3).await;
+    let asked = async {
+        logged(&gateway, "asked").await;
+        client.close();
+    };
+    let (lost, ()) = tokio::join!(client.dial(9), asked);
+    assert_eq!(lost.map(|c| c.id()), Err(Error::Closed));
+    logged(&gateway, "closed withdrawn").await;
 }
 
 #[tokio::test]

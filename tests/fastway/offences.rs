@@ -65,6 +65,10 @@ async fn of_every_kind() {
         (vec![255; 4], "a frame of length 4294967295, more than 1024"),
         (data(0, b"").to_vec(), "a command without a type"),
         (data(0, b"\x07").to_vec(), "unknown command 7"),
+        (
+            data(0, b"\x00\x01\x00").to_vec(),
+            "command 0 lacks arguments",
+        ),
         (data(0, b"\x00\x01\x00\x00\x00\x06").to_vec(), ""),
         (data(0, b"\x05\x01\x00").to_vec(), ""),
         (data(conn, b"mine").to_vec(), &*not_its_own),
@@ -198,11 +202,38 @@ async fn a_slow_reader_is_cut() {
     let left = reason(&gateway, &slow).await;
     assert_eq!(
         (&*left.0, &*left.1),
-        ("slow_reader", "it did not read: 16 frames wait for it")
+        ("slow_reader", "more than 16 frames wait for it")
     );
     passes(&near, &far, "still here").await;
     bystanders.notice_nothing().await;
     slow.is_closed().await;
+}
+
+#[tokio::test]
+async fn a_burst_is_no_slow_reader() {
+    const FRAMES: u32 = 1500;
+    let gateway = Gateway::start(&config("")).await;
+    let (v3, remote) = (Version::V3, 1);
+    let mut client = Raw::client(clients(&gateway, v3)).await;
+    let local = client.0.local_addr().unwrap().to_string();
+    assert_eq!(rig::joined(&gateway, &local).await, remote);
+    let mut server = Raw::server(servers(&gateway, v3), 9).await;
+    let times = |of: &dyn Fn(u32) -> Bytes| (1..=FRAMES).map(of).collect::<Vec<_>>().concat();
+    // Each in one write: many connections, data on one of them, and the end of all.
+    let dial = Command::Dial { conn: 0, remote };
+    server.send(&times(&|_| dial.encode(v3).unwrap())).await;
+    for conn in 1..=FRAMES {
+        client.hears(v3, Command::Connect { conn, remote: 9 }).await;
+    }
+    server.send(&times(&|_| data(1, &[7; 20]))).await;
+    for _ in 0..FRAMES {
+        assert_eq!(client.frame().await, data(1, &[7; 20]));
+    }
+    let close = |conn| Command::Close { conn }.encode(v3).unwrap();
+    server.send(&times(&close)).await;
+    for conn in 1..=FRAMES {
+        client.hears(v3, Command::Close { conn }).await;
+    }
 }
 
 #[tokio::test]
@@ -223,4 +254,35 @@ async fn draining_ends_with_the_last_connection() {
     soon("the end", server.closed()).await;
     assert!(soon("the exit", gateway.exited()).await.success());
     drop(b);
+}
+
+#[tokio::test]
+async fn draining_delivers_what_was_sent() {
+    const MESSAGES: usize = 400;
+    let mut gateway = Gateway::start(&config("")).await;
+    let server = server(&gateway, Version::V3, 9).await;
+    let mut slow = Raw::narrow(clients(&gateway, Version::V3)).await;
+    let (conn, remote) = (0, 9);
+    slow.say(Version::V3, Command::Dial { conn, remote }).await;
+    let to_slow = soon("a dial", server.accept()).await.unwrap();
+    let message = Bytes::from(vec![7; 20_000]);
+    for _ in 0..MESSAGES {
+        soon("room", to_slow.send(message.clone())).await.unwrap();
+    }
+    to_slow.close();
+    // Once this is answered the gateway has all of it.
+    let refused = soon("an answer", server.dial(4000)).await;
+    assert_eq!(refused.map(|c| c.id()), Err(Error::Refused));
+    gateway.signal(libc::SIGTERM);
+    soon("the server's end", server.closed()).await;
+    let conn = to_slow.id();
+    slow.hears(Version::V3, Command::Accept { conn, remote })
+        .await;
+    for _ in 0..MESSAGES {
+        assert_eq!(slow.frame().await[8..], message);
+    }
+    slow.hears(Version::V3, Command::Close { conn }).await;
+    slow.is_closed().await;
+    drop(slow);
+    assert!(soon("the exit", gateway.exited()).await.success());
 }

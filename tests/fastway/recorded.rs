@@ -8,7 +8,8 @@ use crate::common::{Gateway, unhex};
 use crate::rig::{Raw, clients, config, joined, servers};
 
 /// Plays client and server; whatever the gateway says must be what was recorded. Its challenge is
-/// another one, so the server's answer is too.
+/// another one, so the server's answer is too. And the refusal of v2 was recorded as it was at
+/// first, without the id.
 async fn replay(gateway: &Gateway, version: Version) {
     let vectors: Value = serde_json::from_str(include_str!("../vectors/fastway.json")).unwrap();
     let stream = &vectors[format!("v{}", version.number())]["stream"];
@@ -22,7 +23,10 @@ async fn replay(gateway: &Gateway, version: Version) {
     server.send(&auth::answer(&challenge, b"sesame", 123)).await;
     assert_eq!(joined(gateway, &local).await, 123);
     for step in &stream[2..] {
-        let bytes = unhex(step["hex"].as_str().unwrap());
+        let mut bytes = unhex(step["hex"].as_str().unwrap());
+        if version == Version::V2 && bytes == unhex("050000000000000003") {
+            bytes = unhex("090000000000000003e7030000");
+        }
         let link = match step["link"].as_str().unwrap() {
             "client" => &mut client,
             _ => &mut server,

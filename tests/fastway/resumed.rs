@@ -15,7 +15,7 @@ use stablegate::transport::Address;
 use tokio::task::JoinSet;
 
 use crate::common::{Cut, Gateway, Relay, seed, soon};
-use crate::rig::{options, settings};
+use crate::rig::{connect, options, server, settings};
 
 const CLIENTS: u64 = 6;
 const CONNECTIONS: u64 = 4;
@@ -136,6 +136,39 @@ async fn snet_loses_nothing_when_connections_are_cut() {
 async fn scp_loses_nothing_between_tcp_and_kcp() {
     let binds = "'tcp://127.0.0.1:0', 'kcp://127.0.0.1:0'";
     nothing_is_lost(Protocol::Scp, binds).await;
+}
+
+#[tokio::test]
+async fn draining_waits_for_who_is_away() {
+    let config = format!(
+        "listeners:\n  - {{name: clients, bind: ['tcp://127.0.0.1:0'], session: snet, \
+         service: fastway-client}}\n  - {{name: servers3, bind: ['tcp://127.0.0.1:0'], \
+         session: plain, service: fastway-server}}\n{}",
+        settings("")
+    );
+    let mut gateway = Gateway::start(&config).await;
+    let server = server(&gateway, Version::V3, 9).await;
+    let way = Way::to(&gateway, "clients").await;
+    let stream = Protocol::Snet.open(way.addresses()).await;
+    let client = Endpoint::client(stream, options(Version::V3));
+    let (near, far) = connect(&client, &server, 9).await;
+    way.relay.stall(true);
+    way.relay.cut(Cut::Reset);
+    for n in 0..50 {
+        far.send(message(n)).await.unwrap();
+    }
+    far.close();
+    // Once this is answered the gateway has all of it.
+    let refused = soon("an answer", server.dial(4000)).await;
+    assert_eq!(refused.map(|c| c.id()), Err(Error::Refused));
+    gateway.signal(libc::SIGTERM);
+    soon("the server's end", server.closed()).await;
+    way.relay.stall(false);
+    for n in 0..50 {
+        assert_eq!(soon("a message", near.receive()).await, Ok(message(n)));
+    }
+    assert_eq!(soon("the end", near.receive()).await, Err(Error::Closed));
+    assert!(soon("the exit", gateway.exited()).await.success());
 }
 
 async fn nothing_is_lost(protocol: Protocol, binds: &str) {

@@ -38,7 +38,8 @@ impl Connection {
         self.slot.id
     }
 
-    /// The id of the endpoint at the other end.
+    /// The id of the endpoint at the other end, as it was dialled: the gateway may have made another
+    /// of it.
     pub fn remote(&self) -> u32 {
         self.slot.remote
     }

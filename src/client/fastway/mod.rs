@@ -34,7 +34,8 @@ pub struct Options {
     pub version: Version,
     /// The gateway's limit of a frame's length, bytes. A message has 4 bytes less.
     pub max_packet: u32,
-    /// Frames that wait to be written; sending waits while there are as many.
+    /// Frames that wait to be written, those of more than 1 KiB counted twice; sending waits while
+    /// there are as many.
     pub send_queue: usize,
     /// Messages that wait to be received, for each connection. One more closes the connection: it
     /// does not hold up the others.

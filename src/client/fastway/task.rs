@@ -107,7 +107,9 @@ impl Shared {
     fn receive(self: &Arc<Self>, frame: Frame) -> Result<(), crate::proto::fastway::Error> {
         let mut state = self.state();
         match state.protocol.receive(frame)? {
-            EndpointEvent::Send(frame) => self.outbox.push_anyway([frame]),
+            EndpointEvent::Send(frame) => {
+                self.outbox.push_anyway([frame]);
+            }
             EndpointEvent::Nothing => {}
             EndpointEvent::Refused { dial } => {
                 // Whoever dialled may have given up.

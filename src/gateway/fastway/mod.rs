@@ -3,7 +3,8 @@
 //!
 //! All fastway listeners share one [`Switchboard`]. Each physical connection is one task, which
 //! takes its frames to the hub, under a lock held for what one read has brought, and writes what
-//! others leave in its outbox. A full outbox ends its connection and nobody waits for it.
+//! others leave in its outbox. Who is behind with that when it has its turn is cut off, and nobody
+//! waits for it.
 
 mod dial;
 mod peer;
@@ -16,10 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::State;
 use crate::hooks::host::Endpoint;
-use crate::link::{Outbox, Pushed};
+use crate::link::Outbox;
 use crate::proto::fastway::{self, Event, Hub, Role};
 
 pub(super) use service::Service;
+
+/// Frames beyond a queue's limit that may come before the endpoint has its turn; many times what one
+/// read brings.
+const BURST: usize = 64 * 1024;
 
 /// All fastway endpoints of a gateway, whatever becomes of its configuration.
 #[derive(Default)]
@@ -79,7 +84,7 @@ impl Switchboard {
 fn emit(state: &State) -> impl FnMut(Event<'_, Arc<Remote>, Option<Box<dial::Call>>>) {
     move |event| match event {
         Event::Frame { to, frame } => {
-            if to.outbox.push([frame]) == Pushed::Full {
+            if to.outbox.push_anyway([frame]) > BURST {
                 to.outbox.end(End::Overflow(to.outbox.limit()));
             }
         }
@@ -130,7 +135,7 @@ impl fmt::Display for End {
             }
             Self::Violation(error) => error.fmt(f),
             Self::Replaced => f.write_str("another server has connected with its id"),
-            Self::Overflow(limit) => write!(f, "it did not read: {limit} frames wait for it"),
+            Self::Overflow(limit) => write!(f, "more than {limit} frames wait for it"),
             Self::Drained => f.write_str("draining, and no virtual connection is left"),
             Self::Kicked => f.write_str("ended over the admin interface"),
             Self::Shutdown => f.write_str("the gateway shuts down"),

@@ -1,14 +1,18 @@
 //! The task of a physical connection.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::coop::has_budget_remaining;
+
 use super::dial::{Call, Dialler};
 use super::{End, Remote, emit};
+use crate::gateway::State;
 use crate::gateway::client::Client;
 use crate::hooks::chain::Denied;
 use crate::link::{Link, Silence};
@@ -16,6 +20,9 @@ use crate::proto::fastway::{Dial, Peer};
 
 /// Dials that wait for hooks; with more, the endpoint is not read from.
 const MAX_WAITING: usize = 64;
+
+/// With so many frames taken in, others have their turn to write what came of them.
+const TURN: usize = 256;
 
 /// A physical connection whose endpoint has joined.
 pub(super) struct Physical {
@@ -27,7 +34,7 @@ pub(super) struct Physical {
     dials: Dials,
 }
 
-/// Dials for hooks to decide, one after the other: a v2 endpoint tells their answers apart by
+/// Dials for hooks to decide, one after the other: an endpoint may tell their answers apart by
 /// nothing but their order.
 #[derive(Default)]
 struct Dials {
@@ -57,12 +64,21 @@ impl Physical {
 
     /// Reads and writes until the connection ends.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut taken = 0;
         loop {
             if let Poll::Ready(end) = self.remote.outbox.poll_ended(cx) {
                 return Poll::Ready(end);
             }
-            if let Poll::Ready(Err(error)) = self.link.poll_write(cx, &self.remote.outbox, || ()) {
-                return Poll::Ready(End::of(&error));
+            // With no connection left, nobody leaves it anything more.
+            let drained = self.dialler.state.draining.is_cancelled() && self.is_idle();
+            match self.link.poll_write(cx, &self.remote.outbox, || ()) {
+                Poll::Ready(Ok(())) if drained => return Poll::Ready(End::Drained),
+                Poll::Ready(Err(error)) => return Poll::Ready(End::of(&error)),
+                // Not if it is only the runtime that wants others to go on.
+                Poll::Pending if self.remote.outbox.beyond() > 0 && has_budget_remaining() => {
+                    return Poll::Ready(End::Overflow(self.remote.outbox.limit()));
+                }
+                _ => {}
             }
             self.poll_dials(cx);
             if self.dials.waiting.len() >= MAX_WAITING {
@@ -76,22 +92,49 @@ impl Physical {
             if let Some(silence) = &mut self.silence {
                 silence.broken();
             }
-            if let Err(error) = self.receive() {
-                return Poll::Ready(error);
+            match self.receive() {
+                Ok(frames) => taken += frames,
+                Err(error) => return Poll::Ready(error),
             }
-        }
-        if self.dialler.state.draining.is_cancelled() && self.is_idle() {
-            return Poll::Ready(End::Drained);
+            if taken >= TURN {
+                cx.waker().wake_by_ref();
+                break;
+            }
         }
         self.poll_silence(cx)
     }
 
-    /// Takes what was read to the hub.
-    fn receive(&mut self) -> Result<(), End> {
+    /// Delivers what was written, and waits until the endpoint has closed, too: one that still says
+    /// something to a connection that is gone may lose what it has not read.
+    pub async fn finish(&mut self) {
+        let client = self.link.stream_mut();
+        poll_fn(|cx| client.poll_finish(cx)).await;
+        let _ = tokio::io::copy(client, &mut tokio::io::sink()).await;
+    }
+
+    /// Takes the endpoint out of the hub. Hooks that decide about a dial of it finish, and hear what
+    /// came of it.
+    pub fn leave(&mut self) {
+        let (state, peer) = (self.dialler.state.clone(), self.peer);
+        state
+            .environment
+            .fastway
+            .hub()
+            .leave(peer, &mut emit(&state));
+        if let Some(deciding) = self.dials.deciding.take() {
+            let connections = &self.dialler.state.connections;
+            connections.spawn(async move { decided(&state, peer, deciding.await) });
+        }
+    }
+
+    /// Takes what was read to the hub; returns how many frames that was.
+    fn receive(&mut self) -> Result<usize, End> {
+        let mut frames = 0;
         let state = &self.dialler.state;
         let mut hub = state.environment.fastway.hub();
         let mut emit = emit(state);
         while let Some(frame) = self.link.next_frame().map_err(End::Violation)? {
+            frames += 1;
             let dial = hub.receive(self.peer, frame, &mut emit);
             let Some(dial) = dial.map_err(End::Violation)? else {
                 continue;
@@ -111,7 +154,7 @@ impl Physical {
                 }
             }
         }
-        Ok(())
+        Ok(frames)
     }
 
     fn poll_dials(&mut self, cx: &mut Context<'_>) {
@@ -126,40 +169,12 @@ impl Physical {
                     (dial, call, decision)
                 }));
             }
-            let decided = dials.deciding.as_mut().map(|d| d.as_mut().poll(cx));
-            let Some(Poll::Ready((dial, call, decision))) = decided else {
+            let decision = dials.deciding.as_mut().map(|d| d.as_mut().poll(cx));
+            let Some(Poll::Ready(decision)) = decision else {
                 return;
             };
             dials.deciding = None;
-            let state = &self.dialler.state;
-            let (from, to) = (dial.from, dial.to);
-            let mut hub = state.environment.fastway.hub();
-            let reason = match decision {
-                Ok(target) => {
-                    let target = target.unwrap_or(to);
-                    match hub.connect(self.peer, dial, target, Some(call), &mut emit(state)) {
-                        Ok(conn) => {
-                            state.metrics.answered_dial("connected");
-                            tracing::debug!(from, to, target, conn, "virtual connection opened");
-                            continue;
-                        }
-                        Err((refusal, call)) => {
-                            tracing::debug!(from, to, target, reason = refusal.label(), "refused");
-                            (refusal.label(), call)
-                        }
-                    }
-                }
-                Err(Denied { hook, reason }) => {
-                    hub.refuse(self.peer, dial, &mut emit(state));
-                    tracing::info!(from, to, hook, reason, "dial denied");
-                    ("denied", Some(call))
-                }
-            };
-            drop(hub);
-            state.metrics.answered_dial(reason.0);
-            if let (label, Some(call)) = reason {
-                state.connections.spawn(call.closed(0, 0, label));
-            }
+            decided(&self.dialler.state, self.peer, decision);
         }
     }
 
@@ -186,6 +201,38 @@ impl Physical {
         hub.connections_of(self.peer) == 0
             && self.dials.deciding.is_none()
             && self.dials.waiting.is_empty()
+    }
+}
+
+/// Does what hooks have decided about a dial of `peer`, which may have left meanwhile.
+fn decided(state: &Arc<State>, peer: Peer, (dial, call, decision): Decided) {
+    let (from, to) = (dial.from, dial.to);
+    let mut hub = state.environment.fastway.hub();
+    let (label, call) = match decision {
+        Ok(target) => {
+            let target = target.unwrap_or(to);
+            match hub.connect(peer, dial, target, Some(call), &mut emit(state)) {
+                Ok(conn) => {
+                    state.metrics.answered_dial("connected");
+                    tracing::debug!(from, to, target, conn, "virtual connection opened");
+                    return;
+                }
+                Err((refusal, call)) => {
+                    tracing::debug!(from, to, target, reason = refusal.label(), "refused");
+                    (refusal.label(), call)
+                }
+            }
+        }
+        Err(Denied { hook, reason }) => {
+            hub.refuse(peer, dial, &mut emit(state));
+            tracing::info!(from, to, hook, reason, "dial denied");
+            ("denied", Some(call))
+        }
+    };
+    drop(hub);
+    state.metrics.answered_dial(label);
+    if let Some(call) = call {
+        state.connections.spawn(call.closed(0, 0, label));
     }
 }
 

@@ -172,11 +172,15 @@ impl Service<'_> {
                 })
                 .await
             };
-            match state.draining.run_until_cancelled(serve()).await {
+            let end = match state.draining.run_until_cancelled(serve()).await {
                 Some(end) => end,
                 // From here on it ends when nothing is left.
                 None => serve().await,
+            };
+            if matches!(end, End::Drained) {
+                physical.finish().await;
             }
+            end
         };
         let end = {
             let serving = pin!(serving);
@@ -186,7 +190,7 @@ impl Service<'_> {
                 None => End::Shutdown,
             }
         };
-        switchboard.hub().leave(peer, &mut emit(state));
+        physical.leave();
         Account {
             endpoint: Some(id),
             received: physical.link.received,

@@ -10,16 +10,19 @@ use super::frame::{DATA_HEADER, header};
 pub enum Version {
     /// Asks for a connection id before it dials. The gateway pings.
     V1,
-    /// Dials at once; a refusal does not say of what. The gateway pings.
+    /// Dials at once; a refusal names the id that was dialled. The gateway pings.
+    ///
+    /// At first it named nothing, in the original of the 5th of October 2016. From the next day on
+    /// all endpoints read the id, and those of that day do not mind it: it is always said.
     V2,
-    /// Refusals name the id that was dialled. Endpoints ping.
+    /// The same, but endpoints ping.
     V3,
 }
 
 /// What a frame with connection id 0 says.
 ///
 /// `conn` is 0 in a [`Dial`](Self::Dial) and a [`Refuse`](Self::Refuse) that name no connection
-/// (all but v1), `remote` is 0 in a refusal that names none (v1, v2).
+/// (all but v1), `remote` is 0 in a refusal that names none (v1, the first v2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// Endpoint: a connection id, please. v1 only.
@@ -30,7 +33,7 @@ pub enum Command {
     Dial { conn: u32, remote: u32 },
     /// Gateway: no.
     Refuse { conn: u32, remote: u32 },
-    /// Gateway to the one who dialled; in v1 to both.
+    /// Gateway to the one who dialled, with the id that it dialled; in v1 to both.
     Accept { conn: u32, remote: u32 },
     /// Gateway to the one who was dialled; an [`Accept`](Self::Accept) in v1.
     Connect { conn: u32, remote: u32 },
@@ -59,9 +62,9 @@ impl Version {
         let (&kind, arguments) = body.split_first().ok_or(Error::NoCommand)?;
         match (kind, arguments.len()) {
             // New; Close, Ping and Dial of v1.
-            (0, 0..4) | (5, 4..) | (6, _) | (2, 8..) => Ok(Self::V1),
+            (0, 0) | (5, 4..) | (6, _) | (2, 8..) => Ok(Self::V1),
             // Dial, Close and Ping of the others.
-            (0, 4..) | (4, 4..) | (5, 0..4) => Ok(Self::V3),
+            (0, _) | (4, 4..) | (5, 0..4) => Ok(Self::V3),
             _ => Err(Error::UnknownCommand(kind)),
         }
     }
@@ -102,8 +105,8 @@ impl Command {
                 conn: argument(0)?,
                 remote: argument(1)?,
             },
-            (Version::V2, 3) => Self::Refuse { conn: 0, remote: 0 },
-            (Version::V3, 3) => Self::Refuse {
+            (Version::V2, 3) if arguments.is_empty() => Self::Refuse { conn: 0, remote: 0 },
+            (_, 3) => Self::Refuse {
                 conn: 0,
                 remote: argument(0)?,
             },
@@ -122,7 +125,6 @@ impl Command {
             Self::Dial { conn, remote } if v1 => (2, [Some(conn), Some(remote)]),
             Self::Dial { remote, .. } => (0, [Some(remote), None]),
             Self::Refuse { conn, .. } if v1 => (3, [Some(conn), None]),
-            Self::Refuse { .. } if version == Version::V2 => (3, [None, None]),
             Self::Refuse { remote, .. } => (3, [Some(remote), None]),
             Self::Accept { conn, remote } | Self::Connect { conn, remote } if v1 => {
                 (4, [Some(conn), Some(remote)])

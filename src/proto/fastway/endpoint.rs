@@ -26,7 +26,7 @@ pub struct Endpoint<D> {
 /// What a frame means.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<D> {
-    /// A dial has become a connection with `remote`.
+    /// A dial of `remote` has become a connection.
     Connected { dial: D, conn: u32, remote: u32 },
     /// The gateway has refused a dial.
     Refused { dial: D },
@@ -114,8 +114,7 @@ impl<D> Endpoint<D> {
         }
     }
 
-    /// The dial that an answer belongs to. The remote id would not tell: the gateway may have
-    /// connected us with another endpoint than the one we named.
+    /// The dial that an answer belongs to.
     fn answered(&mut self, conn: u32) -> Option<D> {
         match self.version {
             Version::V1 => self.opened.remove(&conn),

@@ -17,8 +17,8 @@ const MAX_OPENED: usize = 1024;
 /// An endpoint [joins](Self::join), then its frames go to [`receive`](Self::receive) and its
 /// silences to [`idle`](Self::idle), until it [leaves](Self::leave); an error of either is reason
 /// to make it leave. Dials are returned for the caller to decide, with
-/// [`connect`](Self::connect) or [`refuse`](Self::refuse), those of one endpoint in their order: a
-/// v2 endpoint knows of a refusal only by that which dial it belongs to. What comes of all that is
+/// [`connect`](Self::connect) or [`refuse`](Self::refuse), those of one endpoint in their order: an
+/// endpoint may know by nothing else which dial an answer belongs to. What comes of all that is
 /// emitted as [`Event`]s, which must reach the endpoints in their order.
 ///
 /// ```text
@@ -50,6 +50,8 @@ struct Member<P> {
     known: Known,
     /// Silent since it was last looked at, and pinged for that.
     pinged: bool,
+    /// Pings that it has not answered, whatever else it has said since.
+    unanswered: u32,
     max_connections: usize,
     connections: IdSet,
     opened: IdSet,
@@ -148,6 +150,7 @@ impl<P, C> Hub<P, C> {
             version,
             known,
             pinged: false,
+            unanswered: 0,
             max_connections,
             connections: IdSet::default(),
             opened: IdSet::default(),
@@ -167,9 +170,9 @@ impl<P, C> Hub<P, C> {
         let Some(member) = self.members.get_mut(&peer) else {
             return Ok(None);
         };
-        let was_pinged = std::mem::take(&mut member.pinged);
+        member.pinged = false;
         match frame.conn() {
-            0 => self.command(peer, was_pinged, frame.body(), emit),
+            0 => self.command(peer, frame.body(), emit),
             conn => self.data(peer, conn, frame, emit).map(|()| None),
         }
     }
@@ -184,12 +187,14 @@ impl<P, C> Hub<P, C> {
             return Ok(());
         };
         if member.known != Known::Certain {
-            // A v3 client would have pinged, and be lost now: taking it for v2 harms nobody.
+            // A v3 client should have pinged, and would be lost now; one that never pings may not
+            // bear to be pinged either, but looks like v2.
             member.version = Version::V2;
         }
         if member.version == Version::V3 || std::mem::replace(&mut member.pinged, true) {
             return Err(Error::Silent);
         }
+        member.unanswered += 1;
         member.send(Command::Ping, emit);
         Ok(())
     }
@@ -237,7 +242,9 @@ impl<P, C> Hub<P, C> {
             context,
         };
         self.connections.insert(conn, Connection::Linked(link));
-        let accept = Command::Accept { conn, remote: to };
+        // An endpoint finds its dial by the id that it dialled, whatever that was found to mean.
+        let remote = dial.to;
+        let accept = Command::Accept { conn, remote };
         let connect = Command::Connect { conn, remote: from };
         for (end, command) in [(peer, accept), (dialled, connect)] {
             if let Some(member) = self.members.get_mut(&end) {
@@ -357,14 +364,13 @@ impl<P, C> Hub<P, C> {
     fn command(
         &mut self,
         peer: Peer,
-        was_pinged: bool,
         body: &[u8],
         emit: &mut impl FnMut(Event<'_, P, C>),
     ) -> Result<Option<Dial>, Error> {
         let Some(member) = self.members.get_mut(&peer) else {
             return Ok(None);
         };
-        member.learn(was_pinged, body)?;
+        member.learn(body)?;
         match Command::parse(member.version, body)? {
             Command::New => {
                 if member.opened.len() >= MAX_OPENED {
@@ -398,8 +404,17 @@ impl<P, C> Hub<P, C> {
             }
             Command::Close { conn } => self.close(peer, conn, emit).map(|()| None),
             Command::Ping => {
-                if member.version == Version::V3 {
-                    member.send(Command::Ping, emit);
+                match member.unanswered.checked_sub(1) {
+                    Some(rest) => member.unanswered = rest,
+                    None => {
+                        if member.known != Known::Certain {
+                            // Only v3 pings unasked.
+                            (member.version, member.known) = (Version::V3, Known::Certain);
+                        }
+                        if member.version == Version::V3 {
+                            member.send(Command::Ping, emit);
+                        }
+                    }
                 }
                 Ok(None)
             }
@@ -472,27 +487,13 @@ impl<P> Member<P> {
         });
     }
 
-    /// Finds the version from a command, as far as that is open.
-    fn learn(&mut self, was_pinged: bool, body: &[u8]) -> Result<(), Error> {
-        match self.known {
-            Known::Certain => return Ok(()),
-            Known::NotFirst => {}
-            Known::Nothing => {
-                match Version::of_first(body)? {
-                    Version::V1 => (self.version, self.known) = (Version::V1, Known::Certain),
-                    // Once pinged, it is taken for v2.
-                    _ => self.known = Known::NotFirst,
-                }
+    /// Tells v1 from the others by the first command. What it is of those, its pings show.
+    fn learn(&mut self, body: &[u8]) -> Result<(), Error> {
+        if self.known == Known::Nothing {
+            match Version::of_first(body)? {
+                Version::V1 => (self.version, self.known) = (Version::V1, Known::Certain),
+                _ => self.known = Known::NotFirst,
             }
-        }
-        if self.known == Known::NotFirst
-            && matches!(Command::parse(Version::V3, body), Ok(Command::Ping))
-        {
-            self.known = Known::Certain;
-            self.version = match was_pinged {
-                true => Version::V2,
-                false => Version::V3,
-            };
         }
         Ok(())
     }

@@ -16,7 +16,8 @@ pub enum Role {
 pub enum Identity {
     Client {
         /// `None`: found from its first command. Until then, and between v2 and v3, which begin
-        /// alike, it is taken for v3; if it is silent where a v3 client would ping, for v2.
+        /// alike, it is taken for v3; if it is silent where a v3 client would ping, for v2, unless
+        /// it pings unasked after all.
         version: Option<Version>,
         /// How many virtual connections it may have when it dials one more; 0 is no limit.
         max_connections: usize,
