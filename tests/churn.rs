@@ -72,7 +72,7 @@ async fn nothing_is_left_behind() {
     let seed = seed();
     println!("STABLEGATE_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let time = std::env::var("STABLEGATE_CHURN").unwrap_or("20s".to_owned());
+    let time = std::env::var("STABLEGATE_CHURN").unwrap_or("30s".to_owned());
     let time = humantime::parse_duration(&time).expect("STABLEGATE_CHURN is a duration");
     let gateway = Arc::new(Gateway::start_among(&[("seen.lua", SCRIPT)], CONFIG).await);
     let admin = gateway.admin().await;
@@ -103,7 +103,7 @@ async fn nothing_is_left_behind() {
         }
         gateway.log().forget();
         // Until then caches and pools fill.
-        if warm.is_none() && start.elapsed() >= time / 3 {
+        if warm.is_none() && start.elapsed() >= time / 2 {
             warm = Some((Holdings::of(admin).await, rounds));
         }
     }

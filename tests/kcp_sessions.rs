@@ -237,6 +237,25 @@ async fn what_is_acknowledged_behind_a_gap_is_sent_again() {
     fixture.gateway.shutdown().await;
 }
 
+/// A path that swallows everything leaves time to go on over another.
+#[tokio::test]
+async fn an_address_that_does_not_answer_is_passed_over() {
+    let fixture = Fixture::new("builtin:echo", "").await;
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("kcp://{}", silent.local_addr().unwrap());
+    let options = Options {
+        addresses: vec![fixture.tcp.clone(), address.parse().unwrap()],
+        resume_wait: Duration::from_secs(6),
+        ..Options::new(fixture.tcp.clone())
+    };
+    let mut stream = Stream::connect(options).await.unwrap();
+    echo(&mut stream, b"before").await;
+    stream.cutter().cut();
+    echo(&mut stream, b"after").await;
+    assert_eq!(stream.resumes(), 1);
+    fixture.gateway.shutdown().await;
+}
+
 async fn kcp_counters(fixture: &Fixture) -> Counters {
     let counters = fixture.gateway.kcp_counters().await;
     let mut total = Counters::default();

@@ -50,6 +50,7 @@ fn main() {
     let servers: [(&str, Serve); 2] = [("stablegate", ours), ("kcp 0.6", plain::serve)];
     let mut bulk_costs = [const { Vec::new() }; 2];
     let mut message_costs = [const { Vec::new() }; 2];
+    let mut paced_costs = [const { Vec::new() }; 2];
     for _ in 0..ROUNDS {
         for (at, (name, serve)) in servers.iter().enumerate() {
             let server = Server::start(name, *serve);
@@ -57,11 +58,15 @@ fn main() {
             runtime.block_on(bulk(server.addr, megabytes * 1_000_000));
             let spent = server.cpu() - before;
             bulk_costs[at].push(spent.as_secs_f64() / (megabytes as f64 / 1e3));
-            let before = server.cpu();
-            let count = 20_000;
-            runtime.block_on(talk(server.addr, count));
-            let spent = server.cpu() - before;
-            message_costs[at].push(spent.as_secs_f64() * 1e6 / (count * TALKERS) as f64);
+            for (costs, count, pause) in [
+                (&mut message_costs, 20_000, None),
+                (&mut paced_costs, 2_000, Some(Duration::from_millis(1))),
+            ] {
+                let before = server.cpu();
+                runtime.block_on(talk(server.addr, count, pause));
+                let spent = server.cpu() - before;
+                costs[at].push(spent.as_secs_f64() * 1e6 / (count * TALKERS) as f64);
+            }
         }
     }
     let report = |what: &str, unit: &str, costs: &mut [Vec<f64>; 2]| {
@@ -76,6 +81,7 @@ fn main() {
     };
     report("bulk echo", "CPU s/GB", &mut bulk_costs);
     report("100 bytes", "CPU µs/message", &mut message_costs);
+    report("paced", "CPU µs/message", &mut paced_costs);
     runtime.block_on(idle::report());
 }
 
@@ -186,14 +192,19 @@ async fn bulk(addr: SocketAddr, bytes: u64) {
     tokio::join!(writing, reading);
 }
 
-/// Each talker sends a message when the echo of the one before has come.
-async fn talk(addr: SocketAddr, count: usize) {
+/// Each talker sends a message when the echo of the one before has come, and not sooner than
+/// `pause` after that one.
+async fn talk(addr: SocketAddr, count: usize, pause: Option<Duration>) {
     let mut talkers = tokio::task::JoinSet::new();
     for _ in 0..TALKERS {
         talkers.spawn(async move {
             let mut stream = client(addr);
             let mut message = [1; MESSAGE];
+            let mut pace = pause.map(tokio::time::interval);
             for _ in 0..count {
+                if let Some(pace) = &mut pace {
+                    pace.tick().await;
+                }
                 stream.write_all(&message).await.expect("it is there");
                 stream.read_exact(&mut message).await.expect("it is there");
             }

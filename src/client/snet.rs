@@ -25,7 +25,8 @@ pub struct Options {
     pub version: Version,
     /// Whether payload is encrypted. Nothing on the wire says so: the gateway must be set alike.
     pub encrypt: bool,
-    /// Limit of one connect with its handshake.
+    /// Limit of one connect with its handshake. One that is to come back has no more than the share
+    /// of its address of `resume_wait`.
     pub handshake_timeout: Duration,
     /// How long to try to come back before the session is given up. By default there is no limit
     /// but the gateway's: when that has given the session up it refuses it.

@@ -168,13 +168,16 @@ async fn redial<P: Protocol>(
 ) {
     let mut addresses = dialling.addresses.iter().cycle();
     addresses.next();
+    // An address that does not answer leaves time for all others.
+    let each = dialling.resume_wait / dialling.addresses.len() as u32;
+    let limit = dialling.handshake_timeout.min(each);
     while handle.detached().await.is_ok() {
         let (mut failures, mut closed) = (0, 0);
         loop {
             // invariant: a cycle over something not empty has no end.
             let address = addresses.next().expect("an address");
             let resumed = resume(&handle, &protocol, &mut ticket, address, &dialling.kcp);
-            let error = match timeout(dialling.handshake_timeout, resumed).await {
+            let error = match timeout(limit, resumed).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => error,
                 Err(elapsed) => ResumeError::Failed(elapsed.into()),
