@@ -3,6 +3,7 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -937,7 +938,7 @@ async fn resumes_do_not_get_around_back_pressure() {
     let server = Server::start().await;
     let gateway = Gateway::start(&scp_to(server.addr, "")).await;
     let mut client = Raw::connect(gateway.addr()).await;
-    let _connection = server.accept().await;
+    let mut connection = server.accept().await;
     let chunk = vec![0; 32 * 1024];
     loop {
         client.send(&chunk).await;
@@ -949,13 +950,20 @@ async fn resumes_do_not_get_around_back_pressure() {
         soon("room in the gateway's system", arrived).await;
         client.index += 1;
         let request = client.request(client.index, 0);
-        let (socket, answer) = client.ask(gateway.addr(), &request).await;
-        let received = u64::from(answer.received);
-        if received < client.sent() {
-            // It took no more.
-            return;
-        }
-        assert!(received < LIMIT, "took in {received} bytes");
+        let (socket, answer) = {
+            let mut asking = pin!(client.ask(gateway.addr(), &request));
+            let Ok(answered) = timeout(Duration::from_secs(1), &mut asking).await else {
+                // It takes no more until its server does, and then all.
+                let all = client.sent();
+                assert!(all < LIMIT, "took in {all} bytes");
+                let reading = read(&mut connection, all as usize);
+                let (_, (_, answer)) = tokio::join!(reading, asking);
+                assert_eq!(u64::from(answer.received), all);
+                return;
+            };
+            answered
+        };
+        assert_eq!(u64::from(answer.received), client.sent());
         client.go_on(socket, answer).await;
     }
 }

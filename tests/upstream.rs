@@ -182,13 +182,16 @@ const CHAINED: u64 = 3_000_000;
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gateways_in_a_row_lose_nothing() {
     let server = Server::start().await;
-    // It announces the clients of its own, but the first gateway's have been announced.
-    let inner = scp_to(server.addr, "announce: {proxy_header: v1}");
+    // The last gateway announces whom the first one speaks for.
+    let inner = scp_to(server.addr, "announce: {proxy_header: v1}").replace(
+        "session: scp",
+        "session: scp, proxy_header: {from: [127.0.0.1]}",
+    );
     let inner = Gateway::start(&inner).await;
     let inner_link = Relay::start(inner.addr()).await;
     let outer = scp_to(
         inner_link.addr,
-        "upstream: {session: scp}\nannounce: {proxy_header: v1}",
+        "upstream: {session: scp, proxy_header: v2}",
     );
     let outer = Gateway::start(&outer).await;
     let outer_link = Relay::start(outer.addr()).await;
