@@ -49,20 +49,6 @@ pub enum FecError {
     Misplaced,
 }
 
-impl FecError {
-    /// A stable name for metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            FecError::TooShort => "fec_too_short",
-            FecError::TooLong => "fec_too_long",
-            FecError::UnknownType => "fec_unknown_type",
-            FecError::SizeMismatch => "fec_size_mismatch",
-            FecError::IdPastWrap => "fec_id_past_wrap",
-            FecError::Misplaced => "fec_misplaced",
-        }
-    }
-}
-
 /// One received datagram, its header checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard<'a> {

@@ -68,7 +68,6 @@ pub struct Kcp {
     hold_until: Option<u32>,
     /// Something new left since `poll_transmit` last gave `None`.
     launched: bool,
-    dead: bool,
     /// The peer has echoed a timestamp of ours.
     answered: bool,
 
@@ -123,7 +122,6 @@ impl Kcp {
             probe: None,
             hold_until: None,
             launched: false,
-            dead: false,
             answered: false,
             receive: ReceiveQueue::new(receive, receive_window, payload_limit),
             acks: Acks::default(),
@@ -322,13 +320,6 @@ impl Kcp {
     /// Takes in as many as the settings say.
     pub fn open_window(&mut self) {
         self.receive.set_window(self.receive_window);
-    }
-
-    /// Whether some segment was sent 20 times in vain. KCP calls the link dead
-    /// then; kcp-go goes on nevertheless, and so does this session. On a fast
-    /// path it takes only seconds of outage, so a read timeout judges better.
-    pub fn is_dead(&self) -> bool {
-        self.dead
     }
 
     /// Whether the peer has echoed the timestamp of something sent to it, of the last minute.

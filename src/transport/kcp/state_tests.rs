@@ -807,17 +807,18 @@ fn write_delay_waits_for_more() {
     assert!(!pass(&mut a, &mut b, 21).is_empty(), "nothing to wait for");
 }
 
+/// A link that KCP calls dead is not given up: on a fast path 20 transmissions take only seconds
+/// of outage, so a read timeout judges better.
 #[test]
-fn twenty_transmissions_make_a_dead_link() {
+fn a_segment_is_sent_again_for_ever() {
     let mut kcp = Kcp::new(CONV, &Settings::default());
     kcp.write(b"anyone?", 0);
     let mut sent = 0;
     let mut now = 0;
-    while !kcp.is_dead() {
+    while sent < 20 {
         kcp.transmit(now, &mut |_| sent += 1);
         now = kcp.next_deadline().expect("it goes on");
     }
-    assert_eq!(sent, 20);
     let mut wait = 0;
     for _ in 0..1_000 {
         kcp.transmit(now, &mut |_| {});

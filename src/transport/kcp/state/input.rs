@@ -21,20 +21,6 @@ pub enum InputError {
     NeverSent(u32),
 }
 
-impl InputError {
-    /// A stable name for metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Segment(SegmentError::Short(_)) => "short",
-            Self::Segment(SegmentError::UnknownCommand(_)) => "unknown_command",
-            Self::Segment(SegmentError::Truncated { .. }) => "truncated",
-            Self::OtherConversation(_) => "other_conversation",
-            Self::Oversized(_) => "oversized",
-            Self::NeverSent(_) => "never_sent",
-        }
-    }
-}
-
 /// Where a datagram comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {

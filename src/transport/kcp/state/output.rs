@@ -10,8 +10,6 @@ use super::{Kcp, Probe, before};
 /// each time; current kcp-go. Older ones begin at 7 s, which the wire cannot tell.
 const PROBE_FIRST: u32 = 500;
 const PROBE_LIMIT: u32 = 120_000;
-/// Transmissions of one segment after which KCP calls a link dead.
-const DEAD_AFTER: u8 = 20;
 
 impl Kcp {
     pub(super) fn acks_are_due(&self, now: u32) -> bool {
@@ -94,7 +92,6 @@ impl Kcp {
         slot.transmissions = slot.transmissions.saturating_add(1);
         slot.timeout = timeout as u16;
         slot.resend_at = now.wrapping_add(timeout);
-        self.dead |= slot.transmissions >= DEAD_AFTER;
         let fragment = slot.fragment;
         let header = self.header(Command::Push, fragment, now, sn);
         datagram.put(&header, self.send.payload(sn));
