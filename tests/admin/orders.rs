@@ -4,7 +4,7 @@ use hyper::StatusCode;
 use tokio::net::TcpStream;
 
 use crate::common::http::{get, post};
-use crate::common::{Gateway, connect, echoed, run};
+use crate::common::{Gateway, connect, echoed, run, soon};
 use crate::{CONFIG, SCRIPTED};
 
 const OPEN: &str = "function access() return true end\n";
@@ -131,7 +131,8 @@ async fn it_moves_with_the_configuration() {
     let second = line["addr"].as_str().unwrap().parse().unwrap();
     get(second, "/healthz").await.good();
     gateway.log().nth("reloaded", 0).await;
-    assert!(TcpStream::connect(first).await.is_err());
+    let closed = async { while TcpStream::connect(first).await.is_ok() {} };
+    soon("the end of the old address", closed).await;
 
     // Where it cannot be, nothing changes.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
