@@ -35,7 +35,9 @@ fuzz_target!(|input: (u8, &[u8])| {
         for version in Version::ALL {
             if let Ok(command) = Command::parse(version, frame.body()) {
                 let written = command.encode(version).expect("a word of its version");
-                assert!(frame.body().starts_with(&written[8..]));
+                // The first refusals of v2 named nobody, which is not written any more.
+                let short = version == Version::V2 && frame.body() == [3];
+                assert!(short || frame.body().starts_with(&written[8..]));
             }
         }
         again.extend_from_slice(&frame.into_bytes());
