@@ -426,7 +426,14 @@ impl State {
     }
 
     /// A session goes on over another connection.
-    fn resumed(&self, id: u32, client_addr: SocketAddr, transport: &'static str, resent: u64) {
+    fn resumed(
+        &self,
+        id: u32,
+        listener: &str,
+        client_addr: SocketAddr,
+        transport: &'static str,
+        resent: u64,
+    ) {
         if let Some(record) = self.live.get(id.into()) {
             let resumed = Resumed {
                 at: SystemTime::now(),
@@ -436,6 +443,7 @@ impl State {
             };
             record.resumed(self, resumed);
         }
+        tracing::info!(id, listener, client = %client_addr, transport, resent, "session resumed");
     }
 
     fn table(&self) -> MutexGuard<'_, Table<Arc<Entry>>> {

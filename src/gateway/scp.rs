@@ -138,15 +138,8 @@ impl Scp<'_> {
             let attached = owner.and_then(|_| offer.attach(connection, received).ok());
             attached.ok_or(Error::ScpRefused(request.id, Code::Expired))?
         };
-        self.state.resumed(request.id, client, transport, resent);
-        tracing::info!(
-            id = request.id,
-            listener = self.listener.name,
-            %client,
-            transport,
-            resent,
-            "session resumed"
-        );
+        self.state
+            .resumed(request.id, &self.listener.name, client, transport, resent);
         Ok(())
     }
 

@@ -155,15 +155,12 @@ impl Snet<'_> {
         let resent = offer
             .attach(connection, request.counts.received)
             .map_err(|_| failed(Refusal::NotAcceptable))?;
-        self.state
-            .resumed(request.id as u32, client, transport, resent);
-        tracing::info!(
-            id = request.id,
-            listener = self.listener.name,
-            %client,
+        self.state.resumed(
+            request.id as u32,
+            &self.listener.name,
+            client,
             transport,
             resent,
-            "session resumed"
         );
         Ok(())
     }
