@@ -186,20 +186,33 @@ struct Use {
     read_rate: usize,
 }
 
-const FAST: Use = Use {
-    bytes: 0,
-    write_size: 16_384,
-    read_rate: usize::MAX,
-};
-
+/// As fast as it goes.
 fn bytes(len: usize) -> Use {
-    Use { bytes: len, ..FAST }
+    Use {
+        bytes: len,
+        write_size: 16_384,
+        read_rate: usize::MAX,
+    }
 }
 
-fn pattern(range: std::ops::Range<usize>) -> Vec<u8> {
-    range
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8)
-        .collect()
+/// Bytes that show where in a transfer they belong.
+struct Pattern(Vec<u8>);
+
+impl Pattern {
+    /// A prime, so that it falls in with no length of segments.
+    const PERIOD: usize = 65_521;
+    const LONGEST: usize = 65_536;
+
+    fn new() -> Self {
+        let byte = |i: usize| ((i % Self::PERIOD).wrapping_mul(2_654_435_761) >> 11) as u8;
+        Self((0..Self::PERIOD + Self::LONGEST).map(byte).collect())
+    }
+
+    /// Those of `range`, which is no longer than [`LONGEST`](Self::LONGEST).
+    fn at(&self, range: std::ops::Range<usize>) -> &[u8] {
+        let start = range.start % Self::PERIOD;
+        &self.0[start..start + range.len()]
+    }
 }
 
 /// Plays both ends until everything written on either side was read and
@@ -214,7 +227,8 @@ fn play(
     let mut links = [Link::new(badness, seed), Link::new(badness, !seed)];
     let mut written = [0; 2];
     let mut read = [0; 2];
-    let mut buffer = vec![0; 65_536];
+    let mut buffer = vec![0; Pattern::LONGEST];
+    let pattern = Pattern::new();
     let mut time = 0u64;
     loop {
         let now = first_clock.wrapping_add(time as u32);
@@ -235,7 +249,7 @@ fn play(
                     break;
                 }
                 assert!(
-                    buffer[..len] == pattern(read[side]..read[side] + len),
+                    buffer[..len] == *pattern.at(read[side]..read[side] + len),
                     "bytes {}.. differ",
                     read[side]
                 );
@@ -244,7 +258,7 @@ fn play(
             }
             while written[side] < uses[side].bytes {
                 let end = uses[side].bytes.min(written[side] + uses[side].write_size);
-                let taken = ends[side].write(&pattern(written[side]..end), now);
+                let taken = ends[side].write(pattern.at(written[side]..end), now);
                 written[side] += taken;
                 if taken == 0 {
                     break;
@@ -343,11 +357,30 @@ fn megabytes_survive_bad_networks() {
     }
 }
 
-#[test]
-fn a_long_transfer_survives_a_bad_network() {
-    let mib = if cfg!(debug_assertions) { 3 } else { 50 };
+fn a_long_transfer_survives(badness: Badness) {
     let (mut a, mut b) = pair(&Settings::default());
-    play([&mut a, &mut b], [bytes(mib << 20), FAST], AWFUL, 21, 0);
+    let long = bytes(50_000_000);
+    play([&mut a, &mut b], [long, long], badness, 21, 0);
+}
+
+#[test]
+fn a_long_transfer_survives_a_perfect_network() {
+    a_long_transfer_survives(PERFECT);
+}
+
+#[test]
+fn a_long_transfer_survives_a_mobile_network() {
+    a_long_transfer_survives(MOBILE);
+}
+
+#[test]
+fn a_long_transfer_survives_an_awful_network() {
+    a_long_transfer_survives(AWFUL);
+}
+
+#[test]
+fn a_long_transfer_survives_a_shuffled_network() {
+    a_long_transfer_survives(SHUFFLED);
 }
 
 #[test]
@@ -414,7 +447,7 @@ fn mtu_and_header_reserve_bound_datagrams() {
             ..Settings::default()
         };
         let (mut a, mut b) = pair(&settings);
-        a.write(&pattern(0..30_000), 0);
+        a.write(Pattern::new().at(0..30_000), 0);
         let mut lengths = Vec::new();
         for now in 0..100 {
             lengths.extend(pass(&mut a, &mut b, now));
@@ -460,11 +493,13 @@ fn messages_keep_their_boundaries() {
     let mut ours = Kcp::new(CONV, &settings);
     let mut theirs = Oracle::new(&settings);
     let lengths = [1usize, 1376, 1377, 20_000, 7, 3 * 1376];
+    let pattern = Pattern::new();
     let mut expected = Vec::new();
     for len in lengths {
-        expected.push(pattern(len..2 * len));
-        assert_eq!(ours.write(&pattern(len..2 * len), 0), len);
-        theirs.kcp.send(&pattern(len..2 * len)).expect("fits");
+        let message = pattern.at(len..2 * len);
+        expected.push(message);
+        assert_eq!(ours.write(message, 0), len);
+        theirs.kcp.send(message).expect("fits");
     }
     let (mut from_us, mut from_them) = (Vec::new(), Vec::new());
     for now in 0..2_000 {
@@ -608,7 +643,7 @@ fn full_segments_make_equal_datagrams() {
     let (mut a, mut b) = pair(&Settings::default());
     b.write(b"x", 0);
     pass(&mut b, &mut a, 0);
-    a.write(&pattern(0..30_000), 20);
+    a.write(Pattern::new().at(0..30_000), 20);
     let lengths = pass(&mut a, &mut b, 20);
     let (last, full) = lengths.split_last().expect("some");
     assert!(full.iter().all(|len| *len == 1400), "{lengths:?}");
@@ -675,7 +710,7 @@ fn a_closed_window_is_probed_and_its_opening_told() {
         ..Settings::default()
     };
     let (mut a, mut b) = pair(&settings);
-    a.write(&pattern(0..20 * 1376), 0);
+    a.write(Pattern::new().at(0..20 * 1376), 0);
     pass(&mut a, &mut b, 0);
     pass(&mut b, &mut a, 10);
     assert_eq!(b.readable(), 8 * 1376);
