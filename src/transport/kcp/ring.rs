@@ -1,7 +1,7 @@
 //! The two buffers everything else is built on: slots indexed by serial number,
 //! and payload bytes indexed by stream position. Both are power-of-two rings
 //! that grow on demand and address by masking, so a position keeps its meaning
-//! when the ring grows and when the index wraps at 2^32.
+//! when the ring grows and when it wraps at 2^32.
 
 /// Slots for a run of serial numbers, as long as it was told to
 /// [`reserve`](Self::reserve).
@@ -55,10 +55,16 @@ impl<T: Copy + Default> SnRing<T> {
     const SMALLEST: usize = 8;
 }
 
-/// Bytes of a stream between two positions, both counted modulo 2^32.
+/// Bytes of a stream between two positions, both counted modulo 2^32. The positions of an empty
+/// ring mean nothing: it begins anew at its front, which is still in the processor's cache.
 #[derive(Debug)]
 pub(super) struct ByteRing {
+    /// As far as the ring was ever filled. Room beyond that is not touched, not even with zeros.
     bytes: Vec<u8>,
+    /// Bytes it has room for, a power of two; 0 before the first.
+    size: usize,
+    /// The position of the first byte of the room.
+    base: u32,
     start: u32,
     end: u32,
 }
@@ -67,6 +73,8 @@ impl ByteRing {
     pub(super) const fn new() -> Self {
         Self {
             bytes: Vec::new(),
+            size: 0,
+            base: 0,
             start: 0,
             end: 0,
         }
@@ -82,24 +90,18 @@ impl ByteRing {
     }
 
     pub(super) fn append(&mut self, data: &[u8]) {
-        if data.is_empty() {
-            return;
-        }
         self.reserve(data.len());
         let at = self.index(self.end);
-        let first = data.len().min(self.bytes.len() - at);
-        self.bytes[at..at + first].copy_from_slice(&data[..first]);
-        self.bytes[..data.len() - first].copy_from_slice(&data[first..]);
+        let (first, second) = data.split_at(data.len().min(self.size - at));
+        self.put(at, first);
+        self.put(0, second);
         self.end = self.end.wrapping_add(data.len() as u32);
     }
 
     /// `len` bytes from `position` on, in two parts where they pass the ring's edge.
     pub(super) fn slices(&self, position: u32, len: usize) -> (&[u8], &[u8]) {
-        if len == 0 {
-            return (&[], &[]);
-        }
         let at = self.index(position);
-        let first = len.min(self.bytes.len() - at);
+        let first = len.min(self.size - at);
         (&self.bytes[at..at + first], &self.bytes[..len - first])
     }
 
@@ -112,6 +114,9 @@ impl ByteRing {
     pub(super) fn consume(&mut self, len: usize) {
         debug_assert!(len <= self.len());
         self.start = self.start.wrapping_add(len as u32);
+        if self.start == self.end {
+            (self.base, self.start, self.end) = (0, 0, 0);
+        }
     }
 
     pub(super) fn heap_size(&self) -> usize {
@@ -120,40 +125,37 @@ impl ByteRing {
 
     /// Whether giving the buffer back is worth it; a small one is kept for the next message.
     pub(super) fn is_bulky(&self) -> bool {
-        self.bytes.len() > Self::KEPT
+        self.size > Self::KEPT
     }
 
     /// Gives the buffer back. The ring is empty.
     pub(super) fn release(&mut self) {
         debug_assert_eq!(self.len(), 0);
-        self.bytes = Vec::new();
+        *self = Self::new();
     }
 
     fn reserve(&mut self, more: usize) {
         let needed = self.len() + more;
-        if needed <= self.bytes.len() {
+        if needed <= self.size {
             return;
         }
-        let grown = vec![0; needed.next_power_of_two().max(Self::SMALLEST)];
-        let old = std::mem::replace(&mut self.bytes, grown);
-        if old.is_empty() {
-            return;
-        }
-        let mut position = self.start;
-        while position != self.end {
-            let from = position as usize & (old.len() - 1);
-            let to = self.index(position);
-            // Rings are powers of two, so the old edge is never crossed after the new one.
-            let run = (self.end.wrapping_sub(position) as usize)
-                .min(old.len() - from)
-                .min(self.bytes.len() - to);
-            self.bytes[to..to + run].copy_from_slice(&old[from..from + run]);
-            position = position.wrapping_add(run as u32);
-        }
+        let size = needed.next_power_of_two().max(Self::SMALLEST);
+        let mut grown = Vec::with_capacity(size);
+        let (first, second) = self.slices(self.start, self.len());
+        grown.extend_from_slice(first);
+        grown.extend_from_slice(second);
+        (self.bytes, self.size, self.base) = (grown, size, self.start);
+    }
+
+    /// Puts `data` at `at`, which is no further than the ring was ever filled.
+    fn put(&mut self, at: usize, data: &[u8]) {
+        let (over, new) = data.split_at(data.len().min(self.bytes.len() - at));
+        self.bytes[at..at + over.len()].copy_from_slice(over);
+        self.bytes.extend_from_slice(new);
     }
 
     fn index(&self, position: u32) -> usize {
-        position as usize & (self.bytes.len() - 1)
+        position.wrapping_sub(self.base) as usize & self.size.wrapping_sub(1)
     }
 
     const SMALLEST: usize = 128;
@@ -184,7 +186,7 @@ mod tests {
             start in any::<u32>(),
             steps in proptest::collection::vec((0usize..700, 0usize..700), 1..60),
         ) {
-            let mut ring = ByteRing { bytes: Vec::new(), start, end: start };
+            let mut ring = ByteRing { base: start, start, end: start, ..ByteRing::new() };
             let mut model: Vec<u8> = Vec::new();
             let mut next = 0u8;
             for (add, take) in steps {
