@@ -6,7 +6,8 @@ pub mod scp;
 pub mod snet;
 mod stream;
 
-use std::io;
+use std::net::SocketAddr;
+use std::{io, vec};
 
 use rand::seq::SliceRandom;
 
@@ -30,16 +31,27 @@ pub fn kcp_settings() -> Kcp {
     }
 }
 
-/// Connects to one of the addresses that the name has, in random order until one accepts. (Over
-/// KCP the first one does, as far as can be told.)
+/// The addresses of a gateway's name, in random order.
 ///
 /// Cancel safe. No time limit of its own.
-async fn dial(address: &Address, kcp: &Kcp) -> io::Result<transport::Stream> {
+async fn resolve(address: &Address) -> io::Result<vec::IntoIter<SocketAddr>> {
     let mut addrs: Vec<_> = tokio::net::lookup_host(&address.authority).await?.collect();
     addrs.shuffle(&mut rand::rng());
+    Ok(addrs.into_iter())
+}
+
+/// Connects to the next of the addresses that accepts, and leaves those behind it. (Over KCP the
+/// first one does, as far as can be told.)
+///
+/// Cancel safe. No time limit of its own.
+async fn dial(
+    transport: Transport,
+    addrs: &mut vec::IntoIter<SocketAddr>,
+    kcp: &Kcp,
+) -> io::Result<transport::Stream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for addr in addrs {
-        let connected = match address.transport {
+        let connected = match transport {
             Transport::Tcp => tcp::Stream::connect(addr, Some(RECEIVE_BUFFER))
                 .await
                 .map(transport::Stream::Tcp),

@@ -1,14 +1,15 @@
 //! The stream of every protocol that resumes, and the loop that brings it back.
 
-use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{io, vec};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{error::Elapsed, sleep, timeout};
 
-use super::dial;
+use super::{dial, resolve};
 use crate::config::Kcp;
 use crate::proto::{scp, snet};
 use crate::session::{self, Core, Handle, Offer, Refusal};
@@ -114,10 +115,10 @@ impl Stream {
     /// is left to the gateway to end.
     pub async fn connect(options: impl Protocol) -> Result<Self, Error> {
         let dialling = options.dialling();
+        let address = &dialling.addresses[0];
         let opening = async {
-            let mut connection = connect(&dialling.addresses[0], &dialling.kcp).await?;
-            let opened = options.open(&mut connection).await?;
-            Ok::<_, Error>((connection, opened))
+            let addrs = resolve(address).await.map_err(no_way_to(address))?;
+            open(&options, address, addrs, &dialling.kcp).await
         };
         let (connection, opened) = timeout(dialling.handshake_timeout, opening).await??;
         let (inner, handle) = session::Stream::new(opened.core, connection, dialling.resume_wait);
@@ -214,7 +215,9 @@ async fn resume<P: Protocol>(
     address: &Address,
     kcp: &Kcp,
 ) -> Result<(), ResumeError> {
-    let mut connection = connect(address, kcp).await?;
+    let mut addrs = resolve(address).await.map_err(no_way_to(address))?;
+    let connected = dial(address.transport, &mut addrs, kcp).await;
+    let mut connection = connected.map_err(no_way_to(address))?;
     let Ok(offer) = handle.offer().await else {
         return Ok(());
     };
@@ -225,10 +228,27 @@ async fn resume<P: Protocol>(
     }
 }
 
-async fn connect(address: &Address, kcp: &Kcp) -> Result<transport::Stream, Error> {
-    dial(address, kcp)
-        .await
-        .map_err(|error| Error::Connect(address.clone(), error))
+/// Opens a session at the first of the addresses where somebody is.
+async fn open<P: Protocol>(
+    protocol: &P,
+    address: &Address,
+    mut addrs: vec::IntoIter<SocketAddr>,
+    kcp: &Kcp,
+) -> Result<(transport::Stream, Opened<P::Ticket>), Error> {
+    loop {
+        let connected = dial(address.transport, &mut addrs, kcp).await;
+        let mut connection = connected.map_err(no_way_to(address))?;
+        match protocol.open(&mut connection).await {
+            // Over KCP that is known only when something was sent.
+            Err(Error::Handshake(error))
+                if error.kind() == io::ErrorKind::ConnectionRefused && addrs.len() > 0 => {}
+            opened => return Ok((connection, opened?)),
+        }
+    }
+}
+
+fn no_way_to(address: &Address) -> impl Fn(io::Error) -> Error {
+    |error| Error::Connect(address.clone(), error)
 }
 
 impl<E: Into<Error>> From<E> for ResumeError {
@@ -262,5 +282,33 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::UdpSocket;
+
+    use super::super::scp::Options;
+    use super::*;
+    use crate::transport::kcp::Listener;
+
+    #[tokio::test]
+    async fn over_kcp_an_address_with_nobody_there_is_passed_over() {
+        let kcp = Kcp::default();
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = Listener::bind(local, &kcp).unwrap();
+        let free = UdpSocket::bind(local).await.unwrap();
+        let nobody = free.local_addr().unwrap();
+        drop(free);
+        let addrs = vec![nobody, listener.local_addr()].into_iter();
+        let address: Address = "kcp://gateway:1".parse().unwrap();
+        let options = Options::new(address.clone());
+        tokio::select! {
+            opened = open(&options, &address, addrs, &kcp) => panic!("{:?}", opened.err()),
+            stream = listener.accept() => assert_eq!(stream.local_addr(), listener.local_addr()),
+        }
     }
 }
