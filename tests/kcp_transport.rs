@@ -266,7 +266,8 @@ async fn an_opener_that_finds_no_place_ends_nobody() {
         let stranger = UdpSocket::bind(LOCAL).await.unwrap();
         let addr = listener.local_addr();
         stranger.send_to(&opener(conv), addr).await.unwrap();
-        half_open.push(listener.accept().await);
+        // Each keeps its port, which another could get otherwise.
+        half_open.push((listener.accept().await, stranger));
     }
     client.send(&opener(2)).await.unwrap();
     client
@@ -309,6 +310,7 @@ async fn a_flood_of_openers_keeps_nobody_out() {
 async fn timestamps_are_a_sessions_own() {
     let listener = listen(&one_socket());
     let mut stamps = Vec::new();
+    let mut clients = Vec::new();
     for conv in 0..2 {
         let client = UdpSocket::bind(LOCAL).await.unwrap();
         client.connect(listener.local_addr()).await.unwrap();
@@ -321,6 +323,7 @@ async fn timestamps_are_a_sessions_own() {
         let (segment, _) = Segment::decode(&buffer[..len]).unwrap();
         assert_eq!(segment.header.command, Command::Push);
         stamps.push(segment.header.timestamp);
+        clients.push(client);
     }
     assert!(stamps[0].abs_diff(stamps[1]) > 1_000, "{stamps:?}");
 }
