@@ -89,11 +89,16 @@ async fn exchange(a: Stream, b: Stream, len: u64) {
     );
 }
 
+#[track_caller]
+fn accept(listener: &Listener) -> impl Future<Output = Stream> {
+    common::soon("a session", listener.accept())
+}
+
 /// A session between a client and `listener`, dialled at `addr`.
 async fn pair(listener: &Listener, addr: SocketAddr, settings: &Kcp) -> (Stream, Stream) {
     let mut client = Stream::connect(addr, settings).unwrap();
     client.write_all(b"hello").await.unwrap();
-    let mut server = listener.accept().await;
+    let mut server = accept(listener).await;
     let mut hello = [0; 5];
     server.read_exact(&mut hello).await.unwrap();
     assert_eq!(&hello, b"hello");
@@ -222,7 +227,7 @@ async fn a_restarted_client_takes_over_behind_its_port() {
     let mut hello = [0; 5];
 
     client.send(&opener(1)).await.unwrap();
-    let mut first = listener.accept().await;
+    let mut first = accept(&listener).await;
     first.read_exact(&mut hello).await.unwrap();
     acknowledge(&client, &mut first).await;
     // Of another conversation, but no opener.
@@ -231,7 +236,7 @@ async fn a_restarted_client_takes_over_behind_its_port() {
         .await
         .unwrap();
     client.send(&opener(3)).await.unwrap();
-    let mut second = listener.accept().await;
+    let mut second = accept(&listener).await;
     second.read_exact(&mut hello).await.unwrap();
     acknowledge(&client, &mut second).await;
     let error = first.read_u8().await.unwrap_err();
@@ -257,7 +262,7 @@ async fn an_opener_that_finds_no_place_ends_nobody() {
     client.connect(listener.local_addr()).await.unwrap();
     let opener = |conv| segment(conv, Command::Push, 0, b"h");
     client.send(&opener(1)).await.unwrap();
-    let mut proven = listener.accept().await;
+    let mut proven = accept(&listener).await;
     assert_eq!(proven.read_u8().await.unwrap(), b'h');
     acknowledge(&client, &mut proven).await;
 
@@ -267,7 +272,7 @@ async fn an_opener_that_finds_no_place_ends_nobody() {
         let addr = listener.local_addr();
         stranger.send_to(&opener(conv), addr).await.unwrap();
         // Each keeps its port, which another could get otherwise.
-        half_open.push((listener.accept().await, stranger));
+        half_open.push((accept(&listener).await, stranger));
     }
     client.send(&opener(2)).await.unwrap();
     client
@@ -291,11 +296,11 @@ async fn a_flood_of_openers_keeps_nobody_out() {
         let stranger = UdpSocket::bind(from).await.unwrap();
         let opener = segment(conv, Command::Push, 0, b"h");
         stranger.send_to(&opener, addr).await.unwrap();
-        half_open.push(listener.accept().await);
+        half_open.push(accept(&listener).await);
     }
     let mut client = Stream::connect(addr, &Kcp::default()).unwrap();
     client.write_all(b"hello").await.unwrap();
-    let mut server = common::soon("a session", listener.accept()).await;
+    let mut server = accept(&listener).await;
     assert_eq!(server.peer_addr().ip(), client.local_addr().ip());
     server.write_u8(7).await.unwrap();
     assert_eq!(client.read_u8().await.unwrap(), 7);
@@ -316,7 +321,7 @@ async fn timestamps_are_a_sessions_own() {
         client.connect(listener.local_addr()).await.unwrap();
         let opener = segment(conv, Command::Push, 0, b"h");
         client.send(&opener).await.unwrap();
-        let mut server = listener.accept().await;
+        let mut server = accept(&listener).await;
         server.write_u8(1).await.unwrap();
         let mut buffer = [0; 1500];
         let len = client.recv(&mut buffer).await.unwrap();

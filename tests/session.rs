@@ -769,6 +769,8 @@ async fn a_resume_that_is_refused_leaves_the_library_client_with_an_error() {
     link.stall(false);
     let error = soon("an error", client.read(&mut back)).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    let expected = "the peer does not know the session any more";
+    assert_eq!(error.to_string(), expected);
 }
 
 /// Writes until nothing is taken for a while. Returns how much was.

@@ -36,12 +36,14 @@ pub struct Offer<C> {
 pub struct Ended;
 
 /// Why a peer does not resume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It does not know the session any more. If the last connection ended with an end of stream,
     /// that was the session's own.
+    #[error("the peer does not know the session any more")]
     UnknownSession,
     /// It cannot go on without loss.
+    #[error("the peer cannot resume the session without loss")]
     BytesLost,
 }
 

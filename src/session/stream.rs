@@ -93,7 +93,8 @@ enum Closing {
 enum End {
     /// Nothing more will come.
     Eof,
-    Error(io::ErrorKind),
+    Refused(Refusal),
+    TimedOut,
 }
 
 impl<C: Connection> Stream<C> {
@@ -367,7 +368,7 @@ impl<C: Connection> Stream<C> {
         self.finish(if regular {
             End::Eof
         } else {
-            End::Error(io::ErrorKind::ConnectionReset)
+            End::Refused(refusal)
         });
     }
 
@@ -416,7 +417,7 @@ impl<C: Connection> Stream<C> {
         if looking {
             self.look = (self.look * 2).min(LAST_LOOK);
         } else if self.waiting_offers.is_empty() {
-            self.finish(End::Error(io::ErrorKind::TimedOut));
+            self.finish(End::TimedOut);
         }
         Poll::Ready(())
     }
@@ -449,7 +450,13 @@ impl<C: Connection> AsyncRead for Stream<C> {
             }
             match this.end {
                 Some(End::Eof) => return Poll::Ready(Ok(())),
-                Some(End::Error(kind)) => return Poll::Ready(Err(kind.into())),
+                Some(End::Refused(refusal)) => {
+                    let kind = io::ErrorKind::ConnectionReset;
+                    return Poll::Ready(Err(io::Error::new(kind, refusal)));
+                }
+                Some(End::TimedOut) => {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
                 None => {}
             }
             let Some(connection) = &mut this.connection else {

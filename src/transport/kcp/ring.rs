@@ -56,15 +56,12 @@ impl<T: Copy + Default> SnRing<T> {
 }
 
 /// Bytes of a stream between two positions, both counted modulo 2^32. The positions of an empty
-/// ring mean nothing.
-///
-/// It goes round in no more of its room than its content asks for, so that of a stream that flows
-/// it is the same few bytes that are written and read, which are in the processor's cache then.
+/// ring mean nothing: it begins anew at its front, which is still in the processor's cache.
 #[derive(Debug)]
 pub(super) struct ByteRing {
     /// The room, as far as it was ever filled. The rest is not touched, not even with zeros.
     bytes: Vec<u8>,
-    /// Bytes of the room in use, a power of two; 0 before the first.
+    /// Bytes there is room for, a power of two; 0 before the first.
     size: usize,
     /// The position of the first byte of the room.
     base: u32,
@@ -120,11 +117,6 @@ impl ByteRing {
         if self.start == self.end {
             (self.base, self.start, self.end) = (0, 0, 0);
         }
-        let half = self.size / 2;
-        let ample = half / 2 >= self.len().max(Self::SMALLEST);
-        if ample && self.index(self.start) + self.len() <= half {
-            self.size = half;
-        }
     }
 
     pub(super) fn heap_size(&self) -> usize {
@@ -153,11 +145,7 @@ impl ByteRing {
             .reserve_exact(size.saturating_sub(self.bytes.len()));
         // What had passed the edge goes on behind it, where there is room now.
         let passed = (at + self.len()).saturating_sub(self.size);
-        if passed > 0 {
-            let over = passed.min(self.bytes.len() - self.size);
-            self.bytes.copy_within(..over, self.size);
-            self.bytes.extend_from_within(over..passed);
-        }
+        self.bytes.extend_from_within(..passed);
         self.base = self.start.wrapping_sub(at as u32);
         self.size = size;
     }
@@ -193,21 +181,6 @@ mod tests {
         for offset in 0..100 {
             assert_eq!(*ring.at(first.wrapping_add(offset)), offset);
         }
-    }
-
-    #[test]
-    fn a_flow_stays_in_little_room() {
-        let mut ring = ByteRing::new();
-        ring.append(&[0; 100_000]);
-        ring.consume(99_000);
-        for _ in 0..1_000 {
-            ring.append(&[0; 1_000]);
-            ring.consume(1_000);
-        }
-        assert_eq!((ring.len(), ring.size), (1_000, 2_048));
-        ring.append(&[0; 100_000]);
-        assert_eq!((ring.len(), ring.size), (101_000, 131_072));
-        assert_eq!(ring.heap_size(), 131_072);
     }
 
     proptest! {
