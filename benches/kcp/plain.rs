@@ -75,9 +75,14 @@ async fn run(socket: UdpSocket) {
         let runs = metas.iter().zip(bytes.chunks(LONGEST));
         for (meta, bytes) in runs.take(received.unwrap_or(0)) {
             for datagram in bytes[..meta.len].chunks(meta.stride) {
+                let conv = kcp::get_conv(datagram);
                 let session = sessions
                     .entry(meta.addr)
-                    .or_insert_with(|| Session::new(kcp::get_conv(datagram)));
+                    .or_insert_with(|| Session::new(conv));
+                if session.kcp.conv() != conv {
+                    // Another client has got the port of one that is gone.
+                    *session = Session::new(conv);
+                }
                 let _ = session.kcp.input(datagram);
                 session.touched = true;
             }
