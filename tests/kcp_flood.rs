@@ -17,10 +17,10 @@ const LIVE: u64 = 10;
 /// Datagrams after which the sessions have to show that they live, and so that all of these have
 /// been taken in. A socket's buffer holds them even where it is small.
 const WAVE: usize = 100;
-const DATAGRAMS: usize = 200_000;
+const DATAGRAMS: usize = 400_000;
 /// Bytes by which the gateway may grow meanwhile: twenty for each address, less than what an entry
 /// about it would take.
-const GROWTH: u64 = 2_000_000;
+const GROWTH: u64 = 4_000_000;
 
 /// Sends a wave, with two datagrams from each address.
 fn flood(random: &mut StdRng, to: SocketAddr) {
