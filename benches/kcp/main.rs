@@ -6,9 +6,9 @@
 //! server alone, against which other clients can be run.
 //!
 //! On two shared cores in November 2026, on several days: bulk 0.56 to 0.95 against 0.7 to 1.0 CPU
-//! s/GB (ratio 0.75 to 0.82, on bad days up to 1.2), messages of 100 bytes 3.0 to 5.8 against 3.5 to
-//! 6.0 CPU µs (0.82 to 1.0, mostly 0.92); of 500 sessions with 40 a second each, 6.2 to 7.0 against
-//! 7.8 to 8.4 (0.77 to 0.83).
+//! s/GB (ratio mostly 0.75 to 0.83, up to 1.2 on bad days and with few megabytes), messages of 100
+//! bytes 3.0 to 5.8 against 3.5 to 6.0 CPU µs (0.82 to 1.0, mostly 0.92); of 500 sessions with 40 a
+//! second each, 6.2 to 7.0 against 7.8 to 8.4 (0.77 to 0.86).
 //!
 //! Measured there with a client of kcp-go 5.6 against its own echo server and against this one, at
 //! an earlier state: bulk 8.0 against 1.7 CPU s/GB (ratio 0.21), messages of 100 bytes, 20 sessions

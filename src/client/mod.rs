@@ -34,24 +34,26 @@ pub fn kcp_settings() -> Kcp {
 /// The addresses of a gateway's name, in random order.
 ///
 /// Cancel safe. No time limit of its own.
-async fn resolve(address: &Address) -> io::Result<vec::IntoIter<SocketAddr>> {
-    let mut addrs: Vec<_> = tokio::net::lookup_host(&address.authority).await?.collect();
+async fn resolve(address: &Address) -> Result<vec::IntoIter<SocketAddr>, Error> {
+    let found = tokio::net::lookup_host(&address.authority).await;
+    let found = found.map_err(|error| Error::Connect(address.clone(), error))?;
+    let mut addrs: Vec<_> = found.collect();
     addrs.shuffle(&mut rand::rng());
     Ok(addrs.into_iter())
 }
 
-/// Connects to the next of the addresses that accepts, and leaves those behind it. (Over KCP the
-/// first one does, as far as can be told.)
+/// Connects to the next of the addresses that `address` has that accepts, and leaves those behind
+/// it. (Over KCP the first one does, as far as can be told.)
 ///
 /// Cancel safe. No time limit of its own.
 async fn dial(
-    transport: Transport,
+    address: &Address,
     addrs: &mut vec::IntoIter<SocketAddr>,
     kcp: &Kcp,
-) -> io::Result<transport::Stream> {
+) -> Result<transport::Stream, Error> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for addr in addrs {
-        let connected = match transport {
+        let connected = match address.transport {
             Transport::Tcp => tcp::Stream::connect(addr, Some(RECEIVE_BUFFER))
                 .await
                 .map(transport::Stream::Tcp),
@@ -62,5 +64,5 @@ async fn dial(
             Err(error) => last = error,
         }
     }
-    Err(last)
+    Err(Error::Connect(address.clone(), last))
 }

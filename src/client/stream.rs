@@ -117,7 +117,7 @@ impl Stream {
         let dialling = options.dialling();
         let address = &dialling.addresses[0];
         let opening = async {
-            let addrs = resolve(address).await.map_err(no_way_to(address))?;
+            let addrs = resolve(address).await?;
             open(&options, address, addrs, &dialling.kcp).await
         };
         let (connection, opened) = timeout(dialling.handshake_timeout, opening).await??;
@@ -215,9 +215,7 @@ async fn resume<P: Protocol>(
     address: &Address,
     kcp: &Kcp,
 ) -> Result<(), ResumeError> {
-    let mut addrs = resolve(address).await.map_err(no_way_to(address))?;
-    let connected = dial(address.transport, &mut addrs, kcp).await;
-    let mut connection = connected.map_err(no_way_to(address))?;
+    let mut connection = dial(address, &mut resolve(address).await?, kcp).await?;
     let Ok(offer) = handle.offer().await else {
         return Ok(());
     };
@@ -236,8 +234,7 @@ async fn open<P: Protocol>(
     kcp: &Kcp,
 ) -> Result<(transport::Stream, Opened<P::Ticket>), Error> {
     loop {
-        let connected = dial(address.transport, &mut addrs, kcp).await;
-        let mut connection = connected.map_err(no_way_to(address))?;
+        let mut connection = dial(address, &mut addrs, kcp).await?;
         match protocol.open(&mut connection).await {
             // Over KCP that is known only when something was sent.
             Err(Error::Handshake(error))
@@ -245,10 +242,6 @@ async fn open<P: Protocol>(
             opened => return Ok((connection, opened?)),
         }
     }
-}
-
-fn no_way_to(address: &Address) -> impl Fn(io::Error) -> Error {
-    |error| Error::Connect(address.clone(), error)
 }
 
 impl<E: Into<Error>> From<E> for ResumeError {

@@ -143,7 +143,7 @@ impl ByteRing {
         let at = self.index(self.start);
         self.bytes
             .reserve_exact(size.saturating_sub(self.bytes.len()));
-        // What had passed the edge goes on behind it, where there is room now.
+        // What had passed the edge, with the room full, goes on behind it, where there is more now.
         let passed = (at + self.len()).saturating_sub(self.size);
         self.bytes.extend_from_within(..passed);
         self.base = self.start.wrapping_sub(at as u32);
