@@ -5,10 +5,10 @@
 //! `cargo bench --bench kcp [megabytes]`, or `cargo bench --bench kcp serve ADDRESS` for an echo
 //! server alone, against which other clients can be run.
 //!
-//! On two shared cores in November 2026, on several days: bulk 0.56 to 0.95 against 0.7 to 1.0 CPU
-//! s/GB (ratio mostly 0.75 to 0.83, up to 1.2 on bad days and with few megabytes), messages of 100
-//! bytes 3.0 to 5.8 against 3.5 to 6.0 CPU µs (0.82 to 1.0, mostly 0.92); of 500 sessions with 40 a
-//! second each, 6.2 to 7.0 against 7.8 to 8.4 (0.77 to 0.86).
+//! On two shared cores in November 2026: bulk 0.41 to 0.43 against 0.52 to 0.55 CPU s/GB (ratio 0.77
+//! to 0.80; 0.88 in a slow hour, and twice the time), messages of 100 bytes 5.1 against 5.5 CPU µs
+//! (0.92 to 0.94), of 500 sessions with 40 a second each 8.1 to 10.0 against 9.6 to 12.4 (0.73 to
+//! 0.85). On other days messages took 3.0 to 5.8 against 3.5 to 6.0 (0.82 to 1.0).
 //!
 //! Measured there with a client of kcp-go 5.6 against its own echo server and against this one, at
 //! an earlier state: bulk 8.0 against 1.7 CPU s/GB (ratio 0.21), messages of 100 bytes, 20 sessions
@@ -16,13 +16,18 @@
 //! and `builtin:echo`, and kcp-go 5.4: bulk 10.5 to 11.7 against 4.0 to 4.7 (0.38 to 0.43), messages
 //! 21.5 to 22.6 against 9.9 to 12.3 (0.44 to 0.56).
 //!
-//! Of the time for a small message four fifths are the kernel's, which no server on UDP is spared:
-//! sampled, 79 of 100 parts, against 87 of the 110 that the baseline takes in all. Of ours 45 go into
-//! sending (a datagram to the host itself is received in the same call), 15 into receiving and 15
-//! into sleeping; the messages themselves, the session's task and the runtime share 21. So a server
-//! that spent nothing of its own would be at 0.72 still. Sleeping less by looking again before it, or
-//! sending before receiving more, gained nothing; collecting datagrams for a while would, and make
-//! each of them late.
+//! Of the time for a small message four fifths and more are the kernel's, which no server on UDP is
+//! spared: sampled, 86 of 100 parts on one day and 79 on another, which alone are 0.80 and 0.72 of
+//! what the baseline takes in all. Of 86 parts 58 go into sending (a datagram to the host itself is
+//! received in the same call, by the client's socket: 18), 15 into receiving and 13 into sleeping;
+//! the messages themselves, the session's task and the runtime share 14. With 20 sessions there are
+//! 4.6 messages to a round of three system calls; the baseline sends each with a call of its own, but
+//! as it is slower, more wait for it at once, and it sleeps less often. Sleeping less by looking again
+//! before it, or sending before receiving more, gained nothing; collecting datagrams for a while
+//! would, and make each of them late.
+//!
+//! Bulk depends on the processor's cache: several runs of 64 KB received at once cost a tenth more
+//! than one.
 
 mod idle;
 mod plain;

@@ -34,6 +34,8 @@ pub(super) struct Socket {
 pub(super) struct Inbox {
     bytes: Vec<u8>,
     metas: Vec<RecvMeta>,
+    /// Bytes of a run, on the average of late.
+    average: usize,
 }
 
 impl Inbox {
@@ -42,6 +44,20 @@ impl Inbox {
         Self {
             bytes: vec![0; runs * LONGEST],
             metas: vec![RecvMeta::default(); runs],
+            average: 0,
+        }
+    }
+
+    /// How many runs to receive next: about as many as fill one. More of them would be out of the
+    /// processor's cache again by the time that they are read, answered and sent.
+    fn appetite(&self) -> usize {
+        (LONGEST / self.average.max(1)).clamp(1, self.metas.len())
+    }
+
+    /// Learns from the first `count` runs how long they are.
+    fn note(&mut self, count: usize) {
+        for meta in &self.metas[..count] {
+            self.average = (15 * self.average + meta.len) / 16;
         }
     }
 
@@ -163,16 +179,17 @@ impl Socket {
     pub fn poll_receive(&self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.inner.poll_read_ready(cx))?;
+            let most = inbox.appetite();
             let mut slices = inbox.bytes.chunks_mut(LONGEST);
             let mut slices: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
                 std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
-            let most = inbox.metas.len();
             let socket = UdpSockRef::from(self.inner.get_ref());
             let result = self
                 .state
                 .recv(socket, &mut slices[..most], &mut inbox.metas);
             match result {
                 Ok(count) => {
+                    inbox.note(count);
                     if count < most {
                         // It is empty, which a further call would only say again. What comes from
                         // now on makes it readable anew.
@@ -293,6 +310,28 @@ mod tests {
 
     use super::super::outbox::Path;
     use super::*;
+
+    #[test]
+    fn long_runs_are_received_one_at_a_time() {
+        let mut inbox = Inbox::new(8);
+        let mut receive = |len: usize, calls: usize| {
+            for _ in 0..calls {
+                let count = inbox.appetite();
+                inbox.metas[..count].iter_mut().for_each(|it| it.len = len);
+                inbox.note(count);
+            }
+            inbox.appetite()
+        };
+        assert_eq!(receive(100, 0), 8, "nothing is known yet");
+        assert_eq!(receive(60_000, 20), 1);
+        assert_eq!(
+            receive(100, 1),
+            1,
+            "one acknowledgement does not change that"
+        );
+        assert_eq!(receive(100, 100), 8);
+        assert_eq!(receive(20_000, 100), 3);
+    }
 
     #[tokio::test]
     async fn sends_once_there_is_room() {
