@@ -430,6 +430,25 @@ async fn what_a_client_says_stays_on_its_line_of_the_log() {
 }
 
 #[tokio::test]
+async fn error_correction_that_only_clients_have_is_told_once() {
+    let config = without_admin(&GOOD.replace("tcp://", "kcp://"));
+    let gateway = Gateway::start(&config).await;
+    let addr = gateway.addr().to_string();
+    for n in 0..2 {
+        let mut options = options(gateway.addr());
+        options.addresses = vec![format!("kcp://{addr}").parse().unwrap()];
+        (options.kcp.fec_data, options.kcp.fec_parity) = (10, 3);
+        echoed(&mut connect_with(options).await, b"hello").await;
+        gateway.log().nth("session opened", n).await;
+    }
+    let message = "client uses forward error correction, fec_data and fec_parity here are off";
+    let told = gateway.log().all(message);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["level"], "WARN");
+    assert_eq!(told[0]["addr"], addr);
+}
+
+#[tokio::test]
 async fn there_is_no_core_file() {
     use std::os::unix::process::ExitStatusExt;
 

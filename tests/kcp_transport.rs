@@ -461,6 +461,22 @@ async fn replies_come_from_the_address_that_was_sent_to() {
     }
 }
 
+/// kcp-go's client understands nothing else.
+#[tokio::test]
+async fn a_client_without_error_correction_is_answered_without() {
+    let listener = listen(&fec(10, 3));
+    let client = UdpSocket::bind(LOCAL).await.unwrap();
+    let hello = segment(7, Command::Push, 0, b"hello");
+    client.send_to(&hello, listener.local_addr()).await.unwrap();
+    let mut server = accept(&listener).await;
+    server.write_all(b"world").await.unwrap();
+    let mut datagram = [0; 1500];
+    let len = common::soon("an answer", client.recv(&mut datagram)).await;
+    let (answer, _) = Segment::decode(&datagram[..len.unwrap()]).unwrap();
+    assert_eq!(answer.header.conv, 7);
+    assert!(server.fec_counters().is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_cost_nothing() {
     let settings = fec(10, 3);

@@ -229,7 +229,7 @@ settings! {
         /// is forever. KCP has no other sign of a dead peer. At most 365 days. Default 60s.
         read_timeout: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(60)),
         /// Forward error correction: datagrams in a group; 0 to 128. Off unless this and
-        /// `fec_parity` are both more than 0. Clients must have the same. Default 0.
+        /// `fec_parity` are both more than 0. Clients must have the same, or none. Default 0.
         fec_data: u8 as Int<u8, 0, 128> = 0,
         /// Forward error correction: datagrams added to each group, as many of which may be lost;
         /// 0 to 128. Default 0.

@@ -123,7 +123,7 @@ impl Driver {
         self.counters.active_opens += 1;
         let path = Path { peer, from: None };
         let local = self.socket.local_addr();
-        let (session, _) = self.insert(path, local, conv, None, settings);
+        let (session, _) = self.insert(path, local, conv, None, settings, settings.fec());
         Stream::new(session)
     }
 
@@ -134,14 +134,14 @@ impl Driver {
         conv: u32,
         replaced: Option<u32>,
         settings: &config::Kcp,
+        fec: Option<(usize, usize)>,
     ) -> (Arc<Session>, u32) {
         let now = self.link.clock.now();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sessions.push(None);
             (self.sessions.len() - 1) as u32
         });
-        let shards = settings
-            .fec()
+        let shards = fec
             .and_then(|shape| Shards::new(shape, now).ok())
             .map(Box::new);
         let kcp = Kcp::new(conv, &super::settings_of(settings));
@@ -322,7 +322,14 @@ impl Driver {
             local.set_ip(from);
         }
         let path = Path { peer, from };
-        let (_, slot) = self.insert(path, local, conv, replaced, &acceptor.settings());
+        let settings = acceptor.settings();
+        // Clients of kcp-go without error correction take nothing with it.
+        let has_fec = matches!(incoming, Incoming::Shard(_));
+        let fec = settings.fec().filter(|_| has_fec);
+        if has_fec && fec.is_none() {
+            acceptor.warn_of_fec(peer);
+        }
+        let (_, slot) = self.insert(path, local, conv, replaced, &settings, fec);
         Some((slot, true))
     }
 

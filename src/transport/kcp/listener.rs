@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -39,6 +39,8 @@ pub struct Control {
 pub(super) struct Acceptor {
     local: SocketAddr,
     settings: ArcSwap<Kcp>,
+    /// Whether it was told that clients have error correction where these settings have none.
+    warned: AtomicBool,
     arrived: Mutex<VecDeque<Stream>>,
     changed: Notify,
     /// Of its loops.
@@ -73,6 +75,7 @@ impl Listener {
         let acceptor = Arc::new(Acceptor {
             local,
             settings: ArcSwap::from_pointee(settings.clone()),
+            warned: AtomicBool::new(false),
             arrived: Mutex::default(),
             changed: Notify::new(),
             links: drivers.iter().map(|driver| driver.link().clone()).collect(),
@@ -142,6 +145,7 @@ impl Control {
     pub fn set(&self, settings: &Kcp) {
         if **self.acceptor.settings.load() != *settings {
             self.acceptor.settings.store(Arc::new(settings.clone()));
+            self.acceptor.warned.store(false, Ordering::Relaxed);
         }
     }
 
@@ -188,6 +192,15 @@ impl Control {
 impl Acceptor {
     pub fn settings(&self) -> Arc<Kcp> {
         self.settings.load_full()
+    }
+
+    /// Tells, once, that a client's error correction is not answered in kind. A client of kcp-go
+    /// takes no answer without it, so its user sees nothing but silence.
+    pub fn warn_of_fec(&self, client: SocketAddr) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let addr = self.local;
+            tracing::warn!(%addr, %client, "client uses forward error correction, fec_data and fec_parity here are off");
+        }
     }
 
     /// Whether new sessions are wanted, and not more than can be accepted.
