@@ -328,6 +328,10 @@ async fn connect_says_why_it_cannot() {
     assert_eq!((output.code, &*output.stdout), (Some(1), ""));
     let expected = format!("stablegate: cannot connect to tcp://{dead}: ");
     assert!(output.stderr.starts_with(&expected), "{}", output.stderr);
+    // Nobody listens there over UDP either.
+    let output = run(directory.path(), &["connect", &format!("kcp://{dead}")]).await;
+    let expected = "stablegate: no answer to the handshake: connection refused\n";
+    assert_eq!((output.code, &*output.stderr), (Some(1), expected));
     // No gateway, but it answers.
     let server = Server::start().await;
     let addr = server.addr.to_string();

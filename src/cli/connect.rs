@@ -113,7 +113,7 @@ async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream
                 kcp,
                 ..scp::Options::new(first)
             })
-            .await?
+            .await
         }
         Session::Snet { version, encrypt } => {
             anyhow::ensure!(
@@ -130,10 +130,11 @@ async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream
                 kcp,
                 ..snet::Options::new(first)
             })
-            .await?
+            .await
         }
     };
-    Ok(stream)
+    // It says itself what caused it.
+    stream.map_err(anyhow::Error::msg)
 }
 
 /// Reads `data/parity`.
