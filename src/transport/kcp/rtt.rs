@@ -1,4 +1,9 @@
-//! Round-trip estimate and retransmission timeout, after RFC 6298.
+//! Round-trip estimate and retransmission timeout, after RFC 6298 with Karn's rule.
+//!
+//! KCP echoes the clock of a transmission, so copies could be told apart, were it not that peers
+//! collect acknowledgements and name only the newest copy: one for a first copy that they held back
+//! looks like a fast one for a second. Such an acknowledgement is no sample; the timeout that was
+//! long enough for it stays until there is one.
 
 /// Bounds of the timeout in milliseconds, and its value before any sample, as in kcp-go.
 const MIN_NODELAY: u32 = 30;
@@ -9,6 +14,7 @@ pub(super) const MAX: u32 = 60_000;
 /// All values in milliseconds; the mean is kept in eighths and the deviation in quarters.
 #[derive(Debug)]
 pub(super) struct RoundTrip {
+    sampled: bool,
     mean8: u32,
     deviation4: u32,
     timeout: u32,
@@ -20,6 +26,7 @@ pub(super) struct RoundTrip {
 impl RoundTrip {
     pub(super) fn new(nodelay: bool, interval: u32) -> Self {
         Self {
+            sampled: false,
             mean8: 0,
             deviation4: 0,
             timeout: INITIAL,
@@ -34,8 +41,7 @@ impl RoundTrip {
 
     /// The mean in milliseconds, rounded up; none before the first sample.
     pub(super) fn mean(&self) -> Option<u32> {
-        let sampled = self.mean8 > 0 || self.timeout != INITIAL;
-        sampled.then(|| self.mean8.div_ceil(8))
+        self.sampled.then(|| self.mean8.div_ceil(8))
     }
 
     /// By how much later ones may overtake earlier ones on this path: a quarter of
@@ -44,9 +50,9 @@ impl RoundTrip {
         self.mean8 / 32
     }
 
-    /// Takes in one measured round trip. Each acknowledgement echoes the clock
-    /// of the transmission it answers, so retransmitted segments count too.
+    /// Takes in one measured round trip.
     pub(super) fn sample(&mut self, rtt: u32) {
+        self.sampled = true;
         let rtt = rtt.min(MAX);
         if self.mean8 == 0 {
             self.mean8 = rtt * 8;
@@ -58,6 +64,11 @@ impl RoundTrip {
         }
         self.timeout =
             (self.mean8 / 8 + self.deviation4.max(self.granularity)).clamp(self.least, MAX);
+    }
+
+    /// Makes the timeout at least `timeout`, until the next sample.
+    pub(super) fn back_off(&mut self, timeout: u32) {
+        self.timeout = self.timeout.max(timeout);
     }
 }
 
@@ -75,6 +86,17 @@ mod tests {
         assert!((60..=66).contains(&path.timeout()), "{}", path.timeout());
         (0..100).for_each(|_| path.sample(400));
         assert!((400..=430).contains(&path.timeout()), "{}", path.timeout());
+    }
+
+    #[test]
+    fn backs_off_until_a_sample() {
+        let mut path = RoundTrip::new(true, 10);
+        path.back_off(300);
+        assert_eq!((path.timeout(), path.mean()), (300, None));
+        path.back_off(250);
+        assert_eq!(path.timeout(), 300);
+        (0..100).for_each(|_| path.sample(50));
+        assert!((60..=66).contains(&path.timeout()), "{}", path.timeout());
     }
 
     #[test]

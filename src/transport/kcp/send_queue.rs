@@ -23,6 +23,13 @@ pub(super) struct Outgoing {
     pub(super) resend_at: u32,
 }
 
+impl Outgoing {
+    /// When it was last sent.
+    pub(super) fn sent_at(&self) -> u32 {
+        self.resend_at.wrapping_sub(self.timeout.into())
+    }
+}
+
 /// How bytes are cut into segments.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cut {

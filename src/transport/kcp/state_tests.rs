@@ -693,6 +693,44 @@ fn missing_segments_are_sent_again_when_later_ones_arrive() {
     assert_eq!((kcp.undelivered(), kcp.next_deadline()), (0, Some(1501)));
 }
 
+/// An acknowledgement names the newest copy of a segment. Taking it for a fast answer to that would
+/// keep the timeout below the time that the peer waits, and have everything sent again for ever.
+#[test]
+fn who_holds_acknowledgements_back_soon_gets_nothing_twice() {
+    let mut us = Kcp::new(CONV, &Settings::default());
+    let holding = Settings {
+        interval: 100,
+        ..Settings::default()
+    };
+    let mut peer = Kcp::new(CONV, &holding);
+    let mut now = 0;
+    let mut message = [7; 10];
+    for _ in 0..20 {
+        us.write(&message, now);
+        pass(&mut us, &mut peer, now);
+        peer.read(&mut message);
+        peer.write(&message, now);
+        pass(&mut peer, &mut us, now);
+        us.read(&mut message);
+        now += 20;
+    }
+    let mut resent = Vec::new();
+    for _ in 0..30 {
+        let before = us.stats().retrans_segs;
+        us.write(&message, now);
+        for _ in 0..200 {
+            pass(&mut us, &mut peer, now);
+            pass(&mut peer, &mut us, now);
+            now += 1;
+        }
+        peer.read(&mut message);
+        assert_eq!(us.undelivered(), 0);
+        resent.push(us.stats().retrans_segs - before);
+    }
+    assert!(resent[0] > 0, "the peer had answered at once before");
+    assert_eq!(resent[8..], [0; 22], "{resent:?}");
+}
+
 #[test]
 fn a_closed_window_is_probed_and_its_opening_told() {
     let settings = Settings {

@@ -21,6 +21,14 @@ pub enum InputError {
     NeverSent(u32),
 }
 
+/// What an acknowledgement tells of the round trip.
+enum Answer {
+    /// To what was sent then.
+    To(u32),
+    /// To one of several copies, the last of which had this timeout.
+    ToAnyCopy(u32),
+}
+
 /// Where a datagram comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -39,15 +47,18 @@ impl Kcp {
         self.active_at = now;
         let una = self.send.una();
         let in_flight = self.send.in_flight();
-        let mut sent_at = None;
-        let result = self.handle_segments(datagram, now, origin, una, &mut sent_at);
+        let mut answer = None;
+        let result = self.handle_segments(datagram, now, origin, una, &mut answer);
         if result.is_err() {
             self.stats.in_errs += 1;
         }
-        if let Some(sent_at) = sent_at
+        if let Some(answer) = answer
             && origin == Origin::Network
         {
-            self.round_trip.sample(now.wrapping_sub(sent_at));
+            match answer {
+                Answer::To(sent_at) => self.round_trip.sample(now.wrapping_sub(sent_at)),
+                Answer::ToAnyCopy(timeout) => self.round_trip.back_off(timeout),
+            }
             self.answered = true;
         }
         let acked = self.send.una().wrapping_sub(una);
@@ -61,15 +72,15 @@ impl Kcp {
         result
     }
 
-    /// Leaves in `sent_at` when the last transmission acknowledged here was made. Before the
-    /// datagram everything from `una` on was in flight.
+    /// Leaves in `answer` what the last acknowledgement tells. Before the datagram everything from
+    /// `una` on was in flight.
     fn handle_segments(
         &mut self,
         datagram: &[u8],
         now: u32,
         origin: Origin,
         una: u32,
-        sent_at: &mut Option<u32>,
+        answer: &mut Option<Answer>,
     ) -> Result<(), InputError> {
         let mut rest = datagram;
         loop {
@@ -82,7 +93,13 @@ impl Kcp {
                 && now.wrapping_sub(header.timestamp) <= rtt::MAX;
             if is_echo {
                 self.recovery.on_echo(header.timestamp);
-                *sent_at = Some(header.timestamp);
+                // What was acknowledged a moment ago still stands there.
+                let slot = self.send.slot(header.sn);
+                let is_last_copy = header.timestamp == slot.sent_at();
+                *answer = Some(match slot.transmissions > 1 && is_last_copy {
+                    true => Answer::ToAnyCopy(slot.timeout.into()),
+                    false => Answer::To(header.timestamp),
+                });
             }
             if behind.len() < HEADER_LEN {
                 return Ok(());
