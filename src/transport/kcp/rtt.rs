@@ -2,8 +2,9 @@
 //!
 //! KCP echoes the clock of a transmission, so copies could be told apart, were it not that peers
 //! collect acknowledgements and name only the newest copy: one for a first copy that they held back
-//! looks like a fast one for a second. Such an acknowledgement is no sample; the timeout that was
-//! long enough for it stays until there is one.
+//! looks like a fast one for a second. Such an answer is no sample. Several of them without a sample
+//! are no losses but a peer that waits longer than the timeout: what was long enough for the last
+//! stays until there is a sample again.
 
 /// Bounds of the timeout in milliseconds, and its value before any sample, as in kcp-go.
 const MIN_NODELAY: u32 = 30;
@@ -15,6 +16,8 @@ pub(super) const MAX: u32 = 60_000;
 #[derive(Debug)]
 pub(super) struct RoundTrip {
     sampled: bool,
+    /// The last answer was no sample.
+    doubted: bool,
     mean8: u32,
     deviation4: u32,
     timeout: u32,
@@ -27,6 +30,7 @@ impl RoundTrip {
     pub(super) fn new(nodelay: bool, interval: u32) -> Self {
         Self {
             sampled: false,
+            doubted: false,
             mean8: 0,
             deviation4: 0,
             timeout: INITIAL,
@@ -53,6 +57,7 @@ impl RoundTrip {
     /// Takes in one measured round trip.
     pub(super) fn sample(&mut self, rtt: u32) {
         self.sampled = true;
+        self.doubted = false;
         let rtt = rtt.min(MAX);
         if self.mean8 == 0 {
             self.mean8 = rtt * 8;
@@ -66,9 +71,11 @@ impl RoundTrip {
             (self.mean8 / 8 + self.deviation4.max(self.granularity)).clamp(self.least, MAX);
     }
 
-    /// Makes the timeout at least `timeout`, until the next sample.
-    pub(super) fn back_off(&mut self, timeout: u32) {
-        self.timeout = self.timeout.max(timeout);
+    /// Takes in an answer to one of several copies, the last of which had this timeout.
+    pub(super) fn doubt(&mut self, timeout: u32) {
+        if std::mem::replace(&mut self.doubted, true) {
+            self.timeout = self.timeout.max(timeout);
+        }
     }
 }
 
@@ -89,14 +96,17 @@ mod tests {
     }
 
     #[test]
-    fn backs_off_until_a_sample() {
+    fn answers_to_any_copy_raise_the_timeout_until_a_sample() {
         let mut path = RoundTrip::new(true, 10);
-        path.back_off(300);
+        path.doubt(300);
+        assert_eq!(path.timeout(), INITIAL, "a loss");
+        path.doubt(300);
+        path.doubt(250);
         assert_eq!((path.timeout(), path.mean()), (300, None));
-        path.back_off(250);
-        assert_eq!(path.timeout(), 300);
         (0..100).for_each(|_| path.sample(50));
         assert!((60..=66).contains(&path.timeout()), "{}", path.timeout());
+        path.doubt(300);
+        assert!(path.timeout() <= 66, "{}", path.timeout());
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Kcp {
         {
             match answer {
                 Answer::To(sent_at) => self.round_trip.sample(now.wrapping_sub(sent_at)),
-                Answer::ToAnyCopy(timeout) => self.round_trip.back_off(timeout),
+                Answer::ToAnyCopy(timeout) => self.round_trip.doubt(timeout),
             }
             self.answered = true;
         }
