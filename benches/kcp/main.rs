@@ -5,10 +5,11 @@
 //! `cargo bench --bench kcp [megabytes]`, or `cargo bench --bench kcp serve ADDRESS` for an echo
 //! server alone, against which other clients can be run.
 //!
-//! On two shared cores in November 2026: bulk 0.41 to 0.43 against 0.52 to 0.55 CPU s/GB (ratio 0.77
-//! to 0.80; 0.88 in a slow hour, and twice the time), messages of 100 bytes 5.1 against 5.5 CPU µs
-//! (0.92 to 0.94), of 500 sessions with 40 a second each 8.1 to 10.0 against 9.6 to 12.4 (0.73 to
-//! 0.85). On other days messages took 3.0 to 5.8 against 3.5 to 6.0 (0.82 to 1.0).
+//! On two shared cores in November 2026: bulk 0.41 to 0.50 against 0.52 to 0.63 CPU s/GB (ratio 0.69
+//! to 0.90, mostly 0.78; in a slow hour 0.80 against 0.91; with 60 MB up to 1.0), messages of 100
+//! bytes 5.1 against 5.5 CPU µs (0.92 to 0.94; in three of twelve runs 1.04 to 1.09), of 500 sessions
+//! with 40 a second each 8.1 to 10.2 against 9.6 to 12.8 (0.72 to 0.88). On other days messages took
+//! 3.0 to 5.8 against 3.5 to 6.0 (0.82 to 1.0).
 //!
 //! Measured there with a client of kcp-go 5.6 against its own echo server and against this one, at
 //! an earlier state: bulk 8.0 against 1.7 CPU s/GB (ratio 0.21), messages of 100 bytes, 20 sessions
@@ -26,8 +27,8 @@
 //! before it, or sending before receiving more, gained nothing; collecting datagrams for a while
 //! would, and make each of them late.
 //!
-//! Bulk depends on the processor's cache: several runs of 64 KB received at once cost a tenth more
-//! than one.
+//! Bulk depends on the processor's cache: with several runs of 64 KB received at once it took 0.43 to
+//! 0.58 CPU s/GB in an hour in which it took 0.41 to 0.43 with one.
 
 mod idle;
 mod plain;
