@@ -17,8 +17,8 @@ use stablegate::gateway::Gateway;
 use stablegate::transport::Address;
 use stablegate::transport::kcp::Counters;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
@@ -241,7 +241,7 @@ async fn what_is_acknowledged_behind_a_gap_is_sent_again() {
 #[tokio::test]
 async fn an_address_that_does_not_answer_is_passed_over() {
     let fixture = Fixture::new("builtin:echo", "").await;
-    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = format!("kcp://{}", silent.local_addr().unwrap());
     let options = Options {
         addresses: vec![fixture.tcp.clone(), address.parse().unwrap()],
@@ -253,6 +253,75 @@ async fn an_address_that_does_not_answer_is_passed_over() {
     stream.cutter().cut();
     echo(&mut stream, b"after").await;
     assert_eq!(stream.resumes(), 1);
+    fixture.gateway.shutdown().await;
+}
+
+/// A path to `server` that swallows everything of its second connection. Ends with the test.
+async fn second_connection_swallowed(server: &Address) -> Address {
+    let to: SocketAddr = server.authority.parse().unwrap();
+    if server.transport == Transport::Tcp {
+        let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = front.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut swallowed = Vec::new();
+            for n in 1.. {
+                let (mut client, _) = front.accept().await.unwrap();
+                if n == 2 {
+                    swallowed.push(client);
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let mut back = TcpStream::connect(to).await.unwrap();
+                    let _ = copy_bidirectional(&mut client, &mut back).await;
+                });
+            }
+        });
+        return format!("tcp://{addr}").parse().unwrap();
+    }
+    let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let addr = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut backs = Vec::<(SocketAddr, Arc<UdpSocket>)>::new();
+        let mut buffer = [0; 2_000];
+        loop {
+            let (len, from) = front.recv_from(&mut buffer).await.unwrap();
+            let known = backs.iter().position(|(client, _)| *client == from);
+            let n = known.unwrap_or(backs.len());
+            if known.is_none() {
+                let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                back.connect(to).await.unwrap();
+                backs.push((from, back.clone()));
+                let front = front.clone();
+                tokio::spawn(async move {
+                    let mut buffer = [0; 2_000];
+                    while let Ok(len) = back.recv(&mut buffer).await {
+                        let _ = front.send_to(&buffer[..len], from).await;
+                    }
+                });
+            }
+            if n != 1 {
+                let _ = backs[n].1.send(&buffer[..len]).await;
+            }
+        }
+    });
+    format!("kcp://{addr}").parse().unwrap()
+}
+
+/// A try to come back does not take all the time there is for it.
+#[tokio::test]
+async fn a_connection_that_is_swallowed_is_begun_anew() {
+    let fixture = Fixture::new("builtin:echo", "").await;
+    for server in [&fixture.tcp, &fixture.kcp] {
+        let options = Options {
+            resume_wait: Duration::from_secs(4),
+            ..Options::new(second_connection_swallowed(server).await)
+        };
+        let mut stream = Stream::connect(options).await.unwrap();
+        echo(&mut stream, b"before").await;
+        stream.cutter().cut();
+        echo(&mut stream, b"after").await;
+        assert_eq!(stream.resumes(), 1);
+    }
     fixture.gateway.shutdown().await;
 }
 

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use stablegate::transport::kcp::segment::Segment;
-use stablegate::transport::kcp::{Kcp, Settings, fec, opener};
+use stablegate::transport::kcp::{Kcp, Settings, fec};
 
 /// Far more than 64 segments of the largest size and their places take.
 const HEAP: usize = 1 << 20;
@@ -21,7 +21,6 @@ fuzz_target!(|datagrams: Vec<(u8, Vec<u8>)>| {
     for (pause, mut datagram) in datagrams {
         now = now.wrapping_add(u32::from(pause) * 10);
         let _ = Segment::decode(&datagram);
-        let _ = opener(&datagram);
         if let Ok(shard) = fec::Shard::parse(&datagram)
             && let Ok(Some(recovered)) = decoder.input(&shard)
         {

@@ -33,8 +33,8 @@ pub struct Options {
     pub dialect: Dialect,
     /// Sent first on each connection, before the handshake: a PROXY protocol header, or nothing.
     pub preface: Bytes,
-    /// Limit of one connect with its handshake. One that is to come back has no more than the share
-    /// of its address of `resume_wait`.
+    /// Limit of one connect with its handshake. One that is to come back has no more than a quarter
+    /// of its address's share of `resume_wait`.
     pub handshake_timeout: Duration,
     /// How long to try to come back before the session is given up.
     pub resume_wait: Duration,

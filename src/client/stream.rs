@@ -109,6 +109,9 @@ pub enum ResumeError {
 /// gateways have no other, and the network may close one, too.
 const CLOSED: u32 = 3;
 
+/// Tries to come back over each address that `resume_wait` has time for, at least.
+const TRIES: u32 = 4;
+
 impl Stream {
     /// Starts a session, as [`scp::Options`](super::scp::Options) or
     /// [`snet::Options`](super::snet::Options) say. Cancel safe: a session that nobody waits for
@@ -169,9 +172,9 @@ async fn redial<P: Protocol>(
 ) {
     let mut addresses = dialling.addresses.iter().cycle();
     addresses.next();
-    // An address that does not answer leaves time for all others.
-    let each = dialling.resume_wait / dialling.addresses.len() as u32;
-    let limit = dialling.handshake_timeout.min(each);
+    // A path that swallows everything leaves time for others, of the same address too.
+    let tries = dialling.addresses.len() as u32 * TRIES;
+    let limit = dialling.handshake_timeout.min(dialling.resume_wait / tries);
     while handle.detached().await.is_ok() {
         let (mut failures, mut closed) = (0, 0);
         loop {

@@ -332,7 +332,7 @@ fn write_kcp(text: &mut Text, binds: &[(BindKey, Counters)]) {
         (
             gauge,
             "stablegate_kcp_half_open",
-            "KCP connections whose peer has not shown yet that it receives what is sent to it.",
+            "KCP peers that have been challenged and have not answered yet.",
             |c| c.half_open,
         ),
         (
@@ -350,7 +350,7 @@ fn write_kcp(text: &mut Text, binds: &[(BindKey, Counters)]) {
         (
             counter,
             "stablegate_kcp_refused_opens_total",
-            "KCP openers refused because there were too many half open.",
+            "KCP peers whose first datagrams were given up for newer ones.",
             |c| c.refused_opens,
         ),
         (

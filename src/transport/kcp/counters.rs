@@ -16,11 +16,13 @@ pub struct Counters {
     /// Sessions opened from here, and by peers.
     pub active_opens: u64,
     pub passive_opens: u64,
-    /// Sessions whose peer has not shown yet that it receives what is sent to it.
+    /// Peers that have not shown yet that they receive what is sent to them, as far as something
+    /// is kept of them.
     pub half_open: u64,
-    /// Openers refused because there were too many such sessions.
+    /// Peers given up for newer ones before they had shown it, and those that had when there was
+    /// no room for their session. They come in with what they send next.
     pub refused_opens: u64,
-    /// Datagrams of no session, dropped. Those refused by a session are in
+    /// Datagrams of no session that open none, dropped. Those refused by a session are in
     /// [`Stats::in_errs`].
     pub strangers: u64,
     /// Sums over the sessions.

@@ -1,8 +1,9 @@
 //! The loop of one socket and all its sessions.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::hash::RandomState;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -11,16 +12,17 @@ use quinn_udp::RecvMeta;
 use tokio::time::{Sleep, sleep_until};
 
 use super::counters::Counters;
+use super::fec;
 use super::listener::Acceptor;
 use super::outbox::{Outbox, Path};
-use super::segment::{conversation, opener};
+use super::segment::{HEADER_LEN, conversation};
 use super::session::{Link, Mail, Next, Phase, Session, State};
 use super::shards::{Incoming, Shards};
 use super::socket::{Inbox, Socket};
 use super::state::Kcp;
+use super::strangers::{COPIES, Challenge, Claim, Strangers};
 use super::stream::Stream;
 use super::timers::Timers;
-use super::{HALF_OPEN, HALF_OPEN_PER_SOURCE, REPLACEABLE};
 use crate::config;
 
 /// Rounds before other tasks have their turn.
@@ -38,10 +40,8 @@ pub(super) struct Driver {
     sessions: Vec<Option<Entry>>,
     free: Vec<u32>,
     by_peer: HashMap<SocketAddr, u32>,
-    half_open: HashMap<IpAddr, u32>,
-    /// Half-open sessions and when they were opened, the oldest first. Those that are none any more
-    /// leave when they come to the front.
-    unproven: VecDeque<(u32, u64)>,
+    /// Peers that others' sessions may come of.
+    strangers: Strangers,
     timers: Timers,
     timer: Pin<Box<Sleep>>,
     /// What the timer is set to.
@@ -63,11 +63,7 @@ pub(super) struct Driver {
 struct Entry {
     session: Arc<Session>,
     conv: u32,
-    /// The one that it replaced: late datagrams of that do not replace it in turn.
-    replaced: Option<u32>,
     path: Path,
-    half_open: bool,
-    opened: u64,
 }
 
 impl Driver {
@@ -84,6 +80,7 @@ impl Driver {
     /// Runs it for an acceptor, which is told when its socket is closed.
     pub async fn accept_for(mut self, acceptor: Arc<Acceptor>) {
         self.acceptor = Some(acceptor.clone());
+        self.strangers = acceptor.strangers();
         self.await;
         acceptor.driver_ended();
     }
@@ -101,8 +98,7 @@ impl Driver {
             sessions: Vec::new(),
             free: Vec::new(),
             by_peer: HashMap::new(),
-            half_open: HashMap::new(),
-            unproven: VecDeque::new(),
+            strangers: Strangers::new(RandomState::new(), 0),
             timers: Timers::default(),
             armed: None,
             outbox,
@@ -123,8 +119,10 @@ impl Driver {
         self.counters.active_opens += 1;
         let path = Path { peer, from: None };
         let local = self.socket.local_addr();
-        let (session, _) = self.insert(path, local, conv, None, settings, settings.fec());
-        Stream::new(session)
+        let slot = self.insert(path, local, conv, settings, settings.fec());
+        // invariant: it was inserted a moment ago.
+        let entry = self.sessions[slot as usize].as_ref().expect("a session");
+        Stream::new(entry.session.clone())
     }
 
     fn insert(
@@ -132,44 +130,35 @@ impl Driver {
         path: Path,
         local: SocketAddr,
         conv: u32,
-        replaced: Option<u32>,
         settings: &config::Kcp,
         fec: Option<(usize, usize)>,
-    ) -> (Arc<Session>, u32) {
+    ) -> u32 {
         let now = self.link.clock.now();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sessions.push(None);
             (self.sessions.len() - 1) as u32
         });
+        let challenged = self.acceptor.is_some();
         let shards = fec
-            .and_then(|shape| Shards::new(shape, now).ok())
+            .and_then(|shape| Shards::new(shape, challenged, now).ok())
             .map(Box::new);
         let kcp = Kcp::new(conv, &super::settings_of(settings));
         let silence = settings.read_timeout.map(|limit| limit.as_millis() as u64);
-        let half_open = self.acceptor.is_some();
-        let state = State::new(kcp, shards, silence, now, !half_open);
+        let state = State::new(kcp, shards, silence, now);
         let link = self.link.clone();
         let session = Arc::new(Session::new(path.peer, local, link, slot, state));
         self.sessions[slot as usize] = Some(Entry {
-            session: session.clone(),
+            session,
             conv,
-            replaced,
             path,
-            half_open,
-            opened: now,
         });
         self.by_peer.insert(path.peer, slot);
         if let Some(acceptor) = &self.acceptor {
             acceptor.session_opened();
         }
-        if half_open {
-            *self.half_open.entry(source(path.peer)).or_default() += 1;
-            self.counters.half_open += 1;
-            self.unproven.push_back((slot, now));
-        }
         let count = self.by_peer.len() as u64;
         self.counters.max_established = self.counters.max_established.max(count);
-        (session, slot)
+        slot
     }
 
     /// Forgets a session. `broken` is what its stream is told, if it is still there.
@@ -180,7 +169,6 @@ impl Driver {
         self.free.push(slot);
         self.timers.remove(slot);
         self.by_peer.remove(&entry.path.peer);
-        self.proven(entry.path.peer, entry.half_open);
         let mut state = entry.session.lock();
         if !matches!(state.phase, Phase::Broken(_)) {
             state.phase = Phase::Broken(broken);
@@ -191,20 +179,6 @@ impl Driver {
         drop(state);
         if let Some(acceptor) = &self.acceptor {
             acceptor.session_ended();
-        }
-    }
-
-    fn proven(&mut self, peer: SocketAddr, was_half_open: bool) {
-        if !was_half_open {
-            return;
-        }
-        self.counters.half_open -= 1;
-        let source = source(peer);
-        if let Some(count) = self.half_open.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.half_open.remove(&source);
-            }
         }
     }
 
@@ -237,15 +211,14 @@ impl Driver {
         let peer = canonical(meta.addr);
         let mut datagrams = bytes
             .chunks(meta.stride.max(1))
-            .map(Incoming::parse)
+            .map(|bytes| (bytes, Incoming::parse(bytes)))
             .peekable();
-        while let Some(first) = datagrams.peek() {
+        while let Some((bytes, first)) = datagrams.peek() {
             let slot = first
                 .as_ref()
                 .ok()
-                .and_then(|first| self.receiver(peer, first, meta));
+                .and_then(|first| self.receiver(peer, bytes, first, meta, now));
             let Some((slot, opened)) = slot else {
-                self.counters.strangers += 1;
                 datagrams.next();
                 continue;
             };
@@ -254,7 +227,12 @@ impl Driver {
             let conv = entry.conv;
             let arrived = opened.then(|| entry.session.clone());
             let mut state = entry.session.lock();
-            while let Some(incoming) = datagrams.next_if(|next| is_of(next, conv)) {
+            if opened {
+                let kept = self.strangers.take((peer, conv));
+                let incoming = kept.datagrams().map(Incoming::parse);
+                incoming.flatten().for_each(|it| state.input(&it, now));
+            }
+            while let Some((_, incoming)) = datagrams.next_if(|(_, next)| is_of(next, conv)) {
                 if let Ok(incoming) = incoming {
                     state.input(&incoming, now);
                 }
@@ -274,15 +252,19 @@ impl Driver {
         }
     }
 
-    /// The session that a datagram belongs to, and whether it has just opened it.
+    /// The session that a datagram belongs to, and whether it has just opened it. What belongs to
+    /// none is dealt with.
     fn receiver(
         &mut self,
         peer: SocketAddr,
+        datagram: &[u8],
         incoming: &Incoming<'_>,
         meta: &RecvMeta,
+        now: u64,
     ) -> Option<(u32, bool)> {
         let known = self.by_peer.get(&peer).copied();
         let Some(payload) = incoming.payload() else {
+            self.counters.strangers += u64::from(known.is_none());
             return known.map(|slot| (slot, false));
         };
         let entry = known.and_then(|slot| self.sessions[slot as usize].as_ref());
@@ -291,73 +273,77 @@ impl Driver {
         {
             return Some((slot, false));
         }
-        let acceptor = self
-            .acceptor
-            .clone()
-            .filter(|acceptor| acceptor.has_room())?;
-        let conv = opener(payload)?;
-        let now = self.link.clock.now();
-        let mut replaced = None;
-        if let Some(entry) = entry {
-            // The client has started anew behind the same port.
-            let hasty = entry.half_open && now < entry.opened + REPLACEABLE;
-            if entry.replaced == Some(conv) || hasty {
-                return None;
-            }
-            replaced = Some(entry.conv);
-        }
-        // One that is half-open itself leaves its place.
-        let is_half_open = entry.is_some_and(|entry| entry.half_open);
-        if !is_half_open && !self.has_place(peer, now) {
-            self.counters.refused_opens += 1;
-            return None;
-        }
-        if let Some(slot) = known {
-            self.remove(slot, io::ErrorKind::ConnectionReset);
-        }
-        self.counters.passive_opens += 1;
-        let mut local = self.socket.local_addr();
+        let acceptor = self.acceptor.clone().filter(|acceptor| acceptor.is_open());
         let from = meta.dst_ip.filter(|_| self.socket.has_many_addresses());
-        if let Some(from) = from {
-            local.set_ip(from);
-        }
         let path = Path { peer, from };
-        let settings = acceptor.settings();
-        // Clients of kcp-go without error correction take nothing with it.
-        let has_fec = matches!(incoming, Incoming::Shard(_));
-        let fec = settings.fec().filter(|_| has_fec);
-        if has_fec && fec.is_none() {
-            acceptor.warn_of_fec(peer);
+        match acceptor.zip(Claim::read(payload)) {
+            Some((acceptor, Claim::Opens(conv))) => {
+                let settings = acceptor.settings();
+                // Clients of kcp-go without error correction take nothing with it.
+                let has_fec = matches!(incoming, Incoming::Shard(_));
+                let fec = has_fec && settings.fec().is_some();
+                if has_fec && !fec {
+                    acceptor.warn_of_fec(peer);
+                }
+                let (challenge, given_up) = self.strangers.open(path, conv, fec, datagram, now);
+                self.counters.refused_opens += given_up;
+                for _ in 0..COPIES {
+                    self.challenge(&challenge, settings.receive_window);
+                }
+                None
+            }
+            Some((acceptor, Claim::Answers(conv, timestamp)))
+                if self.strangers.is_proof((peer, conv), timestamp, now) =>
+            {
+                if !acceptor.has_room() {
+                    self.counters.refused_opens += 1;
+                    return None;
+                }
+                if let Some(slot) = known {
+                    // The client has started anew behind the same port.
+                    self.remove(slot, io::ErrorKind::ConnectionReset);
+                }
+                self.counters.passive_opens += 1;
+                let mut local = self.socket.local_addr();
+                if let Some(from) = from {
+                    local.set_ip(from);
+                }
+                let settings = acceptor.settings();
+                let has_fec = matches!(incoming, Incoming::Shard(_));
+                let fec = settings.fec().filter(|_| has_fec);
+                let slot = self.insert(path, local, conv, &settings, fec);
+                Some((slot, true))
+            }
+            Some((_, Claim::Sends(conv))) if self.strangers.keep((peer, conv), datagram) => None,
+            _ => {
+                self.counters.strangers += 1;
+                None
+            }
         }
-        let (_, slot) = self.insert(path, local, conv, replaced, &settings, fec);
-        Some((slot, true))
     }
 
-    /// Whether there may be another half-open session, of this peer. When there are as many as may
-    /// be, the oldest gives way, unless it is too young to have been able to prove itself.
-    fn has_place(&mut self, peer: SocketAddr, now: u64) -> bool {
-        let of_source = self.half_open.get(&source(peer)).copied().unwrap_or(0);
-        if of_source >= HALF_OPEN_PER_SOURCE {
-            return false;
+    /// Sends a challenge, if there is room: who is not challenged sends again.
+    fn challenge(&mut self, challenge: &Challenge, window: u16) {
+        let Some(space) = self.outbox.space() else {
+            return;
+        };
+        let len = challenge.len();
+        let datagram = &mut space[..len];
+        datagram[len - HEADER_LEN..].copy_from_slice(&challenge.encode(window));
+        if challenge.fec {
+            fec::write_header(datagram, 0);
         }
-        let oldest = loop {
-            let Some(&(slot, opened)) = self.unproven.front() else {
-                break None;
-            };
-            let entry = self.sessions[slot as usize].as_ref();
-            if entry.is_some_and(|entry| entry.half_open && entry.opened == opened) {
-                break Some((slot, opened));
+        self.outbox.commit(len, challenge.path);
+    }
+
+    /// Challenges those again that have not answered.
+    fn challenge_again(&mut self, now: u64) {
+        while let Some(challenge) = self.strangers.poll(now) {
+            if let Some(acceptor) = &self.acceptor {
+                let window = acceptor.settings().receive_window;
+                self.challenge(&challenge, window);
             }
-            self.unproven.pop_front();
-        };
-        if self.counters.half_open < HALF_OPEN {
-            return true;
         }
-        let Some((slot, _)) = oldest.filter(|(_, opened)| opened + REPLACEABLE <= now) else {
-            return false;
-        };
-        self.remove(slot, io::ErrorKind::TimedOut);
-        true
     }
 
     /// Looks after a session: sends what it has to send, wakes who waits for it.
@@ -373,7 +359,6 @@ impl Driver {
             let mut state = entry.session.lock();
             let next = state.attend(now, entry.path, &mut self.outbox);
             self.wakers.extend(state.ready().into_iter().flatten());
-            let became_proven = entry.half_open && !state.is_half_open();
             if let Next::At(at) = next {
                 // What is due later than before is found out then.
                 let at = at.map(|at| at.max(now + 1));
@@ -384,11 +369,6 @@ impl Driver {
                 }
             }
             drop(state);
-            if became_proven {
-                entry.half_open = false;
-                let peer = entry.path.peer;
-                self.proven(peer, true);
-            }
             match next {
                 Next::At(_) => return,
                 Next::Gone => return self.remove(slot, io::ErrorKind::TimedOut),
@@ -441,6 +421,7 @@ impl Driver {
     fn count(&self) -> Counters {
         let mut counters = Counters {
             established: self.by_peer.len() as u64,
+            half_open: self.strangers.len() as u64,
             ..self.counters
         };
         for entry in self.sessions.iter().flatten() {
@@ -463,7 +444,8 @@ impl Driver {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(next) = self.timers.next() else {
+        let due = [self.timers.next(), self.strangers.deadline()];
+        let Some(next) = due.into_iter().flatten().min() else {
             return Poll::Pending;
         };
         if self.armed.is_none_or(|armed| next < armed) {
@@ -492,6 +474,7 @@ impl Future for Driver {
             while let Some(slot) = this.timers.pop(now) {
                 this.attend(cx, slot, now);
             }
+            this.challenge_again(now);
             // Who is woken can work while this sends.
             this.wake();
             let sent = this.poll_flush(cx);
@@ -529,7 +512,7 @@ impl Drop for Driver {
 }
 
 /// Whether a datagram is for conversation `conv`. One that is nothing at all is for nobody.
-fn is_of(incoming: &Result<Incoming<'_>, super::fec::FecError>, conv: u32) -> bool {
+fn is_of(incoming: &Result<Incoming<'_>, fec::FecError>, conv: u32) -> bool {
     match incoming.as_ref().map(Incoming::payload) {
         Ok(Some(payload)) => conversation(payload) == Some(conv),
         Ok(None) => true,
@@ -543,12 +526,4 @@ fn canonical(mut addr: SocketAddr) -> SocketAddr {
         addr.set_flowinfo(0);
     }
     addr
-}
-
-/// Whom half-open sessions are counted for: an address of IPv4, a network of IPv6.
-fn source(peer: SocketAddr) -> IpAddr {
-    match peer.ip() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
-    }
 }

@@ -123,6 +123,12 @@ impl Encoder {
         })
     }
 
+    /// Begins with the next group: something else has the ids of this one. Before the first
+    /// datagram.
+    pub fn skip_group(&mut self) {
+        self.next = self.ids.next_group(self.next);
+    }
+
     /// Writes the header into the first [`HEADER`] bytes of `datagram`, the rest of which is the
     /// payload. The last data shard of a group yields the group's parity, to be sent after it.
     ///
@@ -140,11 +146,8 @@ impl Encoder {
         if datagram.len() > MAX_DATAGRAM {
             return Err(FecError::TooLong);
         }
-        write_frame(datagram, self.next, DATA);
-        let body = &mut datagram[FRAME..];
-        let size = u16::try_from(body.len()).expect("at most MAX_DATAGRAM");
-        body[..2].copy_from_slice(&size.to_le_bytes());
-
+        write_header(datagram, self.next);
+        let body = &datagram[FRAME..];
         let place = self.ids.place(self.next);
         self.next += 1;
         if !self.unprotected {
@@ -479,6 +482,15 @@ impl Places {
     fn contains(&self, place: usize) -> bool {
         self.0[place / 64] >> (place % 64) & 1 == 1
     }
+}
+
+/// Writes the header of data shard `id` into the first [`HEADER`] bytes of a datagram of at most
+/// [`MAX_DATAGRAM`].
+pub(super) fn write_header(datagram: &mut [u8], id: u32) {
+    write_frame(datagram, id, DATA);
+    let body = &mut datagram[FRAME..];
+    let size = u16::try_from(body.len()).expect("at most MAX_DATAGRAM");
+    body[..2].copy_from_slice(&size.to_le_bytes());
 }
 
 fn write_frame(datagram: &mut [u8], id: u32, kind: u16) {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::hash::RandomState;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -14,7 +15,9 @@ use super::counters::Counters;
 use super::driver::Driver;
 use super::session::Link;
 use super::socket::Socket;
+use super::strangers::Strangers;
 use super::stream::Stream;
+use super::{STRANGERS, STRANGERS_PER_SOCKET};
 use crate::config::Kcp;
 
 /// Sessions that wait to be accepted, at most.
@@ -39,6 +42,8 @@ pub struct Control {
 pub(super) struct Acceptor {
     local: SocketAddr,
     settings: ArcSwap<Kcp>,
+    /// Of the challenges of all sockets.
+    key: RandomState,
     /// Whether it was told that clients have error correction where these settings have none.
     warned: AtomicBool,
     arrived: Mutex<VecDeque<Stream>>,
@@ -75,6 +80,7 @@ impl Listener {
         let acceptor = Arc::new(Acceptor {
             local,
             settings: ArcSwap::from_pointee(settings.clone()),
+            key: RandomState::new(),
             warned: AtomicBool::new(false),
             arrived: Mutex::default(),
             changed: Notify::new(),
@@ -99,7 +105,7 @@ impl Listener {
         &self.control
     }
 
-    /// The next session. Its first datagram has arrived. Cancel safe.
+    /// The next session. Its peer has shown that it receives what is sent to it. Cancel safe.
     pub async fn accept(&self) -> Stream {
         let acceptor = &self.control.acceptor;
         loop {
@@ -194,6 +200,12 @@ impl Acceptor {
         self.settings.load_full()
     }
 
+    /// The book of one socket about those who have no session.
+    pub fn strangers(&self) -> Strangers {
+        let limit = (STRANGERS / self.links.len()).max(STRANGERS_PER_SOCKET);
+        Strangers::new(self.key.clone(), limit)
+    }
+
     /// Tells, once, that a client's error correction is not answered in kind. A client of kcp-go
     /// takes no answer without it, so its user sees nothing but silence.
     pub fn warn_of_fec(&self, client: SocketAddr) {
@@ -249,7 +261,7 @@ impl Acceptor {
         self.changed.notify_waiters();
     }
 
-    fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.phase() == OPEN
     }
 

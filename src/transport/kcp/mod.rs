@@ -5,7 +5,7 @@
 //! randomness; [`segment`] is the codec.
 //!
 //! ```text
-//!  UDP socket ── loop (one task per socket: timers, half-open sessions, batches) ── socket …
+//!  UDP socket ── loop (one task per socket: timers, strangers, batches) ── socket …
 //!                  │  one small lock per session
 //!               session (state machine, error correction) ── Stream ── the session's task
 //! ```
@@ -13,15 +13,13 @@
 //! # Strangers
 //!
 //! A datagram of an unknown peer is dropped unless its first segment is a whole push with serial
-//! number 0. Such a session is half open until its peer has echoed a timestamp of something sent
-//! to it, which shows that it receives what is sent to its address. There can be 1,024 of them per
-//! socket and 64 per address (per /64 of IPv6); further openers are dropped, and come again if
-//! they are honest. After 10 s a half-open session counts as a full one if nothing was sent to it,
-//! and breaks otherwise.
+//! number 0. Such a peer is [challenged](strangers): it has to acknowledge an empty segment whose
+//! timestamp it can only know from having received it. There is no session before: a forged
+//! datagram gets at most three times its bytes to where it claims to come from, and nothing else.
+//! An honest peer waits one round trip.
 //!
-//! Another conversation from the address of a session takes its place if it begins at serial
-//! number 0: its client has started anew behind the same port. A half-open session stays for its
-//! first second nevertheless, so that nobody makes one after the other. Anything else is dropped.
+//! Another conversation from the address of a session takes its place once it has answered: its
+//! client has started anew behind the same port. Anything else is dropped.
 
 mod acks;
 mod clock;
@@ -45,6 +43,7 @@ mod settings;
 mod shards;
 mod socket;
 mod state;
+mod strangers;
 mod stream;
 mod timers;
 
@@ -55,22 +54,18 @@ mod state_tests;
 
 pub use counters::Counters;
 pub use listener::{Control, Listener};
-pub use segment::{SegmentError, conversation, opener};
+pub use segment::{SegmentError, conversation};
 pub use settings::{Settings, Stats};
 pub use state::{InputError, Kcp};
 pub use stream::Stream;
 
 use crate::config;
 
-/// Half-open sessions per socket, and per source address.
-const HALF_OPEN: u64 = 1_024;
-const HALF_OPEN_PER_SOURCE: u32 = 64;
+/// Bytes that the strangers of a bind may take in all, and of each socket at least.
+const STRANGERS: usize = 4 * 1024 * 1024;
+const STRANGERS_PER_SOCKET: usize = 64 * 1024;
 
 // In milliseconds:
-/// How long a peer may take to show that it receives what is sent to it.
-const PROOF: u64 = 10_000;
-/// How long a half-open session is not to be replaced by another from the same address.
-const REPLACEABLE: u64 = 1_000;
 /// How long what was written before a stream ended may wait for the next acknowledgement.
 const LINGER: u64 = 15_000;
 /// How long a shut stream waits for more when everything is acknowledged.

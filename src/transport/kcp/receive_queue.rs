@@ -66,10 +66,6 @@ impl ReceiveQueue {
         self.window
     }
 
-    pub(super) fn set_window(&mut self, window: u32) {
-        self.window = window;
-    }
-
     /// Segments it can take beyond those in order.
     pub(super) fn free(&self) -> u32 {
         self.window

@@ -127,14 +127,6 @@ pub fn conversation(datagram: &[u8]) -> Option<u32> {
         .map(|bytes| u32::from_le_bytes(*bytes))
 }
 
-/// The conversation a datagram may open: its first segment is a whole push with
-/// serial number 0. Anything else from a stranger deserves no state.
-pub fn opener(datagram: &[u8]) -> Option<u32> {
-    let (segment, _) = Segment::decode(datagram).ok()?;
-    let header = segment.header;
-    (header.command == Command::Push && header.sn == 0).then_some(header.conv)
-}
-
 /// Whether serial number or clock value `a` comes before `b`; both wrap at 2^32.
 pub(super) fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
@@ -202,9 +194,7 @@ mod tests {
                 }
                 SegmentError::UnknownCommand(_) => panic!("command is known"),
             }
-            assert_eq!(opener(&bytes[..cut]), None);
         }
-        assert_eq!(opener(&bytes), Some(0x1122_3344));
     }
 
     #[test]
@@ -221,18 +211,7 @@ mod tests {
             let error = Segment::decode(&bytes).expect_err("lie");
             let available = 5;
             assert_eq!(error, SegmentError::Truncated { claimed, available });
-            assert_eq!(opener(&bytes), None);
         }
-    }
-
-    #[test]
-    fn only_a_first_push_opens() {
-        let mut later = sample();
-        later[12] = 1;
-        assert_eq!(opener(&later), None);
-        let mut ack = sample();
-        ack[4] = Command::Ack as u8;
-        assert_eq!(opener(&ack), None);
     }
 
     #[test]

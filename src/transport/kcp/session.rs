@@ -21,7 +21,7 @@ use super::fec;
 use super::outbox::{Outbox, Path};
 use super::shards::{Incoming, Shards};
 use super::state::Kcp;
-use super::{LINGER, PROOF, QUIET_END, REPEATS};
+use super::{LINGER, QUIET_END, REPEATS};
 
 /// Bytes of room that are worth waking a writer for.
 const WORTHWHILE: usize = 16 * 1024;
@@ -83,8 +83,6 @@ pub(super) struct State {
     read_timeout: Option<u64>,
     /// It has asked its loop to look after it.
     queued: bool,
-    /// Until when its peer may prove that it receives what is sent to it.
-    unproven_until: Option<u64>,
     /// When its loop last had to do with it, when anything was last heard of its peer, and when data.
     pub now: u64,
     heard: u64,
@@ -206,16 +204,7 @@ impl Session {
 }
 
 impl State {
-    pub fn new(
-        mut kcp: Kcp,
-        shards: Option<Box<Shards>>,
-        read_timeout: Option<u64>,
-        now: u64,
-        proven: bool,
-    ) -> Self {
-        if !proven {
-            kcp.narrow_window();
-        }
+    pub fn new(kcp: Kcp, shards: Option<Box<Shards>>, read_timeout: Option<u64>, now: u64) -> Self {
         Self {
             kcp,
             shards,
@@ -225,7 +214,6 @@ impl State {
             skew: rand::random(),
             read_timeout,
             queued: false,
-            unproven_until: (!proven).then_some(now + PROOF),
             now,
             heard: now,
             data_came: now,
@@ -236,11 +224,6 @@ impl State {
     /// A time of its loop's as its state machine knows it.
     pub fn timestamp(&self, now: u64) -> u32 {
         (now as u32).wrapping_add(self.skew)
-    }
-
-    /// Whether the session is one of those that strangers can make.
-    pub fn is_half_open(&self) -> bool {
-        self.unproven_until.is_some()
     }
 
     /// Takes in a datagram of the session's peer.
@@ -266,16 +249,6 @@ impl State {
         if self.kcp.undelivered() < undelivered {
             self.delivered = now;
         }
-        if self.kcp.is_answered() {
-            self.prove();
-        }
-    }
-
-    /// Takes the session for one of somebody who is there.
-    fn prove(&mut self) {
-        if self.unproven_until.take().is_some() {
-            self.kcp.open_window();
-        }
     }
 
     /// Does what is due: sends, gives up, ends.
@@ -292,12 +265,6 @@ impl State {
         }
         if let Some(shards) = &mut self.shards {
             shards.rest(now);
-        }
-        if self.unproven_until.is_some_and(|until| until <= now) {
-            self.prove();
-            if self.kcp.undelivered() > 0 {
-                self.phase = Phase::Broken(io::ErrorKind::TimedOut);
-            }
         }
         match self.phase {
             Phase::Open => {}
@@ -409,17 +376,10 @@ impl State {
             Phase::Lingering(since) => Some(self.gives_up(since)),
             Phase::Open | Phase::Eof | Phase::Broken(_) | Phase::Reset => None,
         };
-        [
-            kcp,
-            shards,
-            unread,
-            phase,
-            self.unproven_until,
-            self.silent_until(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [kcp, shards, unread, phase, self.silent_until()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -435,7 +395,7 @@ mod tests {
     fn a_slow_peer_gets_all_of_it() {
         let now = 1;
         let kcp = Kcp::new(7, &settings_of(&config::Kcp::default()));
-        let mut state = State::new(kcp, None, None, now, true);
+        let mut state = State::new(kcp, None, None, now);
         let path = Path {
             peer: ([127, 0, 0, 1], 1).into(),
             from: None,

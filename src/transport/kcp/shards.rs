@@ -47,9 +47,18 @@ pub(super) struct Shards {
 }
 
 impl Shards {
-    pub fn new((data, parity): (usize, usize), now: u64) -> Result<Self, ShapeError> {
+    /// Those of a session whose first group, if it was `challenged`, its challenge was sent in.
+    pub fn new(
+        (data, parity): (usize, usize),
+        challenged: bool,
+        now: u64,
+    ) -> Result<Self, ShapeError> {
+        let mut encoder = Encoder::new(data, parity)?;
+        if challenged {
+            encoder.skip_group();
+        }
         Ok(Self {
-            encoder: Encoder::new(data, parity)?,
+            encoder,
             decoder: Decoder::new(data, parity)?,
             active: now,
             sealed: now,

@@ -54,7 +54,6 @@ pub struct Kcp {
     payload_limit: usize,
     cut: Cut,
     interval: u32,
-    receive_window: u32,
     nodelay: bool,
     write_delay: bool,
 
@@ -68,8 +67,6 @@ pub struct Kcp {
     hold_until: Option<u32>,
     /// Something new left since `poll_transmit` last gave `None`.
     launched: bool,
-    /// The peer has echoed a timestamp of ours.
-    answered: bool,
 
     receive: ReceiveQueue,
     acks: Acks,
@@ -111,7 +108,6 @@ impl Kcp {
                 stream: settings.stream,
             },
             interval,
-            receive_window,
             nodelay: settings.nodelay,
             write_delay: settings.write_delay,
             send: SendQueue::new(send),
@@ -122,7 +118,6 @@ impl Kcp {
             probe: None,
             hold_until: None,
             launched: false,
-            answered: false,
             receive: ReceiveQueue::new(receive, receive_window, payload_limit),
             acks: Acks::default(),
             told_closed: false,
@@ -308,24 +303,6 @@ impl Kcp {
                 self.is_wasteful()
                     .then(|| self.active_at.wrapping_add(QUIET))
             })
-    }
-
-    /// Takes in no more segments unread and out of order than a peer sends before it is told of a
-    /// window, until it is [opened](Self::open_window).
-    pub fn narrow_window(&mut self) {
-        let window = self.receive_window.min(UNTOLD_WINDOW);
-        self.receive.set_window(window);
-    }
-
-    /// Takes in as many as the settings say.
-    pub fn open_window(&mut self) {
-        self.receive.set_window(self.receive_window);
-    }
-
-    /// Whether the peer has echoed the timestamp of something sent to it, of the last minute.
-    /// Who does not receive what is sent there can only guess that.
-    pub fn is_answered(&self) -> bool {
-        self.answered
     }
 
     pub fn stats(&self) -> &Stats {

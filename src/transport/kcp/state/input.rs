@@ -59,7 +59,6 @@ impl Kcp {
                 Answer::To(sent_at) => self.round_trip.sample(now.wrapping_sub(sent_at)),
                 Answer::ToAnyCopy(timeout) => self.round_trip.doubt(timeout),
             }
-            self.answered = true;
         }
         let acked = self.send.una().wrapping_sub(una);
         if acked > 0 {
@@ -157,10 +156,15 @@ impl Kcp {
                 sn: header.sn,
                 timestamp: header.timestamp,
             };
+            // An empty one, such as a challenge, is sent for its answer alone.
+            let wait = match segment.payload.is_empty() {
+                true => 0,
+                false => self.interval,
+            };
             self.acks.note(
                 echo,
                 self.receive.next_sn(),
-                now.wrapping_add(self.interval),
+                now.wrapping_add(wait),
                 self.receive.window() as usize,
             );
         }

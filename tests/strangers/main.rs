@@ -1,0 +1,6 @@
+//! What strangers do to a gateway, beside live traffic: nobody else feels it.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod datagrams;
+mod rig;
