@@ -3,4 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod datagrams;
+mod queues;
 mod rig;
+mod scripts;
