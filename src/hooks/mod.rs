@@ -231,4 +231,9 @@ pub trait Hook: Send + Sync {
     fn modules(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// Whether one of those has changed since it was read. Blocks for a few file reads.
+    fn is_stale(&self) -> bool {
+        false
+    }
 }

@@ -37,8 +37,7 @@ impl Script {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name: Arc<str> = spec.name.into();
         let path = std::path::absolute(&spec.path).unwrap_or(spec.path);
-        let grown = spec.environment.grown.clone();
-        let sources = Sources::open(&path, grown).map_err(|message| LoadError {
+        let sources = Sources::open(&path).map_err(|message| LoadError {
             hook: name.clone(),
             path: path.clone(),
             message,
@@ -82,6 +81,7 @@ impl Script {
                 return Err(failed(format!("{file}: {message}")));
             }
         }
+        script.sources.tell(script.environment.grown.clone());
         Ok(script)
     }
 
@@ -139,6 +139,10 @@ impl Script {
 
     pub(super) fn modules(&self) -> Vec<String> {
         self.sources.modules()
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.sources.is_stale()
     }
 
     pub(super) fn sources(&self) -> &Arc<Sources> {
