@@ -183,13 +183,23 @@ impl Gateway {
         gateway.serve_admin(admin);
         tokio::spawn(memory::relieve(gateway.state.clone()));
         let watching = Arc::downgrade(&gateway);
+        let grown = gateway.state.environment.grown.clone();
         tokio::spawn(async move {
-            while changes.recv().await.is_some() {
+            loop {
+                let changed = tokio::select! {
+                    change = changes.recv() => match change {
+                        Some(()) => true,
+                        None => return,
+                    },
+                    () = grown.notified() => false,
+                };
                 let Some(gateway) = watching.upgrade() else {
                     return;
                 };
-                tracing::info!("files have changed");
-                let _ = gateway.reload().await;
+                if changed || gateway.watch_more().await {
+                    tracing::info!("files have changed");
+                    let _ = gateway.reload().await;
+                }
             }
         });
         Ok(gateway)
@@ -273,6 +283,18 @@ impl Gateway {
         let watcher = self.watcher.clone();
         // Fails only while the runtime shuts down.
         let _ = tokio::task::spawn_blocking(move || watcher.watch_files(files)).await;
+    }
+
+    /// Watches what the hooks have asked for since they were loaded. Says whether some of it has
+    /// changed before it was watched.
+    async fn watch_more(&self) -> bool {
+        let (watcher, generation) = (self.watcher.clone(), self.generation());
+        let watch = move || {
+            watcher.watch_also(generation.files());
+            generation.is_stale()
+        };
+        // Fails only while the runtime shuts down.
+        tokio::task::spawn_blocking(watch).await.unwrap_or(false)
     }
 
     fn listen(

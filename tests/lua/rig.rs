@@ -23,6 +23,7 @@ pub struct Rig {
     pub fastway: Roster,
     pub limits: Limits,
     pub config: serde_json::Value,
+    pub modules: Vec<String>,
 }
 
 impl Rig {
@@ -36,9 +37,12 @@ impl Rig {
             fastway: Roster::default(),
             limits: Limits {
                 timeout: Duration::from_secs(10),
+                wall_timeout: Duration::from_secs(200),
+                load_timeout: Duration::from_secs(60),
                 memory: 32 * 1024 * 1024,
             },
             config: serde_json::json!({}),
+            modules: Vec::new(),
         }
     }
 
@@ -62,7 +66,9 @@ impl Rig {
                     shared: self.shared.clone(),
                     hosts: self.hosts.clone(),
                     fastway: self.fastway.clone(),
+                    grown: Arc::default(),
                 },
+                modules: self.modules.clone(),
             },
         )
     }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua};
+use tokio::sync::Notify;
 
 /// Largest file that is taken for a script.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -59,12 +60,8 @@ impl Source {
         }
         let chunk = lua.load(self.text.as_slice()).set_mode(ChunkMode::Text);
         let function = chunk.set_name(&self.chunk).into_function()?;
-        #[cfg(not(feature = "luau"))]
-        let code = function.dump(false);
-        #[cfg(feature = "luau")]
-        let code = mlua::chunk::Compiler::new().compile(&self.text)?;
         // Another worker may have been first, with the same.
-        let _ = self.compiled.set(code);
+        let _ = self.compiled.set(function.dump(false));
         Ok(function)
     }
 }
@@ -75,6 +72,8 @@ pub(super) struct Sources {
     dir: PathBuf,
     main: Source,
     captured: Mutex<Captured>,
+    /// Told when there are more files, once the script is loaded.
+    grown: OnceLock<Arc<Notify>>,
 }
 
 #[derive(Debug)]
@@ -99,7 +98,14 @@ impl Sources {
                 modules: HashMap::new(),
                 files: BTreeSet::from([path.to_owned()]),
             }),
+            grown: OnceLock::new(),
         })
+    }
+
+    /// From now on, tells when there are more files.
+    pub(super) fn tell(&self, grown: Arc<Notify>) {
+        // Told once, by whoever has loaded the script.
+        let _ = self.grown.set(grown);
     }
 
     /// The main file.
@@ -110,6 +116,22 @@ impl Sources {
     /// All files that were read, and those that would have been had they been there.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         self.lock().files.iter().cloned().collect()
+    }
+
+    /// The names of the modules that were found.
+    pub(super) fn modules(&self) -> Vec<String> {
+        let captured = self.lock();
+        let found = captured.modules.iter().filter(|(_, found)| found.is_ok());
+        found.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a module has changed since it was read.
+    pub(super) fn is_stale(&self) -> bool {
+        let found: Vec<_> = self.lock().modules.values().flatten().cloned().collect();
+        found.iter().any(|source| {
+            let now = read(&self.dir.join(source.name()));
+            now.is_ok_and(|text| text != source.text)
+        })
     }
 
     /// The module of a name as `require` takes it: dots go down directories. Reads it the first
@@ -148,6 +170,9 @@ impl Sources {
             }
         }
         captured.modules.insert(name.to_owned(), found.clone());
+        if let Some(grown) = self.grown.get() {
+            grown.notify_one();
+        }
         found
     }
 
