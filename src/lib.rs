@@ -32,5 +32,6 @@ pub mod hooks;
 mod link;
 mod metrics;
 pub mod proto;
+mod resolver;
 pub mod session;
 pub mod transport;
