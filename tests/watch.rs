@@ -7,6 +7,7 @@ use std::io::Write;
 
 use common::soon;
 use stablegate::config::watch::Watcher;
+use stablegate::files::Files;
 
 /// Sets the limit of descriptors and returns what it was.
 fn limit_descriptors(limit: u64) -> u64 {
@@ -29,14 +30,16 @@ async fn a_file_that_cannot_be_opened_now_has_not_changed() {
     let path = directory.path().join("config.yaml");
     let mut file = File::create(&path).unwrap();
     let (watcher, mut notices) = Watcher::new().unwrap();
-    watcher.watch_files([path.clone()]);
+    let mut files = Files::default();
+    files.name(path);
+    watcher.watch_files(files.clone());
     let was = limit_descriptors(0);
     // Looks at them, too.
-    watcher.watch_files([path.clone()]);
+    watcher.watch_files(files.clone());
     assert!(notices.try_recv().is_err());
     // What changes meanwhile is noticed later.
     file.write_all(b"1").unwrap();
-    watcher.watch_files([path.clone()]);
+    watcher.watch_files(files.clone());
     assert!(notices.try_recv().is_err());
     limit_descriptors(was);
     soon("a notice", notices.recv()).await.unwrap();

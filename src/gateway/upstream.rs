@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::hosts::{Backend, Hosts, Name, Occupied, Wish, is_ours};
 use super::metrics::Metrics;
 use crate::client;
-use crate::config::{self, HostAddr, ProxyVersion, Resolve, Transport, UpstreamSession};
+use crate::config::{self, HostAddr, ProxyVersion, Transport, UpstreamSession};
 use crate::hooks::{SessionInfo, Target};
 use crate::proto::proxy_header;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
@@ -79,7 +79,7 @@ impl Connector<'_> {
         };
         if let (None, Some(name)) = (wish.name, asked)
             && let Some(rule) = &self.config.resolve
-            && let Some(addr) = resolvable(rule, name)
+            && let Some(addr) = rule.addr(name)
         {
             match self.dial_addr(&addr).await {
                 Err(error) if self.choose(&wish, &[]).is_none() => return Err(error),
@@ -250,15 +250,6 @@ impl Connector<'_> {
             Err(error) => Err(io::Error::other(error)),
         }
     }
-}
-
-/// The address that the rule gives a name, if it takes it.
-fn resolvable(rule: &Resolve, name: &str) -> Option<String> {
-    let taken = rule
-        .pattern
-        .as_ref()
-        .is_none_or(|pattern| pattern.is_match(name));
-    taken.then(|| format!("{}{name}{}:{}", rule.prefix, rule.suffix, rule.port))
 }
 
 impl AsyncRead for Upstream {

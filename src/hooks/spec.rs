@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::host::{Host, Roster};
 use super::shared::Shared;
+use crate::files::Files;
 
 /// What one call, and loading the hook, may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,5 +57,5 @@ pub struct LoadError {
     /// Begins with the file, relative to the hook's directory, and the line where one is known.
     pub message: String,
     /// The files that may hold the mistake: a change in any of them is reason to try again.
-    pub files: Vec<PathBuf>,
+    pub files: Files,
 }

@@ -46,7 +46,6 @@ mod vm;
 mod workers;
 
 use std::future::{self, Future};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +55,7 @@ use self::script::Script;
 use super::contract::Function;
 use super::spec::{LoadError, Spec};
 use super::{Answer, Call, Hook, Reply};
+use crate::files::Files;
 
 #[cfg(all(feature = "lua", feature = "luau"))]
 compile_error!(
@@ -103,7 +103,7 @@ impl Hook for LuaHook {
 
     /// All that were read, and those that `require` looked for in vain. Grows when a call is the
     /// first to require a module.
-    fn files(&self) -> Vec<PathBuf> {
+    fn files(&self) -> Files {
         self.script.files()
     }
 }

@@ -1,7 +1,6 @@
 //! One hook of one configuration generation, and the interpreters that run it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use super::pool::Pool;
 use super::source::Sources;
 use super::vm::{Failure, Vm};
 use super::workers::{Lost, Order, PATIENCE};
+use crate::files::Files;
 use crate::hooks::contract::Function;
 use crate::hooks::spec::{Environment, Limits, LoadError, Spec};
 use crate::hooks::{Call, HookError, HookErrorKind, Reply};
@@ -40,11 +40,11 @@ impl Script {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name: Arc<str> = spec.name.into();
         let path = std::path::absolute(&spec.path).unwrap_or(spec.path);
-        let sources = Sources::open(&path).map_err(|message| LoadError {
+        let sources = Sources::open(&path).map_err(|(message, files)| LoadError {
             hook: name.clone(),
             path: path.clone(),
             message,
-            files: vec![path.clone()],
+            files,
         })?;
         let script = Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -138,7 +138,7 @@ impl Script {
         self.name.clone()
     }
 
-    pub(super) fn files(&self) -> Vec<PathBuf> {
+    pub(super) fn files(&self) -> Files {
         self.sources.files()
     }
 
