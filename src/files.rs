@@ -91,14 +91,6 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The same as text.
-///
-/// # Errors
-/// As [`read`], and for what is not UTF-8.
-pub fn read_to_string(path: &Path, max: u64) -> io::Result<String> {
-    text(read(path, max)?)
-}
-
 /// Content as text.
 ///
 /// # Errors

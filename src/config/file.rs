@@ -128,7 +128,7 @@ const MAX_REPLAYED: usize = 10_000_000;
 
 /// How YAML is read. Whoever wrote the file may write as much as it holds; limits are for what is
 /// more than that, the depth of the stack and what aliases make of it.
-pub(super) fn options() -> yaml::Options {
+pub(crate) fn options() -> yaml::Options {
     yaml::options! {
         with_snippet: false,
         emit_comments: false,

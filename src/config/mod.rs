@@ -32,6 +32,7 @@ use serde_yaml as yaml;
 pub use admin::Admin;
 pub use error::Error;
 use file::File;
+pub(crate) use file::options as yaml_options;
 pub use hosts::{Choose, Eject, Health};
 pub use network::Network;
 pub(crate) use network::masked;

@@ -71,8 +71,9 @@ impl Watcher {
             }
         };
         let (notices, receiver) = mpsc::channel(1);
+        let polls = notify.is_none();
         let state = Arc::new(Mutex::new(State {
-            polls: notify.is_none(),
+            polls,
             notify,
             events,
             notices,
@@ -82,7 +83,7 @@ impl Watcher {
         let weak = Arc::downgrade(&state);
         thread::Builder::new()
             .name("config-watch".to_owned())
-            .spawn(move || run(&queue, &weak))?;
+            .spawn(move || run(&queue, &weak, polls))?;
         Ok((Self { state }, receiver))
     }
 
@@ -114,8 +115,7 @@ fn may_change_content(event: &Event) -> bool {
 
 /// Looks after each burst of events, or every now and then where there may be none. Ends when the
 /// watcher is dropped.
-fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>) {
-    let mut polls = false;
+fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>, mut polls: bool) {
     loop {
         let event = match polls {
             true => queue.recv_timeout(POLL),

@@ -27,7 +27,7 @@ mod upstream;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -149,9 +149,7 @@ impl Gateway {
     /// Loads the configuration at `path`, opens its listeners and accepts. From then on the
     /// configuration and all it names are watched, and reloaded when they change.
     pub async fn start(path: impl Into<PathBuf>) -> Result<Arc<Self>, Error> {
-        let path = path.into();
-        // Whatever becomes of the working directory.
-        let path = std::path::absolute(&path).unwrap_or(path);
+        let path = absolute(path.into());
         let environment = Environment::new();
         let generation = Generation::build(&path, &environment, None).await?;
         let (watcher, mut changes) = Watcher::new().map_err(Error::Watch)?;
@@ -470,6 +468,20 @@ impl Drop for Listing {
 /// Nothing panics while one of ours is held.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The path, whatever becomes of the working directory: not through it where it leads out of it.
+fn absolute(path: PathBuf) -> PathBuf {
+    let Ok(mut from) = std::env::current_dir() else {
+        return path;
+    };
+    let mut rest = path.components();
+    while let Some(Component::CurDir | Component::ParentDir) = rest.clone().next() {
+        if let Some(Component::ParentDir) = rest.next() {
+            from.pop();
+        }
+    }
+    from.join(rest)
 }
 
 /// Watches these files. They are read for that, some of which are large.
