@@ -145,6 +145,11 @@ impl Files {
         }
     }
 
+    /// Whether a file is one of them.
+    pub fn contains(&self, path: &Path) -> bool {
+        self.0.contains_key(path)
+    }
+
     /// All of them, in order.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.keys().map(PathBuf::as_path)

@@ -33,6 +33,6 @@ pub mod hooks;
 mod link;
 mod metrics;
 pub mod proto;
-mod resolver;
+pub mod resolver;
 pub mod session;
 pub mod transport;

@@ -14,13 +14,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Looks names up, one at a time for each name.
 #[derive(Debug)]
-pub(crate) struct Resolver {
+pub struct Resolver {
     places: Arc<Semaphore>,
     flights: Arc<Mutex<HashMap<String, Flight>>>,
 }
 
 /// The answer to all who ask for a name, once it is there.
 type Flight = watch::Receiver<Option<Result<Vec<IpAddr>, Arc<io::Error>>>>;
+
+/// How many names are looked up at once, unless it is said otherwise.
+const PLACES: usize = 32;
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::new(PLACES)
+    }
+}
 
 impl Resolver {
     /// One that looks up so many names at once.
@@ -33,6 +42,9 @@ impl Resolver {
 
     /// The addresses of a name, or the one that is written there.
     ///
+    /// # Errors
+    /// What the system says of the name, or that it has no descriptor left.
+    ///
     /// Cancel safe: a look-up that has begun goes on and keeps its place.
     pub async fn lookup(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         match host.parse() {
@@ -42,6 +54,9 @@ impl Resolver {
     }
 
     /// The same with a port.
+    ///
+    /// # Errors
+    /// As [`Self::lookup`].
     pub async fn addrs(&self, host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
         let found = self.lookup(&host).await?;
         Ok(found.into_iter().map(|ip| (ip, port).into()).collect())

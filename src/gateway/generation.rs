@@ -25,6 +25,7 @@ use crate::hooks::spec::{self, Limits, LoadError, Spec};
 use crate::hooks::stats::{Book, HookStats};
 use crate::hooks::{Hook, Runners};
 use crate::metrics::Family;
+use crate::resolver::Resolver;
 
 /// How long the configuration and the token may take to be read.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +41,8 @@ pub struct Environment {
     pub runners: Runners,
     /// What they remember.
     pub shared: Arc<Shared>,
+    /// What looks names up for them.
+    pub resolver: Arc<Resolver>,
     /// What calls of hooks cost and how they end.
     pub stats: Arc<Book>,
     /// The fastway endpoints that are connected.
@@ -54,6 +57,7 @@ impl Environment {
         Self {
             runners: Runners::new(),
             shared: Arc::default(),
+            resolver: Arc::default(),
             stats: Arc::default(),
             fastway: Arc::default(),
             gates: Arc::new(Family::new(["listener"])),
@@ -342,6 +346,7 @@ async fn load(
         config: hook.config.clone(),
         environment: spec::Environment {
             shared: environment.shared.clone(),
+            resolver: environment.resolver.clone(),
             hosts: hosts.seen(),
             fastway: Roster::new({
                 let switchboard = environment.fastway.clone();

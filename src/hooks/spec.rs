@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::host::{Host, Roster};
 use super::shared::Shared;
 use crate::files::Files;
+use crate::resolver::Resolver;
 
 /// What one call, and loading the hook, may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Limits {
 pub struct Environment {
     /// The store that all hooks share.
     pub shared: Arc<Shared>,
+    /// What looks names up for them.
+    pub resolver: Arc<Resolver>,
     /// The hosts of the configuration.
     pub hosts: Vec<Arc<Host>>,
     /// The fastway endpoints that are connected.

@@ -23,9 +23,6 @@ pub(super) use upkeep::is_ours;
 /// How many names of hosts are looked up at once.
 const HOST_LOOKUPS: usize = 256;
 
-/// How many names that sessions bring with them are looked up at once.
-const SESSION_LOOKUPS: usize = 32;
-
 /// The hosts of one generation.
 #[derive(Debug)]
 pub(super) struct Hosts {
@@ -103,10 +100,8 @@ impl Hosts {
                 || Arc::new(Resolver::new(HOST_LOOKUPS)),
                 |old| old.resolver.clone(),
             ),
-            session_resolver: previous.map_or_else(
-                || Arc::new(Resolver::new(SESSION_LOOKUPS)),
-                |old| old.session_resolver.clone(),
-            ),
+            session_resolver: previous
+                .map_or_else(Arc::default, |old| old.session_resolver.clone()),
         }
     }
 
