@@ -68,6 +68,7 @@ fn load(pool: &Arc<Pool>, text: &str) -> LuaHook {
             config: serde_json::Map::new(),
             environment: Environment {
                 shared: Arc::new(Shared::default()),
+                resolver: Arc::default(),
                 hosts: Vec::new(),
                 fastway: Roster::default(),
                 grown: Arc::default(),

@@ -94,6 +94,7 @@ fn load(host: &Host, file: &Path, instances: Instance) -> WasmHook {
         config: serde_json::Map::new(),
         environment: Environment {
             shared: Arc::new(Shared::default()),
+            resolver: Arc::default(),
             hosts: Vec::new(),
             fastway: Roster::default(),
             grown: Arc::default(),

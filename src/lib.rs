@@ -15,7 +15,7 @@
 //! The admin interface tells over HTTP what the gateway does, and takes the few orders there are.
 //! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
 //! [`client`] is the other end: streams that resume by themselves, and fastway's endpoints.
-//! [`health`] is what is known of a server. [`cli`] is the command line.
+//! [`health`] is what is known of a server, [`files`] how files are read. [`cli`] is the command line.
 //!
 //! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
 //! own. All configuration reaches running code through one immutable [`gateway::Generation`].
@@ -25,6 +25,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod crypto;
+pub mod files;
 pub mod gateway;
 mod handshake;
 pub mod health;
@@ -32,5 +33,6 @@ pub mod hooks;
 mod link;
 mod metrics;
 pub mod proto;
+pub mod resolver;
 pub mod session;
 pub mod transport;

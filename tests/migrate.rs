@@ -233,6 +233,47 @@ async fn flags_of_fastway() {
 }
 
 #[tokio::test]
+async fn what_would_be_open_to_all_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    for (rule, pattern, remarked) in [
+        ("{port: 1}", "^[A-Za-z0-9_-]+$", true),
+        ("{prefix: a-}", "^[A-Za-z0-9_-]+$", true),
+        ("{pattern: 'a|^b$'}", "^.*(?:a|^b$).*$", true),
+        ("{pattern: '^a+$'}", "^a+$", false),
+    ] {
+        let file = format!("upstream_option:\n  resolv: {rule}\n");
+        fs::write(directory.path().join("goscon.yaml"), file).unwrap();
+        let (text, config) = migrated(directory.path(), "goscon", "goscon.yaml").await;
+        let resolve = config.upstream.resolve.unwrap();
+        assert_eq!(resolve.pattern.unwrap().as_str(), pattern);
+        let remark = "# upstream_option.resolv.pattern: ";
+        assert_eq!(text.starts_with(remark), remarked, "{text}");
+    }
+    let file = "upstream_option:\n  resolv: {suffix: .example}\n";
+    fs::write(directory.path().join("goscon.yaml"), file).unwrap();
+    let (text, config) = migrated(directory.path(), "goscon", "goscon.yaml").await;
+    assert_eq!(config.upstream.resolve.unwrap().pattern, None);
+    assert!(!text.starts_with('#'), "{text}");
+
+    for (line, bind, remarked) in [
+        ("-ServerAddr :1401", "tcp://127.0.0.1:1401", true),
+        ("-ServerAddr 10.0.0.1:1401", "tcp://127.0.0.1:1401", true),
+        ("-ServerAddr localhost:1401", "tcp://127.0.0.1:1401", false),
+        ("-ServerAddr [::1]:1401", "tcp://[::1]:1401", false),
+    ] {
+        let text = migrate(directory.path(), "fastway", line).await.stdout;
+        fs::write(directory.path().join("config.yaml"), &text).unwrap();
+        let check = run(directory.path(), &["check"]).await;
+        assert_eq!(check.code, Some(0), "{}", check.stderr);
+        let warned = "listeners[1].fastway.auth_key: is empty: whoever reaches";
+        assert!(check.stderr.contains(warned), "{}", check.stderr);
+        let config = Config::parse(&text, Path::new("config.yaml")).unwrap();
+        assert_eq!(binds(&config, 1), [bind]);
+        assert_eq!(text.starts_with("# ServerAuthKey: "), remarked, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("goscon.yaml");

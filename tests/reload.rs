@@ -2,8 +2,15 @@
 
 mod common;
 
+use std::ffi::CString;
+use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use serde_json::Value;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -193,6 +200,197 @@ async fn a_session_keeps_what_decided_it() {
     drop((live, late));
     gateway.log().nth("told one", 0).await;
     gateway.log().nth("told two", 0).await;
+}
+
+/// What may stand where a file should.
+#[derive(Debug, Clone, Copy)]
+enum Odd {
+    Pipe,
+    Directory,
+    Device,
+    Socket,
+    Huge,
+}
+
+impl Odd {
+    const ALL: [Self; 5] = [
+        Self::Pipe,
+        Self::Directory,
+        Self::Device,
+        Self::Socket,
+        Self::Huge,
+    ];
+
+    fn put(self, path: &Path) {
+        match self {
+            Self::Pipe => {
+                let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+                // SAFETY: the path ends with a zero.
+                assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+            }
+            Self::Directory => std::fs::create_dir(path).unwrap(),
+            Self::Device => symlink("/dev/zero", path).unwrap(),
+            Self::Socket => drop(UnixListener::bind(path).unwrap()),
+            Self::Huge => File::create(path).unwrap().set_len(HUGE).unwrap(),
+        }
+    }
+
+    fn take(self, path: &Path) {
+        match self {
+            Self::Directory => std::fs::remove_dir(path).unwrap(),
+            _ => std::fs::remove_file(path).unwrap(),
+        }
+    }
+
+    fn said(self) -> &'static str {
+        match self {
+            Self::Huge => "larger than ",
+            _ => "not a regular file",
+        }
+    }
+}
+
+/// The length of a file that holds nothing, bytes.
+const HUGE: u64 = 1 << 30;
+
+#[tokio::test]
+async fn what_is_no_file_is_refused_at_once() {
+    let files = [
+        ("route.lua", "require 'rules'\nfunction access() end\n"),
+        ("rules.lua", "return {}\n"),
+        ("token", "a token that nobody guesses\n"),
+        ("plugin.wat", "(module)\n"),
+    ];
+    let config = format!("admin: {{bind: '127.0.0.1:0', token_file: token}}\n{CONFIG}");
+    let gateway = Gateway::start_among(&files, &config).await;
+    let mut live = connect(gateway.addr()).await;
+    let log = gateway.log();
+    let before = gateway.resident();
+    for (name, content) in files.into_iter().chain([("config.yaml", config.as_str())]) {
+        let path = gateway.directory().join(name);
+        if name == "plugin.wat" {
+            let hook = config.replace("hooks: [{", "hooks: [{name: p, wasm: plugin.wat}, {");
+            gateway.save("config.yaml", &hook);
+            // The module is no plugin: this is how it is found out that it has been looked at.
+            let said = |line: &Value| error(line).contains("exports none of");
+            log.wait("a plugin that does nothing", said).await;
+        }
+        for odd in Odd::ALL {
+            std::fs::remove_file(&path).unwrap();
+            odd.put(&path);
+            gateway.signal(libc::SIGHUP);
+            let said =
+                |line: &Value| error(line).contains(name) && error(line).contains(odd.said());
+            log.wait(&format!("{name}: {odd:?}"), said).await;
+            echoed(&mut live, b"meanwhile").await;
+            odd.take(&path);
+            log.forget();
+            gateway.save(name, content);
+            gateway.signal(libc::SIGHUP);
+            match name {
+                "plugin.wat" => {
+                    let said = |line: &Value| error(line).contains("exports none of");
+                    log.wait("the plugin again", said).await
+                }
+                _ => log.nth("reloaded", 0).await,
+            };
+            log.forget();
+        }
+        if name == "plugin.wat" {
+            gateway.save("config.yaml", &config);
+            log.nth("reloaded", 0).await;
+            log.forget();
+        }
+    }
+    let grown = gateway.resident().saturating_sub(before);
+    assert!(grown < HUGE / 8, "{grown} bytes");
+}
+
+fn error(line: &Value) -> &str {
+    line["error"].as_str().unwrap_or_default()
+}
+
+/// A script that takes its time to be loaded for the second time, and says when it begins to.
+const SLOW_AGAIN: &str = "if gateway.shared.get('loaded') then
+  gateway.log.info('loading')
+  while true do end
+end
+gateway.shared.set('loaded', true)
+function access() end
+";
+
+/// Far more than any test has patience for.
+const PATIENT: &str = "load_timeout: 100s, timeout: 100s";
+
+#[tokio::test]
+async fn a_reload_that_takes_long_is_no_reason_to_go_on() {
+    let config = CONFIG.replace("timeout: 2s", PATIENT);
+    for stop in [libc::SIGTERM, libc::SIGINT] {
+        let mut gateway = Gateway::start_among(&[("route.lua", SLOW_AGAIN)], &config).await;
+        gateway.signal(libc::SIGHUP);
+        gateway.log().nth("loading", 0).await;
+        gateway.signal(stop);
+        assert!(gateway.exited().await.success());
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_takes_long_is_no_reason_to_go_on() {
+    let config = CONFIG.replace("timeout: 2s", PATIENT);
+    let script = "gateway.log.info('loading')\nwhile true do end\n";
+    for stop in [libc::SIGTERM, libc::SIGINT] {
+        let mut gateway = Gateway::begin_among(&[("route.lua", script)], &config, |_| ());
+        gateway.log().nth("loading", 0).await;
+        gateway.signal(stop);
+        assert!(gateway.exited().await.success());
+    }
+}
+
+/// Says when it begins to be loaded, and takes a second or two.
+const SLOW: &str = "gateway.log.info('loading')
+for i = 1, 50000000 do end
+function access() end
+";
+
+#[tokio::test]
+async fn what_is_saved_during_start_up_takes_effect() {
+    let config = CONFIG.replace("timeout: 2s", PATIENT);
+    let mut gateway = Gateway::begin_among(&[("route.lua", SLOW)], &config, |_| ());
+    gateway.log().nth("loading", 0).await;
+    gateway.save("config.yaml", &format!("{config}node: 3\n"));
+    gateway.listens().await;
+    gateway.log().nth("reloaded", 0).await;
+    assert_eq!(connect(gateway.addr()).await.id() >> 24, 3);
+}
+
+#[tokio::test]
+async fn what_is_saved_during_a_reload_takes_effect() {
+    let config = CONFIG.replace("timeout: 2s", PATIENT);
+    let files = [("route.lua", OPEN), ("late.lua", SLOW)];
+    let gateway = Gateway::start_among(&files, &config).await;
+    // A hook that nobody has watched so far.
+    let late = config.replace("route.lua", "late.lua");
+    gateway.save("config.yaml", &late);
+    gateway.log().nth("loading", 0).await;
+    gateway.save("late.lua", SHUT);
+    gateway.log().nth("reloaded", 1).await;
+    assert!(!is_let_in(&gateway).await);
+}
+
+#[tokio::test]
+async fn the_directory_it_was_started_in_may_go() {
+    let mut gateway = Gateway::begin_among(&[("route.lua", OPEN)], CONFIG, |command| {
+        let here = command.as_std().get_current_dir().unwrap().join("release");
+        std::fs::create_dir(&here).unwrap();
+        command.current_dir(here).args(["-c", "../config.yaml"]);
+    });
+    gateway.listens().await;
+    std::fs::remove_dir(gateway.directory().join("release")).unwrap();
+    gateway.signal(libc::SIGHUP);
+    assert_eq!(gateway.log().nth("reloaded", 0).await["generation"], 2);
+    gateway.save("route.lua", SHUT);
+    gateway.log().nth("reloaded", 1).await;
+    assert!(!is_let_in(&gateway).await);
 }
 
 /// Scripts and configuration change again and again while sessions run, lose their connections

@@ -156,7 +156,10 @@ async fn names_no_host_has_are_looked_up() {
 #[tokio::test]
 async fn a_name_that_is_not_found_goes_to_any_host() {
     let (known, dead) = (named("k").await, dead_addr().await);
-    let resolve = format!("upstream: {{resolve: {{port: {}}}}}", dead.port());
+    let resolve = format!(
+        "upstream: {{resolve: {{port: {}, pattern: '^[a-z]+$'}}}}",
+        dead.port()
+    );
     let gateway = gateway(&[("x", known, 1)], &resolve).await;
     // Found, but nobody is there.
     assert_eq!(reached(&gateway, "localhost", 1).await, [('k', 1)].into());

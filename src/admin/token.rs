@@ -1,13 +1,17 @@
 //! The token that requests show.
 
-use std::fs;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::files::{self, Files};
+
 /// Shorter ones can be guessed.
 const MIN_LEN: usize = 16;
+
+/// Largest file that is taken for a token, bytes.
+const MAX_FILE: u64 = 64 << 10;
 
 /// What a request must show; only its hash is kept.
 pub(crate) struct Token([u8; 32]);
@@ -15,8 +19,9 @@ pub(crate) struct Token([u8; 32]);
 impl Token {
     /// Reads a token from a file, blanks around it left out. Says what is wrong with the file,
     /// never what is in it.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    pub fn read(files: &mut Files, path: &Path) -> Result<Self, String> {
+        let text = files.read(path, MAX_FILE).and_then(files::text);
+        let text = text.map_err(|error| format!("cannot be read: {error}"))?;
         let token = text.trim();
         if token.len() < MIN_LEN {
             return Err(format!("holds no token of at least {MIN_LEN} characters"));
@@ -37,13 +42,14 @@ impl Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn tokens_that_can_be_shown() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let read = |text: &str| {
             fs::write(file.path(), text).unwrap();
-            Token::read(file.path())
+            Token::read(&mut Files::default(), file.path())
         };
         let token = read("  a token that nobody guesses\r\n").unwrap();
         assert!(token.is(b"a token that nobody guesses"));

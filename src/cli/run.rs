@@ -25,17 +25,28 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let gateway = Gateway::start(arguments.config).await?;
+    let started = tokio::select! {
+        started = Gateway::start(arguments.config) => Some(started?),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let Some(gateway) = started else {
+        tracing::info!("told to stop while starting");
+        return Ok(());
+    };
     notify(NotifyState::Ready);
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => {
-                // Logged there, and nothing to stop for.
-                let _ = gateway.reload().await;
-            }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+    // Signals that come meanwhile are one.
+    let reloading = async {
+        loop {
+            hangup.recv().await;
+            // Logged there, and nothing to stop for.
+            let _ = gateway.reload().await;
         }
+    };
+    tokio::select! {
+        () = reloading => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     let grace = arguments.grace;
     notify(NotifyState::Stopping);

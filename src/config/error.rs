@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::{self as yaml, MessageFormatter as _};
 
-use super::locate::line_of;
+use super::locate::{line_of, path_at};
 
 /// What is wrong with a configuration file, and where. Shown on one line:
 /// `config.yaml:12: listeners[0].bind[1]: …`.
@@ -78,6 +78,11 @@ impl Error {
                 let name = name.as_deref().unwrap_or("?");
                 key = key.map(|key| format!("{}{name}", key.trim_end_matches('?')));
                 "is set twice"
+            }
+            // Found by looking ahead, when the path is that of the block.
+            yaml::Error::UnsupportedTag { tag, location, .. } => {
+                key = path_at(text, location.line(), location.column()).or(key);
+                &format!("unknown tag `{tag}`")
             }
             yaml::Error::SerdeUnknownField { expected, .. } => {
                 &format!("unknown key, expected one of {}", expected.join(", "))

@@ -8,14 +8,15 @@ use documented::{Documented, DocumentedFields};
 use serde::Deserialize;
 use serde_yaml as yaml;
 
+use super::locate;
 use super::settings::{Int, Name, Spelling, Timeout, read};
 use super::types::{
     FastwayPatch, HookMemory, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch,
 };
 use super::{
     Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Instance, Kcp, LOAD_TIMEOUT, Limits,
-    Listener, OnError, Peek, Program, ProxyHeader, Scp, Service, Session, Snet, Tcp, Transport,
-    Upstream, UpstreamSession, wall_timeout,
+    Listener, OnError, Peek, Program, ProxyHeader, Resolve, Scp, Service, Session, Snet, Tcp,
+    Transport, Upstream, UpstreamSession, wall_timeout,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -119,17 +120,64 @@ fn default_hook_memory() -> usize {
     32 << 20
 }
 
+/// How deep lists and blocks may be nested.
+const MAX_DEPTH: usize = 100;
+
+/// What aliases may add to the content of the file: scalars, and beginnings and ends of lists and
+/// blocks.
+const MAX_REPLAYED: usize = 10_000_000;
+
+/// How YAML is read. Whoever wrote the file may write as much as it holds; limits are for what is
+/// more than that, the depth of the stack and what aliases make of it.
+pub(crate) fn options() -> yaml::Options {
+    yaml::options! {
+        with_snippet: false,
+        emit_comments: false,
+        reject_unsupported_tags: true,
+        alias_limits: yaml::alias_limits! {
+            max_total_replayed_events: MAX_REPLAYED,
+        },
+        budget: yaml::budget! {
+            max_depth: MAX_DEPTH,
+            max_events: usize::MAX,
+            max_aliases: usize::MAX,
+            max_anchors: usize::MAX,
+            max_recorded_anchor_events: usize::MAX,
+            max_recorded_anchor_bytes: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+            max_merge_keys: usize::MAX,
+            enforce_alias_anchor_ratio: false,
+        },
+    }
+}
+
 impl File {
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let options = yaml::options! { with_snippet: false };
         let mut key = None;
-        let parsed = yaml::with_deserializer_from_str_with_options(text, options, |yaml| {
+        let parsed = yaml::with_deserializer_from_str_with_options(text, options(), |yaml| {
             serde_path_to_error::deserialize(yaml).map_err(|error| {
                 key = Some(error.path().to_string());
                 error.into_inner()
             })
         });
-        parsed.map_err(|error| Error::of_yaml(&error, key, text, path))
+        // A variable is what is wrong, whatever else is where it stands.
+        if text.contains("${")
+            && let Some((key, line)) = locate::variable(text)
+        {
+            return Err(Error {
+                line: Some(line),
+                key: Some(key),
+                ..Error::new(
+                    path,
+                    "variables such as ${NAME} are not supported".to_owned(),
+                )
+            });
+        }
+        let mut file: Self = parsed.map_err(|error| Error::of_yaml(&error, key, text, path))?;
+        let hooks = file.hooks.iter_mut().flatten();
+        locate::restore_digits(text, hooks.map(|hook| &mut hook.config));
+        Ok(file)
     }
 
     /// Checks what the blocks say about each other. Gives the key at fault and what is wrong.
@@ -188,6 +236,13 @@ impl File {
                 let message = "is only for `service: proxy`: fastway endpoints send frames";
                 return Err((format!("{key}.peek"), message.to_owned()));
             }
+        }
+        let resolve = self
+            .upstream
+            .as_ref()
+            .and_then(|upstream| upstream.resolve.as_ref());
+        if let Some(Err((key, message))) = resolve.map(Resolve::check) {
+            return Err((format!("upstream.resolve{key}"), message.to_owned()));
         }
         if let Some(upstream) = &self.upstream
             && upstream.proxy_header.is_some()

@@ -24,7 +24,6 @@ mod settings;
 mod types;
 pub mod watch;
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,14 +32,21 @@ use serde_yaml as yaml;
 pub use admin::Admin;
 pub use error::Error;
 use file::File;
+pub(crate) use file::options as yaml_options;
 pub use hosts::{Choose, Eject, Health};
 pub use network::Network;
 pub(crate) use network::masked;
 pub use reference::reference;
 pub(crate) use settings::Bytes;
+pub use settings::NamePattern;
 use settings::{Spelling, Timeout};
 use types::HookMemory;
 pub use types::*;
+
+use crate::files::{self, Files};
+
+/// Largest file that is taken for a configuration, bytes.
+const MAX_FILE: u64 = 16 << 20;
 
 /// The most time that loading a hook may take by default.
 pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,10 +72,14 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, and as [`Config::parse`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let text = fs::read_to_string(path)
-            .map_err(|error| Error::new(path, format!("cannot be read: {error}")))?;
-        Self::parse(&text, path)
+        Self::read(path.as_ref(), &mut Files::default()).map(|(config, _)| config)
+    }
+
+    /// Reads a configuration file as one of `files`, with what is doubtful about it.
+    pub(crate) fn read(path: &Path, files: &mut Files) -> Result<(Self, Vec<Error>), Error> {
+        let text = files.read(path, MAX_FILE).and_then(files::text);
+        let text = text.map_err(|error| Error::new(path, format!("cannot be read: {error}")))?;
+        Self::parse_all(&text, path)
     }
 
     /// Reads the text of a configuration file. The path is not opened: it is named in errors, and
@@ -79,15 +89,43 @@ impl Config {
     /// The first thing that is wrong with the text: syntax, an unknown or duplicate key, a value
     /// of the wrong kind or out of its range, a name that is not defined or defined twice.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        Self::parse_all(text, path).map(|(config, _)| config)
+    }
+
+    /// The same, with what is doubtful.
+    fn parse_all(text: &str, path: &Path) -> Result<(Self, Vec<Error>), Error> {
         let file = File::parse(text, path)?;
-        file.check().map_err(|(key, message)| Error {
+        let at = |(key, message): (String, String)| Error {
             line: locate::line_of(text, &key),
             key: Some(key),
             ..Error::new(path, message)
-        })?;
+        };
+        file.check().map_err(at)?;
         let directory = std::path::absolute(path)
             .map_err(|error| Error::new(path, format!("has no directory: {error}")))?;
-        Ok(file.resolve(directory.parent().unwrap_or(&directory)))
+        let config = file.resolve(directory.parent().unwrap_or(&directory));
+        let mut doubts = Vec::new();
+        for (key, bind) in config.without_auth_key() {
+            if !bind.addr.ip().is_loopback() {
+                let message = format!("is empty: others can reach {bind} and be any server");
+                return Err(at((key, message)));
+            }
+            let message = format!("is empty: whoever reaches {bind} can be any server");
+            doubts.push(at((key, message)));
+        }
+        Ok((config, doubts))
+    }
+
+    /// The binds for servers that need not know a key, and where it would stand.
+    fn without_auth_key(&self) -> impl Iterator<Item = (String, &Bind)> {
+        let listeners = self.listeners.iter().enumerate();
+        let open = listeners.filter(|(_, listener)| {
+            listener.service == Service::FastwayServer && listener.fastway.auth_key.is_empty()
+        });
+        open.flat_map(|(i, listener)| {
+            let key = move |bind| (format!("listeners[{i}].fastway.auth_key"), bind);
+            listener.bind.iter().map(key)
+        })
     }
 
     /// The configuration in effect as YAML, every default and override spelled out. Parsed again
@@ -102,6 +140,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Duration;
 
     use super::*;
@@ -775,6 +814,40 @@ replay_memory: 1GiB
                 "3: hosts[0].addr: `a` lacks a port: write host:port",
             ),
             (
+                "listeners: []\nhosts:\n- name: a\n  addr: 10.0.0.256:9000\n",
+                "4: hosts[0].addr: `10.0.0.256:9000` is no address: \
+                 write host:port, or [v6]:port for IPv6",
+            ),
+            (
+                "listeners: []\nhosts:\n- name: a\n  addr: localhost:09000\n",
+                "4: hosts[0].addr: `09000` is no port: write 1 to 65535",
+            ),
+            // Variables and tags, of whatever the value is.
+            (
+                "listeners: []\nhosts:\n# ${HOST}\n- name: a\n  addr: ${GAME_HOST}:9000\n",
+                "5: hosts[0].addr: variables such as ${NAME} are not supported",
+            ),
+            (
+                "listeners: []\nannounce:\n  sproto: ${TYPE:-1}\n",
+                "3: announce.sproto: variables such as ${NAME} are not supported",
+            ),
+            (
+                "listeners: []\nhooks:\n- name: a\n  lua: a\n  config: {k: [\"$${KEY}\"]}\n",
+                "5: hooks[0].config.k[0]: variables such as ${NAME} are not supported",
+            ),
+            (
+                "listeners: []\nfastway:\n  auth_key: !env KEY\n",
+                "3: fastway.auth_key: unknown tag `!env`",
+            ),
+            (
+                "listeners: []\nhooks:\n- name: a\n  config:\n    k: !vault [x]\n",
+                "5: hooks[0].config.k: unknown tag `!vault`",
+            ),
+            (
+                "listeners: !include listeners.yaml\n",
+                "1: listeners: unknown tag `!include`",
+            ),
+            (
                 "listeners: []\nhosts:\n- name: a\n  weight: 1000001\n",
                 "4: hosts[0].weight: 1000001 must be 1 to 1000000",
             ),
@@ -901,9 +974,159 @@ replay_memory: 1GiB
         ] {
             assert_eq!(parse(&text).unwrap_err(), expected, "{text}");
         }
-        let resolved =
-            format!("upstream: {{resolve: {{}}}}\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n");
+        let resolved = format!(
+            "upstream: {{resolve: {{suffix: .example}}}}\nlisteners:\n{a}  bind: ['tcp://[::]:1']\n"
+        );
         assert_eq!(parse(&resolved).unwrap().hosts, []);
+    }
+
+    #[test]
+    fn servers_without_a_key_are_for_this_machine() {
+        let of = |bind: &str, more: &str| {
+            let text = format!(
+                "listeners:\n- name: s\n  session: plain\n  service: fastway-server\n  \
+                 bind: ['{bind}']\n{more}"
+            );
+            let path = Path::new("/c.yaml");
+            let read = Config::parse_all(&text, path);
+            read.map(|(_, doubts)| doubts.iter().map(Error::to_string).collect::<Vec<_>>())
+                .map_err(|error| error.to_string())
+        };
+        for (bind, more, line) in [
+            ("tcp://0.0.0.0:1249", "", 2),
+            ("tcp://[::]:1249", "", 2),
+            (
+                "tcp://10.0.0.1:1249",
+                "  fastway:\n    auth_key: ''\nfastway: {auth_key: x}\n",
+                7,
+            ),
+        ] {
+            let expected = format!(
+                "/c.yaml:{line}: listeners[0].fastway.auth_key: is empty: others can reach {bind} \
+                 and be any server"
+            );
+            assert_eq!(of(bind, more), Err(expected));
+        }
+        let expected = "/c.yaml:2: listeners[0].fastway.auth_key: is empty: whoever reaches \
+            tcp://127.0.0.1:1249 can be any server";
+        assert_eq!(of("tcp://127.0.0.1:1249", "").unwrap(), [expected]);
+        let key = "fastway: {auth_key: x}\n";
+        assert_eq!(of("tcp://0.0.0.0:1249", key), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn names_are_resolved_within_bounds() {
+        let of = |rule: &str| {
+            parse(&format!(
+                "listeners: []\nupstream:\n  resolve:\n    {{port: 1,\n    {rule}}}\n"
+            ))
+            .map(|config| config.upstream.resolve.unwrap())
+        };
+        for rule in ["", "prefix: a-", "suffix: .", "pattern: ''"] {
+            assert_eq!(
+                of(rule).unwrap_err(),
+                "4: upstream.resolve: lets clients choose any address: add a suffix or a pattern",
+                "{rule}"
+            );
+        }
+        for rule in ["'[a-z]+'", "'^[a-z]+'", "'[a-z]+$'"] {
+            assert_eq!(
+                of(&format!("pattern: {rule}")).unwrap_err(),
+                "5: upstream.resolve.pattern: must begin with ^ and end with $ where there is no \
+                 prefix and no suffix",
+                "{rule}"
+            );
+        }
+        for (rule, name, addr) in [
+            ("pattern: '^[a-z]+$'", "lobby", Some("lobby:1")),
+            ("pattern: '^[a-z]+$'", "localhost.example", None),
+            ("pattern: '^a|b$'", "a.example", None),
+            ("pattern: '(?m)^a$', suffix: .b", "a\nx", None),
+            ("pattern: 'a|ab', suffix: .c", "ab", Some("ab.c:1")),
+            ("pattern: '[0-9a-f]+', prefix: x-", "127.0.0.1", None),
+            ("pattern: '^.*$'", "127.0.0.1", None),
+            ("pattern: '^.*$'", "::ffff:127.0.0.1", None),
+            ("pattern: '^.*$'", "[::1]", None),
+            ("suffix: .nip.example", "127.0.0.1", None),
+            ("suffix: .rooms.example", "17", Some("17.rooms.example:1")),
+        ] {
+            let rule = of(rule).unwrap();
+            assert_eq!(rule.addr(name).as_deref(), addr, "{rule:?} {name}");
+        }
+    }
+
+    #[test]
+    fn comments_and_anchors_may_be_many() {
+        let comments = "  # - {name: old, addr: 'old:1'}\n".repeat(1000);
+        let uses = "- {name: b, <<: *host}\n".repeat(1000);
+        let text = format!(
+            "listeners:\n{comments}\nhosts:\n{comments}- &host {{name: a, addr: 'a:1', \
+             weight: 7}}\n{comments}{uses}scp:\n{comments}  resume_wait: 1s\n{comments}"
+        );
+        // A key whose values are all commented out has none.
+        let text = text.replace("listeners:\n", "listeners: []\n");
+        let hosts = parse(&text).unwrap().hosts;
+        let fits = |host: &&Host| host.name == "b" && host.weight == 7;
+        assert_eq!(
+            (hosts.len(), hosts.iter().filter(fits).count()),
+            (1001, 1000)
+        );
+    }
+
+    #[test]
+    fn digits_behind_a_zero_are_a_string() {
+        let text = "listeners: []\nhooks:\n- name: a\n  lua: a.lua\n- name: b\n  lua: b.lua\n  \
+            config:\n    zone: 007 # of many\n    mode: {m: [0755, -01, 1.0, 7, 0, 0.5, 1e3, '007']}\n    \
+            back: &x 0123456789\n    again: *x\n    over: {<<: {in: 00}}\n    ä: +08\n";
+        let config = parse(text).unwrap();
+        assert_eq!(
+            serde_json::Value::from(config.hooks[1].config.clone()),
+            serde_json::json!({
+                "zone": "007",
+                "mode": {"m": ["0755", "-01", 1.0, 7, 0, 0.5, 1000.0, "007"]},
+                "back": "0123456789",
+                "again": "0123456789",
+                "over": {"in": "00"},
+                "ä": "+08",
+            })
+        );
+        let dump = config.dump().unwrap();
+        assert_eq!(parse(&dump), Ok(config), "{dump}");
+    }
+
+    #[test]
+    fn what_is_no_variable_is_taken() {
+        let text = "listeners: []\nfastway: {auth_key: 'a$b$$c$ {d}'}\nupstream:\n  resolve:\n    \
+            pattern: '^[a-z]+${0,}$'\n";
+        let config = parse(text);
+        assert!(config.is_ok(), "{config:?}");
+    }
+
+    #[test]
+    fn reading_takes_time_by_the_length() {
+        let read = |hosts: usize| {
+            let text: String = (0..hosts)
+                .map(|at| format!("- {{name: h{at}, addr: 'h{at}:1', weight: 1, drain: false}}\n"))
+                .collect();
+            let text = format!("listeners: []\nhosts:\n{text}");
+            let started = thread_time();
+            assert_eq!(parse(&text).unwrap().hosts.len(), hosts);
+            thread_time() - started
+        };
+        let (few, many) = (read(2_000), read(16_000));
+        assert!(many < few * 24, "{few:?} and {many:?}");
+    }
+
+    /// The processor time of this thread.
+    fn thread_time() -> Duration {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the pointer is to a whole struct.
+        let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+        assert_eq!(result, 0);
+        Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
     }
 
     #[test]

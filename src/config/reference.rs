@@ -13,9 +13,11 @@ const PREAMBLE: &str = "\
 
 Printed by `stablegate reference` from the program's own types.
 
-The file is YAML. Unknown keys, duplicate keys and values out of their range are errors that name
-file, line and key; `stablegate check` finds them. Durations are written with their units, `30s` or
-`100ms`, and so are sizes, `64KiB`. Relative paths are relative to the directory of the file.
+The file is YAML, of at most 16 MiB. Unknown keys, duplicate keys and values out of their range are
+errors that name file, line and key; `stablegate check` finds them. So are unknown tags such as `!env`
+and variables such as `${NAME}`: nothing is put in their place. Comments and uses of an anchor may be
+as many as you like. Durations are written with their units, `30s` or `100ms`, and so are sizes,
+`64KiB`. Relative paths are relative to the directory of the file.
 
 The blocks `scp`, `snet`, `tcp`, `kcp` and `fastway` may stand at the top, for all listeners, and in
 a listener, where each key that is set goes before that at the top.

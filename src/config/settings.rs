@@ -318,10 +318,35 @@ impl Spelling<String> for Name {
     }
 }
 
-/// A regular expression; the empty string stands for none.
+/// A regular expression for whole names.
+#[derive(Debug, Clone)]
+pub struct NamePattern {
+    text: String,
+    whole: Regex,
+}
+
+impl NamePattern {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it matches all of a name.
+    pub fn matches(&self, name: &str) -> bool {
+        self.whole.is_match(name)
+    }
+}
+
+impl PartialEq for NamePattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+/// A [`NamePattern`]; the empty string stands for none.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(super) struct Pattern(Option<Regex>);
+pub(super) struct Pattern(Option<NamePattern>);
 
 impl TryFrom<String> for Pattern {
     type Error = String;
@@ -330,8 +355,10 @@ impl TryFrom<String> for Pattern {
         if text.is_empty() {
             return Ok(Self(None));
         }
-        match Regex::new(&text) {
-            Ok(regex) => Ok(Self(Some(regex))),
+        // By itself first, for its own errors.
+        let whole = Regex::new(&text).and_then(|_| Regex::new(&format!(r"\A(?:{text})\z")));
+        match whole {
+            Ok(whole) => Ok(Self(Some(NamePattern { text, whole }))),
             Err(error) => {
                 // The lines before the last one draw where in the text it is.
                 let error = error.to_string();
@@ -344,18 +371,16 @@ impl TryFrom<String> for Pattern {
 
 impl From<Pattern> for String {
     fn from(pattern: Pattern) -> Self {
-        pattern
-            .0
-            .map_or_else(String::new, |regex| regex.to_string())
+        pattern.0.map_or_else(String::new, |pattern| pattern.text)
     }
 }
 
-impl Spelling<Option<Regex>> for Pattern {
-    fn value(self) -> Option<Regex> {
+impl Spelling<Option<NamePattern>> for Pattern {
+    fn value(self) -> Option<NamePattern> {
         self.0
     }
 
-    fn of(value: &Option<Regex>) -> Self {
+    fn of(value: &Option<NamePattern>) -> Self {
         Self(value.clone())
     }
 }

@@ -1,13 +1,12 @@
 //! The values of a configuration. All of them are valid: they were checked when they were read.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use documented::{Documented, DocumentedFields};
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::fastway::Version;
@@ -16,8 +15,8 @@ use super::Admin;
 use super::hosts::{Choose, Eject, Health};
 use super::network::Network;
 use super::settings::{
-    Int, Name, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings, spelled_as_is,
-    write,
+    Int, Name, NamePattern, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings,
+    spelled_as_is, write,
 };
 
 const KIB: usize = 1 << 10;
@@ -279,7 +278,7 @@ settings! {
         /// How many virtual connections a client may have, 0 for no limit: with them, its dials are
         /// refused. Up to 1000000. Default 16.
         max_virtual_connections: usize as Int<usize, 0, 1_000_000> = 16,
-        /// What servers must know. Default empty.
+        /// What servers must know. Not empty on an address that others can reach. Default empty.
         auth_key: String as String = String::new(),
         /// How long a server may take for its handshake; more than 0s. Default 5s.
         auth_timeout: Duration as Timeout = Duration::from_secs(5),
@@ -322,7 +321,9 @@ settings! {
         resolve_interval: Option<Duration> as OffOr<10, YEAR> = Some(Duration::from_secs(30)),
     }
 
-    /// The rule for names that no host has: `prefix + name + suffix` is looked up in DNS.
+    /// The rule for names that no host has: `prefix + name + suffix` is looked up in DNS. It has a
+    /// suffix or a pattern: otherwise clients would choose any address. An IP address is no name.
+    #[derive(PartialEq)]
     pub struct Resolve / ResolvePatch {
         /// Put before the name. Default empty.
         prefix: String as String = String::new(),
@@ -330,9 +331,10 @@ settings! {
         suffix: String as String = String::new(),
         /// The port dialled; 1 to 65535. Default 443.
         port: u16 as Int<u16, 1, 65_535> = 443,
-        /// A regular expression that a name must match to be looked up; `""` (`None`)
-        /// takes every name. Default `""`.
-        pattern: Option<Regex> as Pattern = None,
+        /// A regular expression that a whole name must match to be looked up; `""` (`None`)
+        /// takes every name. Without prefix and suffix it begins with `^` and ends with `$`.
+        /// Default `""`.
+        pattern: Option<NamePattern> as Pattern = None,
     }
 
     /// What a server is told about a session before the session's own bytes.
@@ -453,12 +455,40 @@ spelled_as_is!(
     Vec<Network>,
 );
 
-impl PartialEq for Resolve {
-    fn eq(&self, other: &Self) -> bool {
-        // Regular expressions compare by their text.
-        let pattern = |rule: &Self| rule.pattern.as_ref().map(Regex::to_string);
-        (&self.prefix, &self.suffix, self.port) == (&other.prefix, &other.suffix, other.port)
-            && pattern(self) == pattern(other)
+impl Resolve {
+    /// Checks that it does not let clients choose any address. Gives the key at fault and what is
+    /// wrong.
+    pub(super) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let has_suffix = !self.suffix.trim_matches('.').is_empty();
+        match &self.pattern {
+            _ if has_suffix => Ok(()),
+            None => Err((
+                "",
+                "lets clients choose any address: add a suffix or a pattern",
+            )),
+            Some(pattern)
+                if self.prefix.is_empty()
+                    && !(pattern.as_str().starts_with('^') && pattern.as_str().ends_with('$')) =>
+            {
+                let message = "must begin with ^ and end with $ where there is no prefix and no \
+                               suffix";
+                Err((".pattern", message))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The address that it gives a name, if it takes it. An IP address is no name.
+    pub fn addr(&self, name: &str) -> Option<String> {
+        let literal = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        if literal.unwrap_or(name).parse::<IpAddr>().is_ok() {
+            return None;
+        }
+        let pattern = self.pattern.as_ref();
+        let is_taken = pattern.is_none_or(|pattern| pattern.matches(name));
+        is_taken.then(|| format!("{}{name}{}:{}", self.prefix, self.suffix, self.port))
     }
 }
 
@@ -469,7 +499,7 @@ pub struct Host {
     /// The name clients and hooks ask for; not empty, not necessarily unique.
     #[serde(deserialize_with = "read::<Name, _, _>")]
     pub name: String,
-    /// Where it is: `host:port`, or `builtin:echo`, a server inside the gateway that sends back
+    /// Where it is: `host:port`, the host a name or an IP address, or `builtin:echo`, a server inside the gateway that sends back
     /// what it gets.
     pub addr: HostAddr,
     /// Its share of the sessions among the hosts to choose from; 1 to 1000000. Default 100.
@@ -610,12 +640,12 @@ impl FromStr for HostAddr {
             .rsplit_once(':')
             .ok_or_else(|| format!("`{text}` lacks a port: write host:port"))?;
         let port = match port.parse() {
-            Ok(port) if port > 0 => port,
+            Ok(number) if port.starts_with(|c: char| matches!(c, '1'..='9')) => number,
             _ => return Err(format!("`{port}` is no port: write 1 to 65535")),
         };
         let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-            Some(v6) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6,
-            None if !host.is_empty() && !host.contains(['/', ':', '[', ']', ' ']) => host,
+            Some(v6) if v6.parse::<Ipv6Addr>().is_ok() => v6,
+            None if host.parse::<Ipv4Addr>().is_ok() || is_host_name(host) => host,
             _ => {
                 return Err(format!(
                     "`{text}` is no address: write host:port, or [v6]:port for IPv6"
@@ -627,6 +657,24 @@ impl FromStr for HostAddr {
             port,
         })
     }
+}
+
+/// Whether it can be looked up: a name by RFC 1123, which may have underscores as those of
+/// containers do, and is not one of the many ways to write an IPv4 address.
+fn is_host_name(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(fits)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
+        || hex.is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    name.len() <= 253 && name.split('.').all(is_label) && !is_number
 }
 
 impl TryFrom<u8> for ServerVersion {
@@ -756,6 +804,8 @@ mod tests {
         for text in [
             "builtin:echo",
             "game-1.internal:80",
+            "game_1.svc-2.example.com.:1",
+            "10.example:1",
             "10.0.0.1:65535",
             "[::1]:1",
         ] {
@@ -793,6 +843,21 @@ mod tests {
             "[::1]",
             "[x]:1",
             "a b:1",
+            "10.0.0.256:1",
+            "10.0.0:1",
+            "010.0.0.1:1",
+            "2130706433:1",
+            "0x7f000001:1",
+            "game.1:1",
+            "a,b:1",
+            "a..b:1",
+            ".a:1",
+            "*.example:1",
+            "-x:1",
+            "x-:1",
+            "spiel\u{e4}:1",
+            "host:09000",
+            "host:+1",
             "builtin:x",
             "http://h:1",
         ] {

@@ -5,23 +5,27 @@
 //! followed. What happened there is not interpreted. After any event the links are followed
 //! again, and the contents say whether something changed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::mem;
 use std::path::{Component, Path, PathBuf};
-use std::sync::mpsc::{Receiver as Queue, sync_channel};
+use std::sync::mpsc::{Receiver as Queue, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+
+use crate::files::Files;
 
 /// How long to wait after an event before looking: a save is several events.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+
+/// From one look to the next where the system tells of no events.
+const POLL: Duration = Duration::from_secs(2);
 
 /// As many links as Linux follows in one path.
 const MAX_LINKS: usize = 40;
@@ -38,47 +42,66 @@ impl Watcher {
     /// A notice says that since the last one at least one file changed its content, appeared or
     /// vanished. Notices not yet received are one.
     ///
+    /// Where the system has no means left to tell of events, the files are looked at every two
+    /// seconds.
+    ///
     /// # Errors
-    /// When the system gives no means to watch, or no thread.
-    pub fn new() -> notify::Result<(Self, mpsc::Receiver<()>)> {
+    /// When the system gives no thread.
+    pub fn new() -> io::Result<(Self, mpsc::Receiver<()>)> {
         // One waiting event is enough: the look that follows sees what all of them left.
         let (events, queue) = sync_channel(1);
+        let sender = events.clone();
         let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
             match event {
                 Ok(event) if !may_change_content(&event) => return,
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "watching files"),
             }
-            let _ = events.try_send(());
-        })?;
+            let _ = sender.try_send(());
+        });
+        let notify = match notify {
+            Ok(notify) => Some(notify),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    every = ?POLL,
+                    "no inotify instance left (fs.inotify.max_user_instances): polling the files"
+                );
+                None
+            }
+        };
         let (notices, receiver) = mpsc::channel(1);
+        let polls = notify.is_none();
         let state = Arc::new(Mutex::new(State {
+            polls,
             notify,
+            events,
             notices,
-            files: BTreeMap::new(),
+            files: Files::default(),
             directories: BTreeSet::new(),
         }));
         let weak = Arc::downgrade(&state);
         thread::Builder::new()
             .name("config-watch".to_owned())
-            .spawn(move || run(&queue, &weak))?;
+            .spawn(move || run(&queue, &weak, polls))?;
         Ok((Self { state }, receiver))
     }
 
     /// Replaces the set of files; they need not exist.
     ///
-    /// A file that was in the set keeps the content of the last notice as what it is compared
-    /// with. A new one starts with the content it has now, so name it before reading it: a change
-    /// between the two would go unnoticed. Blocks for a few file reads.
-    pub fn watch_files(&self, files: impl IntoIterator<Item = PathBuf>) {
+    /// A file that was read is compared with what was read then. One that was only named is
+    /// compared with its content at the last notice, if it was in the set, or else with the content
+    /// it has now. Blocks for a few file reads.
+    pub fn watch_files(&self, files: Files) {
         lock(&self.state).watch_files(files);
     }
 
     /// Adds to the set of files, as [`Self::watch_files`] would.
-    pub fn watch_also(&self, files: impl IntoIterator<Item = PathBuf>) {
+    pub fn watch_also(&self, files: Files) {
         let mut state = lock(&self.state);
-        let known: Vec<_> = state.files.keys().cloned().collect();
-        state.watch_files(known.into_iter().chain(files));
+        let mut all = mem::take(&mut state.files);
+        all.extend(files);
+        state.watch_files(all);
     }
 }
 
@@ -90,17 +113,31 @@ fn may_change_content(event: &Event) -> bool {
     }
 }
 
-/// Looks after each burst of events. Ends when the watcher, and with it the sender, is dropped.
-fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>) {
-    while queue.recv().is_ok() {
+/// Looks after each burst of events, or every now and then where there may be none. Ends when the
+/// watcher is dropped.
+fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>, mut polls: bool) {
+    loop {
+        let event = match polls {
+            true => queue.recv_timeout(POLL),
+            false => queue.recv().map_err(RecvTimeoutError::from),
+        };
+        match event {
+            Ok(()) => thread::sleep(DEBOUNCE),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
         loop {
-            thread::sleep(DEBOUNCE);
             // Taken before the look, so that an event during the look leads to another one.
             let _ = queue.try_recv();
             let Some(state) = state.upgrade() else { return };
-            if lock(&state).look() {
+            let mut state = lock(&state);
+            let is_complete = state.look();
+            polls = state.polls;
+            drop(state);
+            if is_complete {
                 break;
             }
+            thread::sleep(DEBOUNCE);
         }
     }
 }
@@ -110,61 +147,54 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The hash of a file's content.
-type Hash = [u8; 32];
-
 struct State {
-    notify: RecommendedWatcher,
+    /// `None` where the system has none left.
+    notify: Option<RecommendedWatcher>,
+    /// Calls for a look.
+    events: SyncSender<()>,
+    /// Whether there may be changes without events.
+    polls: bool,
     notices: mpsc::Sender<()>,
-    /// Each file with its content at the last notice; `None` if it could not be read.
-    files: BTreeMap<PathBuf, Option<Hash>>,
+    /// Each file with its content at the last notice.
+    files: Files,
     /// Where changes are waited for.
     directories: BTreeSet<PathBuf>,
 }
 
 impl State {
-    fn watch_files(&mut self, files: impl IntoIterator<Item = PathBuf>) {
-        let known = mem::take(&mut self.files);
-        let absolute = |file: PathBuf| (std::path::absolute(&file).unwrap_or(file), None);
-        self.files = files.into_iter().map(absolute).collect();
-        // Watch first and read then, so that no change falls between the two.
-        self.watch_directories();
-        for (file, seen) in &mut self.files {
-            *seen = known.get(file).copied().unwrap_or_else(|| hash(file).ok());
-        }
+    fn watch_files(&mut self, mut files: Files) {
+        files.recall(mem::take(&mut self.files));
+        self.files = files;
+        let polled = self.polls;
+        // Watches first and looks then, so that no change falls between the two.
         self.look();
+        if self.polls && !polled {
+            let _ = self.events.try_send(());
+        }
     }
 
     /// Follows the links anew and sends a notice if a content is not what it was. Whether that
     /// could be found out of all files.
     fn look(&mut self) -> bool {
         self.watch_directories();
-        let (mut changed, mut complete) = (false, true);
-        for (file, seen) in &mut self.files {
-            let now = match hash(file) {
-                Err(error) if lacks_descriptor(&error) => {
-                    complete = false;
-                    continue;
-                }
-                result => result.ok(),
-            };
-            changed |= now != *seen;
-            *seen = now;
-        }
-        if changed {
+        let looked = self.files.look();
+        if looked.is_changed {
             // Full means that a notice waits already, closed that nobody wants one.
             let _ = self.notices.try_send(());
         }
-        complete
+        looked.is_complete
     }
 
     /// Watches the directories that the files' paths lead through now, and no others.
     fn watch_directories(&mut self) {
-        let mut watched = BTreeSet::new();
+        let Some(notify) = &mut self.notify else {
+            return;
+        };
+        let (mut watched, mut polls) = (BTreeSet::new(), false);
         // Links may be swapped until their directory is watched: done when a pass finds no more.
         loop {
             let mut found = BTreeSet::new();
-            for file in self.files.keys() {
+            for file in self.files.paths() {
                 add_directories(file, &mut found);
             }
             // Parents come first, so that a directory that comes or goes meanwhile is seen.
@@ -174,21 +204,31 @@ impl State {
             }
             for directory in new {
                 // Also those that are watched already: they may be new ones of the same name.
-                let result = self.notify.watch(&directory, RecursiveMode::NonRecursive);
+                let result = notify.watch(&directory, RecursiveMode::NonRecursive);
                 if let Err(error) = result
                     && !matches!(error.kind, ErrorKind::PathNotFound)
-                    && !self.directories.contains(&directory)
                 {
-                    tracing::warn!(directory = %directory.display(), %error, "cannot watch");
+                    polls = true;
+                    if !self.directories.contains(&directory) {
+                        let error = match error.kind {
+                            ErrorKind::MaxFilesWatch => {
+                                "no inotify watch left (fs.inotify.max_user_watches)".to_owned()
+                            }
+                            _ => error.to_string(),
+                        };
+                        let directory = directory.display();
+                        tracing::warn!(%directory, error, every = ?POLL, "cannot watch, polling");
+                    }
                 }
                 watched.insert(directory);
             }
         }
         for directory in self.directories.difference(&watched) {
             // Fails if the directory is gone, and its watch with it.
-            let _ = self.notify.unwatch(directory);
+            let _ = notify.unwatch(directory);
         }
         self.directories = watched;
+        self.polls = polls;
     }
 }
 
@@ -226,28 +266,21 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = PathBuf> {
         .map(|part| PathBuf::from(part.as_os_str()))
 }
 
-/// The hash of a regular file's content; reading a pipe might never end.
-fn hash(file: &Path) -> io::Result<Hash> {
-    if !fs::metadata(file)?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    Ok(Sha256::digest(fs::read(file)?).into())
-}
-
-/// Whether an error says nothing of a file.
-fn lacks_descriptor(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
 #[cfg(all(test, unix))]
 mod tests {
     use std::fs::File;
     use std::os::unix::fs::symlink;
-    use std::time::SystemTime;
+    use std::time::{Instant, SystemTime};
 
     use tempfile::TempDir;
 
     use super::*;
+
+    fn named(path: PathBuf) -> Files {
+        let mut files = Files::default();
+        files.name(path);
+        files
+    }
 
     /// A watcher of the file `config.yaml` in a directory of its own.
     struct Fixture {
@@ -262,7 +295,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             prepare(root.path());
             let (watcher, notices) = Watcher::new().unwrap();
-            watcher.watch_files([root.path().join("config.yaml")]);
+            watcher.watch_files(named(root.path().join("config.yaml")));
             Self {
                 root,
                 watcher,
@@ -335,7 +368,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_may_appear_later_in_a_directory_that_does() {
         let mut f = Fixture::new(|_| ());
-        f.watcher.watch_files([f.path("a/b/route.lua")]);
+        f.watcher.watch_files(named(f.path("a/b/route.lua")));
         fs::create_dir_all(f.path("a/b")).unwrap();
         f.write("a/b/route.lua", "1");
         f.notice().await;
@@ -377,7 +410,7 @@ mod tests {
         let mut f = Fixture::new(|_| ());
         fs::create_dir(f.path("scripts")).unwrap();
         f.write("scripts/route.lua", "1");
-        f.watcher.watch_files([f.path("scripts/route.lua")]);
+        f.watcher.watch_files(named(f.path("scripts/route.lua")));
         for text in ["2", "3"] {
             fs::create_dir(f.path("next")).unwrap();
             f.write("next/route.lua", text);
@@ -431,7 +464,7 @@ mod tests {
     async fn the_set_of_files_is_replaced() {
         let mut f = Fixture::with_file();
         f.write("a.lua", "1");
-        f.watcher.watch_files([f.path("a.lua")]);
+        f.watcher.watch_files(named(f.path("a.lua")));
         f.write("config.yaml", "2");
         lock(&f.watcher.state).look();
         assert!(f.notices.try_recv().is_err());
@@ -443,7 +476,67 @@ mod tests {
     async fn a_change_is_not_lost_when_the_set_is_replaced() {
         let mut f = Fixture::with_file();
         f.write("config.yaml", "2");
-        f.watcher.watch_files([f.path("config.yaml")]);
+        f.watcher.watch_files(named(f.path("config.yaml")));
+        f.notice().await;
+    }
+
+    #[tokio::test]
+    async fn a_change_since_it_was_read_is_noticed() {
+        let mut f = Fixture::with_file();
+        let mut files = Files::default();
+        for name in ["config.yaml", "a.lua"] {
+            f.write(name, "1");
+            assert_eq!(files.read(&f.path(name), 1).unwrap(), b"1");
+        }
+        assert!(files.read(&f.path("b.lua"), 1).is_err());
+        f.watcher.watch_files(files.clone());
+        lock(&f.watcher.state).look();
+        assert!(f.notices.try_recv().is_err());
+        // One that it has not known before, and one that was not there.
+        for name in ["a.lua", "b.lua"] {
+            let mut files = files.clone();
+            assert!(files.read(&f.path("config.yaml"), 1).is_ok());
+            f.write(name, "2");
+            f.watcher.watch_files(files);
+            f.notice().await;
+        }
+    }
+
+    /// What this thread has read so far, bytes.
+    fn bytes_read() -> u64 {
+        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        line.unwrap().parse().unwrap()
+    }
+
+    /// What a look at the files reads, bytes.
+    fn look(f: &Fixture) -> u64 {
+        let before = bytes_read();
+        // Not counted: reading the counter.
+        let counter = bytes_read() - before;
+        let before = bytes_read();
+        lock(&f.watcher.state).look();
+        bytes_read() - before - counter
+    }
+
+    #[tokio::test]
+    async fn what_happens_beside_the_files_has_none_of_them_read() {
+        const LEN: u64 = 1 << 20;
+        let text = |byte: &str| byte.repeat(LEN as usize);
+        let mut f = Fixture::new(|root| fs::write(root.join("config.yaml"), text("1")).unwrap());
+        // A new file could be written again without getting another time.
+        assert!(look(&f) >= LEN);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while look(&f) >= LEN {
+            assert!(Instant::now() < deadline, "read again and again");
+            tokio::task::yield_now().await;
+        }
+        for round in 0..100 {
+            f.write("gateway.log", &round.to_string());
+            assert!(look(&f) < LEN / 100);
+        }
+        assert!(f.notices.try_recv().is_err());
+        f.write("config.yaml", &text("2"));
         f.notice().await;
     }
 

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use sha2::{Digest, Sha256};
-use tokio::sync::Notify;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use super::Switchboard;
 use super::gate::Gate;
@@ -14,6 +16,7 @@ use super::hosts::Hosts;
 use crate::admin::Token;
 use crate::config::diff::BindKey;
 use crate::config::{self, Config};
+use crate::files::Files;
 use crate::hooks::builtin::Builtin;
 use crate::hooks::chain::{Chain, Link};
 use crate::hooks::host::Roster;
@@ -22,6 +25,14 @@ use crate::hooks::spec::{self, Limits, LoadError, Spec};
 use crate::hooks::stats::{Book, HookStats};
 use crate::hooks::{Hook, Runners};
 use crate::metrics::Family;
+use crate::resolver::Resolver;
+
+/// How long the configuration and the token may take to be read.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// So many times its `load_timeout` a hook is waited for: it keeps to it by the processor's time,
+/// and says more when it is over.
+const LOAD_PATIENCE: u32 = 2;
 
 /// What outlives generations and is there for all of them.
 #[derive(Clone)]
@@ -30,6 +41,8 @@ pub struct Environment {
     pub runners: Runners,
     /// What they remember.
     pub shared: Arc<Shared>,
+    /// What looks names up for them.
+    pub resolver: Arc<Resolver>,
     /// What calls of hooks cost and how they end.
     pub stats: Arc<Book>,
     /// The fastway endpoints that are connected.
@@ -46,6 +59,7 @@ impl Environment {
         Self {
             runners: Runners::new(),
             shared: Arc::default(),
+            resolver: Arc::default(),
             stats: Arc::default(),
             fastway: Arc::default(),
             grown: Arc::default(),
@@ -76,13 +90,14 @@ pub struct Generation {
     pub(super) loaded: Vec<Loaded>,
     /// What requests to the admin interface must show.
     pub(crate) admin_token: Option<Token>,
-    path: PathBuf,
+    /// What was read for it.
+    files: Files,
 }
 
 /// What a hook was made of, and when.
 pub(super) struct Loaded {
     pub at: SystemTime,
-    /// SHA-256 of its file in hexadecimal; empty if that has vanished since.
+    /// SHA-256 of its file in hexadecimal; empty if there is none.
     pub sha256: String,
 }
 
@@ -92,7 +107,7 @@ pub(super) struct Loaded {
 pub struct BuildError {
     pub message: String,
     pub place: Place,
-    pub files: Vec<PathBuf>,
+    pub files: Files,
 }
 
 /// Where something is wrong, as far as that is known.
@@ -106,51 +121,54 @@ pub struct Place {
 }
 
 impl Generation {
-    /// Reads the configuration at `path` and loads all it names. Nothing is resolved, bound or
-    /// connected. Live counts are carried over from `previous`.
+    /// Reads the configuration at `path` and loads all it names, on threads of its own. Nothing is
+    /// resolved, bound or connected. Live counts are carried over from `previous`.
     ///
     /// Cancel safe: a generation that nobody waits for is dropped.
     pub async fn build(
         path: &Path,
         environment: &Environment,
-        previous: Option<&Self>,
+        previous: Option<Arc<Self>>,
     ) -> Result<Self, BuildError> {
-        let mut files = vec![path.to_owned()];
-        let config = Config::load(path).map_err(|error| BuildError {
-            message: error.to_string(),
-            place: Place {
-                file: Some(error.file.clone()),
-                line: error.line,
-                key: error.key.clone(),
-            },
-            files: files.clone(),
-        })?;
-        files.extend(config.admin.token_file.clone());
-        let admin_token = token(&config, path).map_err(|(message, place)| BuildError {
-            message,
-            place,
-            files: files.clone(),
-        })?;
-        let known = previous.map(|previous| &previous.hosts);
+        let reading = {
+            let path = path.to_owned();
+            move || read(&path)
+        };
+        let read = apart(READ_TIMEOUT, reading).await.map_err(|message| {
+            let mut files = Files::default();
+            files.name(path.to_owned());
+            BuildError {
+                message: format!("{}: cannot be read: {message}", path.display()),
+                place: Place {
+                    file: Some(path.to_owned()),
+                    ..Place::default()
+                },
+                files,
+            }
+        });
+        let (config, admin_token, mut files) = read??;
+        for hook in &config.hooks {
+            files.name(hook.program.path().to_owned());
+        }
+        let known = previous.as_ref().map(|previous| &previous.hosts);
         let hosts = Hosts::new(&config.hosts, &config.upstream, known, Instant::now());
-        files.extend(
-            config
-                .hooks
-                .iter()
-                .map(|hook| hook.program.path().to_owned()),
-        );
         let mut hooks: Vec<Arc<dyn Hook>> = Vec::new();
         let mut loaded = Vec::new();
         for hook in &config.hooks {
-            let modules = previous.map_or_else(Vec::new, |previous| previous.modules(&hook.name));
+            let previous = previous.as_ref();
+            let modules = previous.map_or_else(Vec::new, |it| it.modules(&hook.name));
+            let at = SystemTime::now();
             match load(hook, environment, &hosts, modules).await {
-                Ok((good, made_of)) => {
+                Ok(good) => {
+                    let made_of = good.files();
+                    let path = std::path::absolute(hook.program.path()).unwrap_or_default();
+                    let sha256 = made_of.sha256(&path).unwrap_or_default();
+                    files.extend(made_of);
                     hooks.push(good);
-                    loaded.push(made_of);
+                    loaded.push(Loaded { at, sha256 });
                 }
                 Err(error) => {
-                    files.extend(hooks.iter().flat_map(|hook| hook.files()));
-                    files.extend(error.files.iter().cloned());
+                    files.extend(error.files.clone());
                     return Err(BuildError {
                         message: error.to_string(),
                         place: place(&error),
@@ -178,7 +196,7 @@ impl Generation {
             hooks,
             loaded,
             admin_token,
-            path: path.to_owned(),
+            files,
             config,
         })
     }
@@ -205,52 +223,78 @@ impl Generation {
         found.map_or_else(Vec::new, |hook| hook.modules())
     }
 
-    /// Whether files that its hooks asked for have changed since. Blocks for a few file reads.
-    pub(super) fn is_stale(&self) -> bool {
-        self.hooks.iter().any(|hook| hook.is_stale())
-    }
-
-    /// The files it was made of.
-    pub fn files(&self) -> Vec<PathBuf> {
-        let hooks = self.hooks.iter().flat_map(|hook| hook.files());
-        hooks
-            .chain([self.path.clone()])
-            .chain(self.config.admin.token_file.clone())
-            .collect()
-    }
-}
-
-impl Loaded {
-    fn now(file: &Path) -> Self {
-        let text = std::fs::read(file).ok();
-        let hex = |text: Vec<u8>| {
-            let digest = Sha256::digest(text);
-            digest.iter().map(|byte| format!("{byte:02x}")).collect()
-        };
-        Self {
-            at: SystemTime::now(),
-            sha256: text.map_or_else(String::new, hex),
+    /// The files that it was made of, with what they were then.
+    pub fn files(&self) -> Files {
+        let mut files = self.files.clone();
+        for hook in &self.hooks {
+            files.extend(hook.files());
         }
+        files
     }
 }
 
-fn token(config: &Config, path: &Path) -> Result<Option<Token>, (String, Place)> {
+/// Reads the configuration and the token that it names.
+fn read(path: &Path) -> Result<(Config, Option<Token>, Files), BuildError> {
+    let mut files = Files::default();
+    let config = match Config::read(path, &mut files) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            config
+        }
+        Err(error) => {
+            return Err(BuildError {
+                message: error.to_string(),
+                place: Place {
+                    file: Some(error.file),
+                    line: error.line,
+                    key: error.key,
+                },
+                files,
+            });
+        }
+    };
     let Some(file) = &config.admin.token_file else {
-        return Ok(None);
+        return Ok((config, None, files));
     };
-    let place = || Place {
-        file: Some(path.to_owned()),
-        key: Some("admin.token_file".to_owned()),
-        ..Place::default()
-    };
-    Token::read(file).map(Some).map_err(|error| {
-        let message = format!(
-            "{}: admin.token_file: {} {error}",
-            path.display(),
-            file.display()
-        );
-        (message, place())
-    })
+    match Token::read(&mut files, file) {
+        Ok(token) => Ok((config, Some(token), files)),
+        Err(error) => Err(BuildError {
+            message: format!(
+                "{}: admin.token_file: {} {error}",
+                path.display(),
+                file.display()
+            ),
+            place: Place {
+                file: Some(path.to_owned()),
+                key: Some("admin.token_file".to_owned()),
+                ..Place::default()
+            },
+            files,
+        }),
+    }
+}
+
+/// Runs what may block on a thread of its own, so that it waits behind nothing. Says why there is
+/// no outcome: when the time is over, nobody waits for it any more.
+pub(super) async fn apart<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let (done, outcome) = oneshot::channel();
+    let runtime = Handle::current();
+    let started = thread::Builder::new()
+        .name("load".to_owned())
+        .spawn(move || {
+            let _entered = runtime.enter();
+            let _ = done.send(work());
+        });
+    started.map_err(|error| format!("no thread: {error}"))?;
+    match timeout(limit, outcome).await {
+        Ok(outcome) => outcome.map_err(|_| "it panicked".to_owned()),
+        Err(_) => Err(format!("took longer than {limit:?}")),
+    }
 }
 
 /// Where a script is wrong: what is said of it begins with `file:line:` if that is known.
@@ -301,7 +345,7 @@ async fn load(
     environment: &Environment,
     hosts: &Hosts,
     modules: Vec<String>,
-) -> Result<(Arc<dyn Hook>, Loaded), LoadError> {
+) -> Result<Arc<dyn Hook>, LoadError> {
     let spec = Spec {
         name: hook.name.clone(),
         path: hook.program.path().to_owned(),
@@ -314,6 +358,7 @@ async fn load(
         config: hook.config.clone(),
         environment: spec::Environment {
             shared: environment.shared.clone(),
+            resolver: environment.resolver.clone(),
             hosts: hosts.seen(),
             fastway: Roster::new({
                 let switchboard = environment.fastway.clone();
@@ -323,14 +368,18 @@ async fn load(
         },
         modules,
     };
+    let failed = LoadError {
+        hook: hook.name.as_str().into(),
+        path: hook.program.path().to_owned(),
+        message: String::new(),
+        files: Files::default(),
+    };
     let runners = environment.runners.clone();
     let program = hook.program.clone();
-    let loading = move || {
-        let hook = runners.load(&program, spec)?;
-        // If the file has changed meanwhile, that is reason to load it again.
-        Ok((hook, Loaded::now(program.path())))
-    };
-    // invariant: loading does not panic, and the runtime is not shutting down while we run on it.
-    let loaded = tokio::task::spawn_blocking(loading).await;
-    loaded.expect("it returns")
+    let loading = move || runners.load(&program, spec);
+    let outcome = apart(hook.load_timeout * LOAD_PATIENCE, loading).await;
+    outcome.map_err(|why| LoadError {
+        message: format!("loading: {why}"),
+        ..failed
+    })?
 }

@@ -27,7 +27,7 @@ mod upstream;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,6 +40,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use explain::{Explained, Filter, MAX_LIMIT, Sessions};
 pub use fastway::Switchboard;
 pub use gate::Limit;
+use generation::apart;
 pub use generation::{BuildError, Environment, Generation, Place};
 use live::{Registry, Resumed};
 use metrics::Metrics;
@@ -51,9 +52,13 @@ use crate::admin;
 use crate::config::diff::{BindKey, diff};
 use crate::config::watch::Watcher;
 use crate::config::{self, Bind};
+use crate::files::Files;
 use crate::proto;
 use crate::session::{Core, Handle, Memory, Stream, Table};
 use crate::transport::{self, Listener, kcp};
+
+/// How long it may take to look at all files again.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running gateway. Dropping it stops accepting and ends all sessions.
 pub struct Gateway {
@@ -137,18 +142,18 @@ pub enum Error {
     #[error("cannot open the admin interface on {addr}: {error}; the key `admin` moves it")]
     Admin { addr: SocketAddr, error: io::Error },
     #[error("cannot watch files: {0}")]
-    Watch(String),
+    Watch(io::Error),
 }
 
 impl Gateway {
     /// Loads the configuration at `path`, opens its listeners and accepts. From then on the
     /// configuration and all it names are watched, and reloaded when they change.
     pub async fn start(path: impl Into<PathBuf>) -> Result<Arc<Self>, Error> {
-        let path = path.into();
+        let path = absolute(path.into());
         let environment = Environment::new();
         let generation = Generation::build(&path, &environment, None).await?;
-        let (watcher, mut changes) = Watcher::new().map_err(|e| Error::Watch(e.to_string()))?;
-        watcher.watch_files(generation.files());
+        let (watcher, mut changes) = Watcher::new().map_err(Error::Watch)?;
+        watch(&watcher, generation.files()).await;
         let added = diff(&[], &generation.config.listeners).added;
         let sockets = open(&generation, &added, &[]).await?;
         let upkeep = generation.hosts.upkeep(&generation.config.upstream);
@@ -196,9 +201,17 @@ impl Gateway {
                 let Some(gateway) = watching.upgrade() else {
                     return;
                 };
-                if changed || gateway.watch_more().await {
+                if changed {
                     tracing::info!("files have changed");
                     let _ = gateway.reload().await;
+                } else {
+                    // Those that have changed since they were read are told of at once.
+                    let (watcher, files) = (gateway.watcher.clone(), gateway.generation().files());
+                    if let Err(error) =
+                        apart(WATCH_TIMEOUT, move || watcher.watch_also(files)).await
+                    {
+                        tracing::error!(error, "looking at the files");
+                    }
                 }
             }
         });
@@ -226,16 +239,18 @@ impl Gateway {
 
     async fn try_reload(self: &Arc<Self>) -> Result<(), Error> {
         let old = self.state.generation.load_full();
-        let built = Generation::build(&self.path, &self.state.environment, Some(&old)).await;
+        let previous = Some(old.clone());
+        let built = Generation::build(&self.path, &self.state.environment, previous).await;
         let new = match built {
             Ok(new) => new,
             Err(error) => {
-                let files = old.files().into_iter().chain(error.files.iter().cloned());
-                self.watch(files.collect()).await;
+                let mut files = error.files.clone();
+                files.extend_names(old.files());
+                watch(&self.watcher, files).await;
                 return Err(error.into());
             }
         };
-        self.watch(new.files()).await;
+        watch(&self.watcher, new.files()).await;
         let changes = diff(&old.config.listeners, &new.config.listeners);
         // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
         // host), so sockets that cannot be opened now may be after the others are closed. That
@@ -276,25 +291,6 @@ impl Gateway {
         let until = self.state.shutdown.child_token();
         let server = socket.map(|socket| socket.serve(Arc::downgrade(self), until));
         *lock(&self.admin) = server;
-    }
-
-    /// Watches these files. They are read for that, some of which are large.
-    async fn watch(&self, files: Vec<PathBuf>) {
-        let watcher = self.watcher.clone();
-        // Fails only while the runtime shuts down.
-        let _ = tokio::task::spawn_blocking(move || watcher.watch_files(files)).await;
-    }
-
-    /// Watches what the hooks have asked for since they were loaded. Says whether some of it has
-    /// changed before it was watched.
-    async fn watch_more(&self) -> bool {
-        let (watcher, generation) = (self.watcher.clone(), self.generation());
-        let watch = move || {
-            watcher.watch_also(generation.files());
-            generation.is_stale()
-        };
-        // Fails only while the runtime shuts down.
-        tokio::task::spawn_blocking(watch).await.unwrap_or(false)
     }
 
     fn listen(
@@ -490,6 +486,28 @@ impl Drop for Listing {
 /// Nothing panics while one of ours is held.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The path, whatever becomes of the working directory: not through it where it leads out of it.
+fn absolute(path: PathBuf) -> PathBuf {
+    let Ok(mut from) = std::env::current_dir() else {
+        return path;
+    };
+    let mut rest = path.components();
+    while let Some(Component::CurDir | Component::ParentDir) = rest.clone().next() {
+        if let Some(Component::ParentDir) = rest.next() {
+            from.pop();
+        }
+    }
+    from.join(rest)
+}
+
+/// Watches these files. They are read for that, some of which are large.
+async fn watch(watcher: &Watcher, files: Files) {
+    let watcher = watcher.clone();
+    if let Err(error) = apart(WATCH_TIMEOUT, move || watcher.watch_files(files)).await {
+        tracing::error!(error, "looking at the files");
+    }
 }
 
 fn open_admin(generation: &Generation) -> Result<Option<admin::Socket>, Error> {

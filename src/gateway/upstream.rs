@@ -10,13 +10,14 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, SimplexStream};
 use tokio::time::timeout;
 
-use super::hosts::{Backend, Hosts, Name, Occupied, Wish, is_ours, lookup};
+use super::hosts::{Backend, Hosts, Name, Occupied, Wish, is_ours};
 use super::metrics::Metrics;
 use crate::client;
-use crate::config::{self, HostAddr, ProxyVersion, Resolve, Transport, UpstreamSession};
+use crate::config::{self, HostAddr, ProxyVersion, Transport, UpstreamSession};
 use crate::hooks::{SessionInfo, Target};
 use crate::proto::proxy_header;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
+use crate::resolver::Resolver;
 use crate::transport::{Address, tcp};
 
 /// What `builtin:echo` takes before it is read, bytes.
@@ -78,7 +79,7 @@ impl Connector<'_> {
         };
         if let (None, Some(name)) = (wish.name, asked)
             && let Some(rule) = &self.config.resolve
-            && let Some(addr) = resolvable(rule, name)
+            && let Some(addr) = rule.addr(name)
         {
             match self.dial_addr(&addr).await {
                 Err(error) if self.choose(&wish, &[]).is_none() => return Err(error),
@@ -122,7 +123,9 @@ impl Connector<'_> {
             HostAddr::BuiltinEcho => Upstream::Echo(SimplexStream::new_unsplit(ECHO_BUFFER)),
             HostAddr::Dial { .. } => {
                 let kept = self.config.resolve_interval.is_some();
-                let dialled = self.dial(&host.name, &backend.name, &host.addr, kept).await;
+                let resolver = &self.hosts.resolver;
+                let dialling = self.dial(&host.name, &backend.name, resolver, &host.addr, kept);
+                let dialled = dialling.await;
                 self.judge(backend, &dialled);
                 dialled?
             }
@@ -159,8 +162,9 @@ impl Connector<'_> {
             addr: addr.to_owned(),
             error: io::Error::new(io::ErrorKind::InvalidInput, message),
         })?;
+        let resolver = &self.hosts.session_resolver;
         Ok(Connected {
-            upstream: self.dial("", &name, addr, false).await?,
+            upstream: self.dial("", &name, resolver, addr, false).await?,
             addr: addr.to_owned(),
             occupied: None,
         })
@@ -172,6 +176,7 @@ impl Connector<'_> {
         &self,
         host: &str,
         name: &Name,
+        resolver: &Resolver,
         addr: &str,
         kept: bool,
     ) -> Result<Upstream, ConnectError> {
@@ -179,6 +184,7 @@ impl Connector<'_> {
         let limit = self.config.connect_timeout;
         let trying = async {
             let mut last = io::ErrorKind::NotFound.into();
+            let lookup = |host, port| resolver.addrs(host, port);
             for addr in name.addresses(lookup, kept, limit).await? {
                 let tried = match self.config.session {
                     UpstreamSession::Plain => self.connect_tcp(addr).await,
@@ -244,15 +250,6 @@ impl Connector<'_> {
             Err(error) => Err(io::Error::other(error)),
         }
     }
-}
-
-/// The address that the rule gives a name, if it takes it.
-fn resolvable(rule: &Resolve, name: &str) -> Option<String> {
-    let taken = rule
-        .pattern
-        .as_ref()
-        .is_none_or(|pattern| pattern.is_match(name));
-    taken.then(|| format!("{}{name}{}:{}", rule.prefix, rule.suffix, rule.port))
 }
 
 impl AsyncRead for Upstream {

@@ -8,6 +8,8 @@ use super::spec::{LoadError, Spec};
 #[cfg(feature = "wasm")]
 use super::wasm::{self, WasmHook};
 use crate::config::Program;
+#[cfg(not(feature = "wasm"))]
+use crate::files::Files;
 
 /// What runs hooks: threads, engines, caches. Outlives them; clones are the same.
 #[derive(Clone)]
@@ -47,7 +49,7 @@ impl Runners {
             Program::Wasm { .. } => Err(LoadError {
                 hook: spec.name.into(),
                 message: "this gateway was built without plugins".to_owned(),
-                files: Vec::new(),
+                files: Files::default(),
                 path: spec.path,
             }),
         }

@@ -32,7 +32,6 @@ pub mod wasm;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +39,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use load::Runners;
+
+use crate::files::Files;
 
 /// What is known of a session when a hook is asked.
 #[derive(Debug, Clone)]
@@ -223,17 +224,12 @@ pub trait Hook: Send + Sync {
 
     /// The files that it was made of, absolute, and those that it looked for in vain. May grow
     /// with calls.
-    fn files(&self) -> Vec<PathBuf> {
-        Vec::new()
+    fn files(&self) -> Files {
+        Files::default()
     }
 
     /// The names of those of them that it asked for by name.
     fn modules(&self) -> Vec<String> {
         Vec::new()
-    }
-
-    /// Whether one of those has changed since it was read. Blocks for a few file reads.
-    fn is_stale(&self) -> bool {
-        false
     }
 }

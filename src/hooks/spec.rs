@@ -8,6 +8,8 @@ use tokio::sync::Notify;
 
 use super::host::{Host, Roster};
 use super::shared::Shared;
+use crate::files::Files;
+use crate::resolver::Resolver;
 
 /// What one call, and loading the hook, may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Limits {
 pub struct Environment {
     /// The store that all hooks share.
     pub shared: Arc<Shared>,
+    /// What looks names up for them.
+    pub resolver: Arc<Resolver>,
     /// The hosts of the configuration.
     pub hosts: Vec<Arc<Host>>,
     /// The fastway endpoints that are connected.
@@ -63,5 +67,5 @@ pub struct LoadError {
     /// Begins with the file, relative to the hook's directory, and the line where one is known.
     pub message: String,
     /// The files that may hold the mistake: a change in any of them is reason to try again.
-    pub files: Vec<PathBuf>,
+    pub files: Files,
 }

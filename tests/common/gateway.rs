@@ -97,29 +97,50 @@ impl Gateway {
     }
 
     async fn start_in(directory: TempDir, config: &str, arguments: &[&str]) -> Self {
+        let mut gateway = Self::begin_in(directory, config, |command| {
+            command.args(arguments);
+        });
+        gateway.listens().await;
+        gateway
+    }
+
+    /// Starts a gateway that finds `files` beside its configuration, and does not wait for it.
+    pub fn begin_among(
+        files: &[(&str, &str)],
+        config: &str,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        Self::begin_in(directory, config, prepare)
+    }
+
+    fn begin_in(directory: TempDir, config: &str, prepare: impl FnOnce(&mut Command)) -> Self {
         let path = directory.path().join("config.yaml");
         std::fs::write(&path, without_admin(config)).unwrap();
-        let parsed = Config::parse(config, &path).unwrap();
-        let binds = parsed.listeners.iter().map(|listener| listener.bind.len());
-        let mut child = command(directory.path(), &["run", "--log-format", "json"])
-            .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Log::read(child.stderr.take().unwrap());
-        let mut addrs = HashMap::<_, Vec<_>>::new();
+        let mut command = command(directory.path(), &["run", "--log-format", "json"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        prepare(&mut command);
+        let mut child = command.spawn().unwrap();
+        Self {
+            log: Log::read(child.stderr.take().unwrap()),
+            child,
+            addrs: HashMap::new(),
+            directory,
+        }
+    }
+
+    /// Waits until a gateway that was begun listens.
+    pub async fn listens(&mut self) {
+        let config = Config::load(self.directory().join("config.yaml")).unwrap();
+        let binds = config.listeners.iter().map(|listener| listener.bind.len());
         for n in 0..binds.sum() {
-            let line = log.nth("listening", n).await;
+            let line = self.log.nth("listening", n).await;
             let listener = line["listener"].as_str().unwrap().to_owned();
             let addr = line["addr"].as_str().unwrap().parse().unwrap();
-            addrs.entry(listener).or_default().push(addr);
-        }
-        Self {
-            child,
-            log,
-            addrs,
-            directory,
+            self.addrs.entry(listener).or_default().push(addr);
         }
     }
 

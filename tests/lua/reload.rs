@@ -16,14 +16,14 @@ async fn name(hook: &LuaHook) -> String {
 }
 
 fn files(rig: &Rig, hook: &LuaHook) -> BTreeSet<String> {
-    let relative = |path: std::path::PathBuf| {
+    let relative = |path: &std::path::Path| {
         path.strip_prefix(rig.dir.path())
             .unwrap()
             .to_str()
             .unwrap()
             .to_owned()
     };
-    hook.files().into_iter().map(relative).collect()
+    hook.files().paths().map(relative).collect()
 }
 
 #[tokio::test]

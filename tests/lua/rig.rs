@@ -64,6 +64,7 @@ impl Rig {
                 config: self.config.as_object().unwrap().clone(),
                 environment: Environment {
                     shared: self.shared.clone(),
+                    resolver: Arc::default(),
                     hosts: self.hosts.clone(),
                     fastway: self.fastway.clone(),
                     grown: Arc::default(),

@@ -42,7 +42,9 @@ async fn a_stalled_server_costs_little() {
             async || (),
             async || {
                 relay.stall(false);
-                let stream = TcpStream::connect(gateway.addrs("clients")[0]).await.unwrap();
+                let stream = TcpStream::connect(gateway.addrs("clients")[0])
+                    .await
+                    .unwrap();
                 let client = Endpoint::client(stream, Options::default());
                 let (dialled, _accepted) = tokio::join!(
                     soon("an answer", client.dial(SERVER)),
@@ -51,9 +53,7 @@ async fn a_stalled_server_costs_little() {
                 let dialled = dialled.unwrap();
                 relay.stall(true);
                 let mut attack = JoinSet::new();
-                attack.spawn(async move {
-                    while dialled.send(vec![1; 500_000]).await.is_ok() {}
-                });
+                attack.spawn(async move { while dialled.send(vec![1; 500_000]).await.is_ok() {} });
                 (attack, client, _accepted)
             },
         )

@@ -33,7 +33,9 @@ const CLIENTS: usize = 24;
 
 fn config() -> String {
     let listeners = LOOPS.iter().map(|(name, _)| {
-        format!("  - {{name: {name}, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [{name}]}}\n")
+        format!(
+            "  - {{name: {name}, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [{name}]}}\n"
+        )
     });
     let hooks = LOOPS
         .iter()
@@ -105,5 +107,8 @@ async fn loops_are_felt_by_nobody() {
         .await;
     traffic.assert_unharmed();
     let looped = gateway.log().all("hook failed");
-    assert!(looped.iter().any(|line| line["hook"] == "pattern"), "{looped:?}");
+    assert!(
+        looped.iter().any(|line| line["hook"] == "pattern"),
+        "{looped:?}"
+    );
 }

@@ -22,7 +22,8 @@ async fn a_plugin_is_asked_what_it_exports() {
         let answer = hook.call(question(asked)).await.answer;
         assert_eq!(answer.unwrap(), Answer::Pass);
     }
-    assert_eq!(hook.files(), [rig.dir.path().join("plugin.wat")]);
+    let files = hook.files();
+    assert!(files.paths().eq([rig.dir.path().join("plugin.wat")]));
 }
 
 #[tokio::test]
@@ -104,7 +105,7 @@ async fn what_does_not_load_says_what_is_missing() {
         failed.to_string(),
         "hook plugin: plugin.wat: neither WebAssembly nor its text format"
     );
-    assert_eq!(failed.files, [rig.dir.path().join("plugin.wat")]);
+    assert!(failed.files.paths().eq([rig.dir.path().join("plugin.wat")]));
     assert!(rig.load("nowhere.wasm").is_err());
 }
 

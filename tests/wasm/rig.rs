@@ -61,6 +61,7 @@ impl Rig {
             config: self.config.as_object().unwrap().clone(),
             environment: Environment {
                 shared: self.shared.clone(),
+                resolver: Arc::default(),
                 hosts: self.hosts.clone(),
                 fastway: Roster::default(),
                 grown: Arc::default(),

@@ -112,6 +112,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         config: serde_json::from_str(&arguments.config).context("--config is no JSON object")?,
         environment: spec::Environment {
             shared: environment.shared,
+            resolver: Arc::default(),
             hosts: Vec::new(),
             fastway: Roster::default(),
             grown: environment.grown,

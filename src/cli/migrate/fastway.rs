@@ -1,5 +1,7 @@
 //! fastway's command line, from its `main.go` (2017).
 
+use std::net::IpAddr;
+
 use anyhow::Context;
 
 use super::draft::{Block, Draft, Kind, Rule, binds};
@@ -118,12 +120,35 @@ pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
     let mut source = Source::of_flags(line, SWITCHES)?;
     let mut listeners = Vec::new();
     for side in SIDES {
+        if side.service == "fastway-server" {
+            keep_in(&mut draft, side.addr, &mut source);
+        }
         listeners.push(listener(&side, &mut source)?);
     }
     draft.list("listeners", listeners);
     draft.apply(COMMON, &mut source)?;
     draft.leave_out_rest(source, WITHOUT, "fastway has no such flag");
     Ok(draft)
+}
+
+/// fastway's servers may do without a key; ours then have to be on this machine.
+fn keep_in(draft: &mut Draft, addr: &str, source: &mut Source) {
+    const KEY: &str = "ServerAuthKey";
+    let key = source.take(KEY).unwrap_or_default();
+    if !key.is_empty() {
+        return source.add_missing(KEY, &key);
+    }
+    let theirs = source.take(addr).unwrap_or(":0".to_owned());
+    let (host, port) = theirs.rsplit_once(':').unwrap_or(("", &theirs));
+    let host_ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    if host == "localhost" || host_ip.is_ok_and(|ip| ip.is_loopback()) {
+        return source.add_missing(addr, &theirs);
+    }
+    draft.remark(format!(
+        "{KEY}: there is none, so others could be any server; until there is `auth_key`, {theirs} \
+         is 127.0.0.1:{port} below"
+    ));
+    source.add_missing(addr, &format!("127.0.0.1:{port}"));
 }
 
 fn listener(side: &Side, source: &mut Source) -> anyhow::Result<Block> {

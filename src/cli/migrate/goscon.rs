@@ -151,6 +151,7 @@ fn of_settings(source: &mut Source) -> anyhow::Result<Draft> {
     if let Some(addr) = source.take("manager") {
         admin(&mut draft, &addr);
     }
+    resolve(&mut draft, source);
     draft.apply(FILE, source)?;
     hosts(&mut draft, source.take_list("hosts"))?;
     for key in source.rest() {
@@ -202,6 +203,39 @@ fn admin(draft: &mut Draft, addr: &str) {
             draft.set("admin", text(&of_host));
         }
     }
+}
+
+/// goscon looks for its pattern anywhere in a name, and without one takes every name, so that
+/// clients choose any address; ours matches whole names, and there is one or a suffix.
+fn resolve(draft: &mut Draft, source: &mut Source) {
+    const RULE: &str = "upstream_option.resolv";
+    if !source.rest().any(|key| key.starts_with(RULE)) {
+        return;
+    }
+    let key = format!("{RULE}.pattern");
+    let suffix = source.take(&format!("{RULE}.suffix")).unwrap_or_default();
+    source.add_missing(&format!("{RULE}.suffix"), &suffix);
+    let pattern = source.take(&key).unwrap_or_default();
+    let is_whole = pattern.starts_with('^') && pattern.ends_with('$') && !pattern.contains('|');
+    let pattern = match pattern.as_str() {
+        "" if !suffix.is_empty() => return,
+        "" => {
+            draft.remark(format!(
+                "{key}: there is none, so clients could choose any address; names without a dot \
+                 are taken below"
+            ));
+            "^[A-Za-z0-9_-]+$".to_owned()
+        }
+        _ if is_whole => pattern,
+        _ => {
+            draft.remark(format!(
+                "{key}: {pattern} may match any part of a name; see whether clients can choose \
+                 more than they should"
+            ));
+            format!("^.*(?:{pattern}).*$")
+        }
+    };
+    source.add_missing(&key, &pattern);
 }
 
 fn listen(draft: &mut Draft, tcp: &str, kcp: &str) -> anyhow::Result<()> {

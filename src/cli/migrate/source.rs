@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 use serde_yaml as yaml;
 
+use crate::config::yaml_options;
+
 /// Settings that are taken one by one; what is left then has no equivalent.
 #[derive(Default)]
 pub(super) struct Source(BTreeMap<String, Value>);
@@ -16,7 +18,7 @@ impl Source {
     /// # Errors
     /// When it is no mapping.
     pub fn of_yaml(text: &str) -> anyhow::Result<Self> {
-        let value: Value = yaml::from_str(text)?;
+        let value: Value = yaml::from_str_with_options(text, yaml_options())?;
         let mut source = Self::default();
         match value {
             Value::Object(_) => source.add("", value),

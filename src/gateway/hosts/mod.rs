@@ -4,6 +4,7 @@ mod choose;
 mod names;
 mod upkeep;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,10 +14,14 @@ use rand::Rng;
 use crate::config::{self, Choose, HostAddr};
 use crate::health::{Health, State};
 use crate::hooks::host::Host;
+use crate::resolver::Resolver;
 use choose::Candidate;
 pub(super) use choose::Wish;
-pub(super) use names::{Name, lookup};
+pub(super) use names::Name;
 pub(super) use upkeep::is_ours;
+
+/// How many names of hosts are looked up at once.
+const HOST_LOOKUPS: usize = 256;
 
 /// The hosts of one generation.
 #[derive(Debug)]
@@ -24,6 +29,10 @@ pub(super) struct Hosts {
     backends: Vec<Backend>,
     choose: Choose,
     slow_start: Option<Duration>,
+    /// Looks up the names of hosts, across reloads: each at once, while not too many others hang.
+    pub resolver: Arc<Resolver>,
+    /// Looks up the names that sessions bring with them, across reloads.
+    pub session_resolver: Arc<Resolver>,
 }
 
 /// A host: what is dialled, and what scripts see of it.
@@ -49,25 +58,28 @@ impl Hosts {
         now: Instant,
     ) -> Self {
         let known = previous.map_or(&[][..], |hosts| &hosts.backends);
-        let mut uncounted: Vec<_> = known.iter().collect();
+        let mut uncounted: HashMap<(&str, &HostAddr), Vec<&Backend>> = HashMap::new();
+        let mut at_addr: HashMap<&HostAddr, (Arc<Health>, Arc<Name>)> = HashMap::new();
+        for old in known.iter().rev() {
+            let same = (old.host.name.as_str(), &old.addr);
+            uncounted.entry(same).or_default().push(old);
+            let there = (old.host.health.clone(), old.name.clone());
+            at_addr.insert(&old.addr, there);
+        }
         let mut backends: Vec<Backend> = Vec::new();
         for new in config {
             let addr = new.addr.to_string();
-            let same = |old: &&Backend| (&old.host.name, &old.host.addr) == (&new.name, &addr);
-            let counted = uncounted.iter().position(same);
-            let counted = counted.map(|at| uncounted.swap_remove(at));
-            let mut both = known.iter().chain(&backends);
-            let (health, name) = match both.find(|other| other.host.addr == addr) {
-                Some(other) => (other.host.health.clone(), other.name.clone()),
-                None => {
-                    let name = match &new.addr {
-                        HostAddr::BuiltinEcho => Name::new("", 0),
-                        HostAddr::Dial { host, port } => Name::new(host, *port),
-                    };
-                    let health = Health::new(previous.map(|_| now));
-                    (Arc::new(health), Arc::new(name))
-                }
-            };
+            let counted = uncounted.get_mut(&(new.name.as_str(), &new.addr));
+            let counted = counted.and_then(Vec::pop);
+            let there = at_addr.entry(&new.addr).or_insert_with(|| {
+                let name = match &new.addr {
+                    HostAddr::BuiltinEcho => Name::new("", 0),
+                    HostAddr::Dial { host, port } => Name::new(host, *port),
+                };
+                let health = Health::new(previous.map(|_| now));
+                (Arc::new(health), Arc::new(name))
+            });
+            let (health, name) = there.clone();
             let sessions = counted.map(|old| old.host.sessions.clone());
             backends.push(Backend {
                 addr: new.addr.clone(),
@@ -84,6 +96,12 @@ impl Hosts {
             backends,
             choose: upstream.choose,
             slow_start: upstream.slow_start,
+            resolver: previous.map_or_else(
+                || Arc::new(Resolver::new(HOST_LOOKUPS)),
+                |old| old.resolver.clone(),
+            ),
+            session_resolver: previous
+                .map_or_else(Arc::default, |old| old.session_resolver.clone()),
         }
     }
 
@@ -266,6 +284,26 @@ mod tests {
         let _occupied = new.backends[0].occupy();
         let moved = built(&self::hosts(&[("a", "x:2")]), Some(&new), now);
         assert_eq!(counts(&moved), 0);
+    }
+
+    #[test]
+    fn building_takes_time_by_the_number_of_hosts() {
+        let build = |count: usize| {
+            let names: Vec<_> = (0..count).map(|at| format!("h{at}:1")).collect();
+            let list: Vec<_> = names.iter().map(|addr| ("a", addr.as_str())).collect();
+            let config = hosts(&list);
+            let started = Instant::now();
+            let old = built(&config, None, started);
+            let new = built(&config, Some(&old), started);
+            assert!(Arc::ptr_eq(
+                &new.backends[count - 1].name,
+                &old.backends[count - 1].name
+            ));
+            started.elapsed()
+        };
+        let fastest = |count| (0..5).map(|_| build(count)).min().unwrap();
+        let (few, many) = (fastest(1_000), fastest(16_000));
+        assert!(many < few * 64, "{few:?} and {many:?}");
     }
 
     #[test]

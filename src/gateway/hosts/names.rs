@@ -1,6 +1,5 @@
 //! The addresses of hosts.
 
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,8 +7,6 @@ use std::time::Duration;
 
 use rand::seq::SliceRandom;
 use tokio::time::{sleep, timeout};
-
-use super::upkeep::is_ours;
 
 /// Where a host is found, and what was found there last.
 #[derive(Debug)]
@@ -99,18 +96,6 @@ impl Name {
     fn found(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
         // Nothing panics while it is held.
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Asks the system, which does not tell that it failed for want of a descriptor: that is found out
-/// here.
-pub(in crate::gateway) async fn lookup(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    match tokio::net::lookup_host((host, port)).await {
-        Ok(found) => Ok(found.collect()),
-        Err(error) => {
-            let opened = File::open("/dev/null");
-            Err(opened.err().filter(is_ours).unwrap_or(error))
-        }
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::names::{Name, lookup};
+use super::names::Name;
 use super::{Backend, Hosts};
 use crate::config::{self, HostAddr};
+use crate::resolver::Resolver;
 use crate::transport::tcp;
 
 impl Hosts {
@@ -33,12 +34,16 @@ impl Hosts {
             if let Some(interval) = config.resolve_interval
                 && !backend.name.is_literal()
             {
-                let name = backend.name.clone();
-                tasks.spawn(async move { name.keep_fresh(lookup, interval, limit).await });
+                let (name, resolver) = (backend.name.clone(), self.resolver.clone());
+                tasks.spawn(async move {
+                    let lookup = |host, port| resolver.addrs(host, port);
+                    name.keep_fresh(lookup, interval, limit).await;
+                });
             }
             if let Some(every) = config.health.interval {
                 let kept = config.resolve_interval.is_some();
-                tasks.spawn(check(backend.clone(), config.health.clone(), every, kept));
+                let (backend, settings) = (backend.clone(), config.health.clone());
+                tasks.spawn(check(backend, self.resolver.clone(), settings, every, kept));
             }
         }
         tasks
@@ -46,13 +51,19 @@ impl Hosts {
 }
 
 /// Checks a host for ever.
-async fn check(backend: Backend, settings: config::Health, every: Duration, kept: bool) {
+async fn check(
+    backend: Backend,
+    resolver: Arc<Resolver>,
+    settings: config::Health,
+    every: Duration,
+    kept: bool,
+) {
     let (host, name) = (&backend.host, &backend.name);
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let result = accepts(name, kept, settings.timeout).await;
+        let result = accepts(name, &resolver, kept, settings.timeout).await;
         if result.as_ref().is_err_and(is_ours) {
             continue;
         }
@@ -69,8 +80,9 @@ async fn check(backend: Backend, settings: config::Health, every: Duration, kept
 }
 
 /// Whether one of the addresses of a name accepts a connection in time.
-async fn accepts(name: &Arc<Name>, kept: bool, limit: Duration) -> io::Result<()> {
+async fn accepts(name: &Name, resolver: &Resolver, kept: bool, limit: Duration) -> io::Result<()> {
     let mut last = io::ErrorKind::NotFound.into();
+    let lookup = |host, port| resolver.addrs(host, port);
     for addr in name.addresses(lookup, kept, limit).await? {
         last = match timeout(limit, tcp::Stream::connect(addr, None)).await {
             Ok(Ok(_)) => return Ok(()),

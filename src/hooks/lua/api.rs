@@ -31,6 +31,7 @@ use crate::hooks::shared::SharedError;
 use crate::proto::fastway::Role;
 use crate::proto::proxy_header;
 use crate::proto::sproto::{self, Field, SprotoError};
+use crate::resolver::Resolver;
 
 /// Longest name that is looked up.
 const MAX_NAME: usize = 253;
@@ -449,13 +450,14 @@ fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
         };
         api.host.raw_set(name, api.lua.create_function(list)?)?;
     }
-    let resolve = |lua: &Lua, values: MultiValue| {
+    let resolver = script.environment().resolver.clone();
+    let resolve = move |lua: &Lua, values: MultiValue| {
         let args = Args {
             name: "resolve",
             values,
         };
         match args.text(lua, 0) {
-            Ok(name) => match lookup(&name) {
+            Ok(name) => match lookup(&resolver, &name) {
                 Ok(found) => Ok((Some(found), None, None)),
                 Err(message) => Ok((None, Some(message), None)),
             },
@@ -469,7 +471,7 @@ fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
 
 /// The addresses of a name. Waits on the runtime that asked for the call, for most of what is
 /// left of its time: the script shall still be able to do without an answer.
-fn lookup(name: &str) -> Result<Vec<String>, String> {
+fn lookup(resolver: &Resolver, name: &str) -> Result<Vec<String>, String> {
     if name.is_empty() || name.len() > MAX_NAME {
         return Err("not a host name".to_owned());
     }
@@ -478,15 +480,14 @@ fn lookup(name: &str) -> Result<Vec<String>, String> {
         return Err("names cannot be resolved outside of the gateway".to_owned());
     };
     let patience = limit::remaining().mul_f64(0.8);
-    let answer = runtime.block_on(async {
-        tokio::time::timeout(patience, tokio::net::lookup_host((name, 0))).await
-    });
+    let answer =
+        runtime.block_on(async { tokio::time::timeout(patience, resolver.lookup(name)).await });
     let mut found = Vec::new();
-    for addr in answer
+    for ip in answer
         .map_err(|_| "timed out".to_owned())?
         .map_err(|error| error.to_string())?
     {
-        let ip = addr.ip().to_string();
+        let ip = ip.to_string();
         if !found.contains(&ip) {
             found.push(ip);
         }

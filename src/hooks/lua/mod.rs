@@ -46,7 +46,6 @@ mod source;
 mod vm;
 
 use std::future::{self, Future};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +55,7 @@ use self::script::Script;
 use super::contract::Function;
 use super::spec::{LoadError, Spec};
 use super::{Answer, Call, Hook, Reply};
+use crate::files::Files;
 
 /// A script of one configuration generation.
 ///
@@ -95,15 +95,11 @@ impl Hook for LuaHook {
 
     /// All that were read, and those that `require` looked for in vain. Grows when a call is the
     /// first to require a module.
-    fn files(&self) -> Vec<PathBuf> {
+    fn files(&self) -> Files {
         self.script.files()
     }
 
     fn modules(&self) -> Vec<String> {
         self.script.modules()
-    }
-
-    fn is_stale(&self) -> bool {
-        self.script.is_stale()
     }
 }

@@ -1,7 +1,6 @@
 //! One hook of one configuration generation, and the interpreters that run it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use super::pool::{Lost, Order, Pool};
 use super::source::Sources;
 use super::vm::{Failure, Vm};
 use crate::config::wall_timeout;
+use crate::files::Files;
 use crate::hooks::contract::Function;
 use crate::hooks::spec::{Environment, Limits, LoadError, Spec};
 use crate::hooks::{Call, HookError, HookErrorKind, Reply};
@@ -37,11 +37,11 @@ impl Script {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name: Arc<str> = spec.name.into();
         let path = std::path::absolute(&spec.path).unwrap_or(spec.path);
-        let sources = Sources::open(&path).map_err(|message| LoadError {
+        let sources = Sources::open(&path).map_err(|(message, files)| LoadError {
             hook: name.clone(),
             path: path.clone(),
             message,
-            files: vec![path.clone()],
+            files,
         })?;
         let script = Arc::new(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -133,16 +133,12 @@ impl Script {
         self.name.clone()
     }
 
-    pub(super) fn files(&self) -> Vec<PathBuf> {
+    pub(super) fn files(&self) -> Files {
         self.sources.files()
     }
 
     pub(super) fn modules(&self) -> Vec<String> {
         self.sources.modules()
-    }
-
-    pub(super) fn is_stale(&self) -> bool {
-        self.sources.is_stale()
     }
 
     pub(super) fn sources(&self) -> &Arc<Sources> {

@@ -3,9 +3,8 @@
 //! All VMs of a script run the same text, whatever happens to the files meanwhile; a changed
 //! file makes a new [`Script`](super::script::Script) when the configuration is reloaded.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua};
 use tokio::sync::Notify;
+
+use crate::files::Files;
 
 /// Largest file that is taken for a script.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -80,23 +81,25 @@ pub(super) struct Sources {
 struct Captured {
     /// Also the modules that were not there, so that they stay away.
     modules: HashMap<String, Result<Arc<Source>, String>>,
-    files: BTreeSet<PathBuf>,
+    files: Files,
 }
 
 impl Sources {
     /// Reads the main file.
-    pub(super) fn open(path: &Path) -> Result<Self, String> {
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .ok_or_else(|| format!("{}: not a file", path.display()))?;
-        let text = read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    pub(super) fn open(path: &Path) -> Result<Self, (String, Files)> {
+        let mut files = Files::default();
+        let text = match read(&mut files, path) {
+            Ok(text) => text,
+            Err(error) => return Err((format!("{}: {error}", path.display()), files)),
+        };
+        // Whatever could be read has a name.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         Ok(Self {
             dir: path.parent().unwrap_or(Path::new("/")).to_owned(),
             main: Source::new(format!("@{name}"), text),
             captured: Mutex::new(Captured {
                 modules: HashMap::new(),
-                files: BTreeSet::from([path.to_owned()]),
+                files,
             }),
             grown: OnceLock::new(),
         })
@@ -114,8 +117,8 @@ impl Sources {
     }
 
     /// All files that were read, and those that would have been had they been there.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.lock().files.iter().cloned().collect()
+    pub(super) fn files(&self) -> Files {
+        self.lock().files.clone()
     }
 
     /// The names of the modules that were found.
@@ -123,15 +126,6 @@ impl Sources {
         let captured = self.lock();
         let found = captured.modules.iter().filter(|(_, found)| found.is_ok());
         found.map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Whether a module has changed since it was read.
-    pub(super) fn is_stale(&self) -> bool {
-        let found: Vec<_> = self.lock().modules.values().flatten().cloned().collect();
-        found.iter().any(|source| {
-            let now = read(&self.dir.join(source.name()));
-            now.is_ok_and(|text| text != source.text)
-        })
     }
 
     /// The module of a name as `require` takes it: dots go down directories. Reads it the first
@@ -155,9 +149,7 @@ impl Sources {
             "module '{name}' not found: no file '{stem}.lua' and no file '{stem}/init.lua'"
         ));
         for file in [format!("{stem}.lua"), format!("{stem}/init.lua")] {
-            let path = self.dir.join(&file);
-            captured.files.insert(path.clone());
-            match read(&path) {
+            match read(&mut captured.files, &self.dir.join(&file)) {
                 Ok(text) => {
                     found = Ok(Arc::new(Source::new(format!("@{file}"), text)));
                     break;
@@ -182,16 +174,8 @@ impl Sources {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would block, a directory gives an error that names neither.
-    let meta = fs::metadata(path)?;
-    if !meta.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    if meta.len() > MAX_FILE {
-        return Err(io::Error::other("larger than 4 MiB"));
-    }
-    let mut text = fs::read(path)?;
+fn read(files: &mut Files, path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = files.read(path, MAX_FILE)?;
     if text.starts_with(b"\xef\xbb\xbf") {
         text.drain(..3);
     }

@@ -43,6 +43,7 @@ use super::contract::{Function, MAX_ERROR, clip};
 use super::spec::{LoadError, Spec};
 use super::{Answer, Call, Hook, Reply};
 use crate::config::Instance;
+use crate::files::Files;
 
 pub use self::cache::default_directory;
 
@@ -87,9 +88,10 @@ impl WasmHook {
     pub fn load(host: &Host, spec: Spec, instance: Instance) -> Result<Self, LoadError> {
         let path = std::path::absolute(&spec.path).unwrap_or_else(|_| spec.path.clone());
         let name: Arc<str> = spec.name.as_str().into();
+        let mut files = Files::default();
         let loaded = host
             .engine()
-            .and_then(|engine| Plugin::load(engine, &path, spec, instance));
+            .and_then(|engine| Plugin::load(engine, &path, spec, instance, &mut files));
         loaded
             .map(|plugin| Self {
                 plugin: Arc::new(plugin),
@@ -103,7 +105,10 @@ impl WasmHook {
                         Some(file) => format!("{}: {message}", file.display()),
                         None => message,
                     },
-                    files: vec![path.clone()],
+                    files: {
+                        files.name(path.clone());
+                        files
+                    },
                     path,
                 }
             })
@@ -127,7 +132,7 @@ impl Hook for WasmHook {
         Box::pin(self.plugin.clone().ask(call))
     }
 
-    fn files(&self) -> Vec<PathBuf> {
-        vec![self.plugin.path().to_owned()]
+    fn files(&self) -> Files {
+        self.plugin.files().clone()
     }
 }

@@ -1,8 +1,7 @@
 //! One plugin of one configuration generation, and its instances.
 
-use std::fs;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -27,19 +26,17 @@ use super::idle::Live;
 use super::slow::{Running, Unfinished};
 use super::{imports, wasi};
 use crate::config::Instance;
+use crate::files::{Files, MAX_FILE};
 use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
 use crate::hooks::spec::Spec;
 use crate::hooks::{Answer, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target};
-
-/// Largest file that is taken for a plugin.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
 
 /// The least time for a plugin to start, which nobody waits for but who loads it.
 const LOAD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A plugin as it was when it was loaded.
 pub(super) struct Plugin {
-    path: PathBuf,
+    files: Files,
     /// The file's name, for messages.
     file: String,
     timeout: Duration,
@@ -68,8 +65,11 @@ impl Plugin {
         path: &Path,
         spec: Spec,
         instance: Instance,
+        files: &mut Files,
     ) -> Result<Self, String> {
-        let content = read(path).map_err(|error| error.to_string())?;
+        let content = files
+            .read(path, MAX_FILE)
+            .map_err(|error| error.to_string())?;
         let file = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
@@ -82,7 +82,7 @@ impl Plugin {
             .map_err(|error| format!("{error:#}"))?;
         let plugin = Self {
             file,
-            path: path.to_owned(),
+            files: files.clone(),
             timeout: spec.limits.timeout,
             around: Arc::new(Surroundings {
                 hook: spec.name.into(),
@@ -139,8 +139,8 @@ impl Plugin {
         &self.around.hook
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Whether it has anything to say.
@@ -399,18 +399,6 @@ fn block_on<F: Future>(engine: &Engine, limit: Duration, running: F) -> Option<F
             Poll::Pending => {}
         }
     }
-}
-
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    // A pipe would block, a directory gives an error that names neither.
-    let meta = fs::metadata(path)?;
-    if !meta.is_file() {
-        return Err(std::io::Error::other("not a regular file"));
-    }
-    if meta.len() > MAX_FILE {
-        return Err(std::io::Error::other("larger than 64 MiB"));
-    }
-    fs::read(path)
 }
 
 /// The functions of the contract that a component exports.

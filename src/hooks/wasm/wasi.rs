@@ -298,6 +298,7 @@ mod tests {
             config: serde_json::Map::new(),
             environment: Environment {
                 shared: Arc::default(),
+                resolver: Arc::default(),
                 hosts: Vec::new(),
                 fastway: Roster::default(),
                 grown: Arc::default(),
