@@ -7,7 +7,7 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
-use stablegate::hooks::HookErrorKind::{self, Memory, Script, Timeout};
+use stablegate::hooks::HookErrorKind::{self, Memory, Script, Stuck, Timeout};
 use stablegate::hooks::lua::LuaHook;
 use stablegate::hooks::{Answer, Target};
 
@@ -523,4 +523,37 @@ async fn natives_that_take_long_each() {
     )
     .await;
     looping("while true do load(('x=1 '):rep(2e5)) end").await;
+}
+
+/// One instruction of the interpreter cannot be stopped: whoever waits is answered all the same,
+/// and nobody else is held up.
+#[tokio::test]
+async fn an_instruction_that_takes_long() {
+    let _turn = turn().await;
+    let mut rig = Rig::new();
+    let good = rig.script("function select_target() return 'good' end");
+    rig.limits.wall_timeout = Duration::from_millis(100);
+    // Of a table of that size, all these keys begin at one place.
+    let bad = rig.script(
+        "local t = {}
+         for i = 1, 1 << 14 do t[i * ((1 << 15) - 1)] = true end
+         function select_target() t[-1] = true end",
+    );
+    let bad = tokio::spawn(async move { fail(&bad, &[Stuck]).await });
+    while rig.pool.stats().slow == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..GOOD {
+        assert_good(&good).await;
+    }
+    let message = bad.await.unwrap();
+    assert_eq!(
+        message,
+        "route.lua:3: select_target has not ended within twice its wall-clock limit"
+    );
+    assert_eq!(rig.pool.stats().stuck, 1);
+    assert_good(&good).await;
+    assert!(rig.pool.wait_quiet(Duration::from_secs(600)));
+    let stats = rig.pool.stats();
+    assert_eq!((stats.stuck, stats.stuck_ever), (0, 1));
 }

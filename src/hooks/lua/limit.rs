@@ -34,7 +34,7 @@ const TIME_IS_UP: &str = "time limit exceeded";
 const DEPTH: c_int = 32;
 
 /// Instructions of the interpreter between two looks at the clock.
-const EVERY: c_int = 250;
+const EVERY: c_int = 100;
 
 /// Steps of the library's functions between two looks at the clock, of some nanoseconds each.
 const STEPS: u32 = 1000;
