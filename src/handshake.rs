@@ -29,11 +29,10 @@ pub async fn read_record(connection: &mut (impl AsyncRead + Unpin)) -> Result<Ve
 pub async fn write_record(
     connection: &mut (impl AsyncWrite + Unpin),
     message: impl ToString,
-) -> io::Result<()> {
-    connection
-        .write_all(&record::encode(&message.to_string()))
-        .await?;
-    connection.flush().await
+) -> Result<(), Error> {
+    let record = record::encode(&message.to_string())?;
+    connection.write_all(&record).await?;
+    Ok(connection.flush().await?)
 }
 
 #[cfg(test)]

@@ -178,6 +178,15 @@ impl Entry {
     }
 }
 
+impl From<handshake::Error> for Error {
+    fn from(error: handshake::Error) -> Self {
+        match error {
+            handshake::Error::Io(error) => Self::Io(error),
+            handshake::Error::Protocol(error) => Self::Scp(error),
+        }
+    }
+}
+
 /// Answers with a code. A client that is gone was refused all the same.
 async fn refuse(mut connection: transport::Stream, code: Code) -> transport::Stream {
     let _ = write_record(&mut connection, ResumeResponse { received: 0, code }).await;

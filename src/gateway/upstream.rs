@@ -17,6 +17,7 @@ use crate::config::{self, HostAddr, ProxyVersion, Resolve, Transport, UpstreamSe
 use crate::hooks::{SessionInfo, Target};
 use crate::proto::proxy_header;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
+use crate::proto::scp::message::NewRequest;
 use crate::transport::{Address, tcp};
 
 /// What `builtin:echo` takes before it is read, bytes.
@@ -48,6 +49,8 @@ pub(super) enum ConnectError {
     Failed { addr: String, error: io::Error },
     #[error("the gateway has nothing left to connect with: {0}")]
     Exhausted(io::Error),
+    #[error("the client asks for a target of {0} bytes, which no scp server takes")]
+    TargetTooLong(usize),
 }
 
 /// Finds the server for a session and connects to it.
@@ -175,6 +178,10 @@ impl Connector<'_> {
         addr: &str,
         kept: bool,
     ) -> Result<Upstream, ConnectError> {
+        let target = self.info.target.as_deref().unwrap_or_default();
+        if self.config.session == UpstreamSession::Scp && target.len() > NewRequest::MAX_TARGET {
+            return Err(ConnectError::TargetTooLong(target.len()));
+        }
         let started = Instant::now();
         let limit = self.config.connect_timeout;
         let trying = async {

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::Error;
+use super::{Error, record};
 use crate::crypto::{hashkey, is_public_key};
 
 /// What a client opens a connection with.
@@ -85,6 +85,9 @@ impl Request {
 }
 
 impl NewRequest {
+    /// The longest target that fits in a record, whatever the flags, without further lines; bytes.
+    pub const MAX_TARGET: usize = record::MAX_LEN - "0\nAQAAAAAAAAA=\n\n4294967295".len();
+
     /// Everything after the line of the id.
     fn parse(text: &[u8]) -> Result<Self, Error> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
