@@ -43,8 +43,8 @@ pub use gate::Limit;
 pub use generation::{BuildError, Environment, Generation, Place};
 use live::{Registry, Resumed};
 use metrics::Metrics;
-pub(crate) use report::Status;
 use report::{Reload, Started};
+pub(crate) use report::{Status, writable};
 use shutdown::Shutdown;
 
 use crate::admin;

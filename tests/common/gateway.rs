@@ -1,6 +1,7 @@
 //! The gateway as a process of its own.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -84,7 +85,12 @@ impl Gateway {
     }
 
     pub async fn start_with(config: &str, arguments: &[&str]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), config, arguments).await
+        Self::start_in(tempfile::tempdir().unwrap(), config, arguments, &[]).await
+    }
+
+    /// Starts a gateway with these variables in its environment.
+    pub async fn start_under(config: &str, environment: &[(&str, &OsStr)]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), config, &[], environment).await
     }
 
     /// Starts a gateway that finds `files` beside its configuration.
@@ -93,16 +99,22 @@ impl Gateway {
         for (name, text) in files {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
-        Self::start_in(directory, config, &[]).await
+        Self::start_in(directory, config, &[], &[]).await
     }
 
-    async fn start_in(directory: TempDir, config: &str, arguments: &[&str]) -> Self {
+    async fn start_in(
+        directory: TempDir,
+        config: &str,
+        arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Self {
         let path = directory.path().join("config.yaml");
         std::fs::write(&path, without_admin(config)).unwrap();
         let parsed = Config::parse(config, &path).unwrap();
         let binds = parsed.listeners.iter().map(|listener| listener.bind.len());
         let mut child = command(directory.path(), &["run", "--log-format", "json"])
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
