@@ -9,6 +9,7 @@ mod client;
 mod explain;
 mod expose;
 mod fastway;
+mod fault;
 mod gate;
 mod generation;
 mod hosts;

@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::client::Client;
+use super::fault::caught;
 use super::gate::Place;
 use super::generation::Generation;
 use super::hosts::Occupied;
@@ -74,6 +75,8 @@ enum Reason {
     Relayed(relay::End),
     Kicked,
     Shutdown,
+    /// Its task panicked.
+    Fault,
 }
 
 /// What is told of an ended session.
@@ -117,8 +120,8 @@ impl Session<'_> {
         };
         let opening = Box::pin(deciding.open(&mut client, &mut subject));
         let opening = record.until_kicked(opening);
-        let reason = match state.shutdown.interrupts(opening).await {
-            Some(Some(Ok((connected, first, peeked)))) => {
+        let reason = match caught(state.shutdown.interrupts(opening)).await {
+            Some(Some(Some(Ok((connected, first, peeked))))) => {
                 tracing::info!(
                     id = subject.info.id,
                     listener = %subject.info.listener,
@@ -139,10 +142,12 @@ impl Session<'_> {
                     place,
                 }));
             }
-            Some(Some(Err(reason))) => reason,
-            Some(None) => Reason::Kicked,
-            None => Reason::Shutdown,
+            Some(Some(Some(Err(reason)))) => reason,
+            Some(Some(None)) => Reason::Kicked,
+            Some(None) => Reason::Shutdown,
+            None => Reason::Fault,
         };
+        let usable = !matches!(reason, Reason::Fault);
         let account = Account {
             target: None,
             received: subject.info.first_data.as_ref().map_or(0, Bytes::len) as u64,
@@ -153,7 +158,11 @@ impl Session<'_> {
         };
         drop(place);
         // All the client gets is the end.
-        let leaving = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx)));
+        let leaving = async {
+            if usable {
+                let _ = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx))).await;
+            }
+        };
         let closing = account.close(chain, &mut subject, record, started.elapsed());
         let _ = tokio::join!(leaving, closing);
         None
@@ -221,10 +230,11 @@ impl Opened {
             // Pinned here, so that what wraps it holds no further copies of it.
             let relaying = pin!(self.relay.run(record));
             let relaying = record.until_kicked(relaying);
-            match self.state.shutdown.interrupts(relaying).await {
-                Some(Some(end)) => Reason::Relayed(end),
-                Some(None) => Reason::Kicked,
-                None => Reason::Shutdown,
+            match caught(self.state.shutdown.interrupts(relaying)).await {
+                Some(Some(Some(end))) => Reason::Relayed(end),
+                Some(Some(None)) => Reason::Kicked,
+                Some(None) => Reason::Shutdown,
+                None => Reason::Fault,
             }
         };
         Box::pin(self.close(reason)).await;
@@ -232,8 +242,10 @@ impl Opened {
 
     async fn close(mut self: Box<Self>, reason: Reason) {
         let relay = &mut self.relay;
-        // Pushes out what a resuming upstream holds; a broken one says so at once.
-        let _ = timeout(LAST_WORDS, relay.upstream.shutdown()).await;
+        if !matches!(reason, Reason::Fault) {
+            // Pushes out what a resuming upstream holds; a broken one says so at once.
+            let _ = timeout(LAST_WORDS, relay.upstream.shutdown()).await;
+        }
         let account = Account {
             target: Some(std::mem::take(&mut self.target)),
             received: relay.received,
@@ -292,6 +304,7 @@ impl Reason {
         match self {
             Self::Denied(_) => "denied",
             Self::ConnectFailed(ConnectError::Exhausted(_)) => "exhausted",
+            Self::ConnectFailed(ConnectError::TargetTooLong(_)) => "target_too_long",
             Self::ConnectFailed(_) => "connect_failed",
             Self::LeftEarly => "left_early",
             Self::Relayed(end) => match end {
@@ -303,6 +316,7 @@ impl Reason {
             },
             Self::Kicked => "kicked",
             Self::Shutdown => "shutdown",
+            Self::Fault => "fault",
         }
     }
 }
@@ -339,6 +353,7 @@ impl fmt::Display for Reason {
             },
             Self::Kicked => f.write_str("ended over the admin interface"),
             Self::Shutdown => f.write_str("the gateway shuts down"),
+            Self::Fault => f.write_str("a fault of the gateway, which the log tells of"),
         }
     }
 }
