@@ -134,7 +134,13 @@ impl Session<'_> {
                     chain: chain.clone(),
                     subject,
                     started,
-                    relay: Relay::new(client, connected.upstream, first, peeked),
+                    relay: Relay::new(
+                        client,
+                        connected.upstream,
+                        first,
+                        peeked,
+                        listener.tcp.linger,
+                    ),
                     target: connected.addr,
                     registration,
                     _occupied: connected.occupied,
@@ -309,6 +315,7 @@ impl Reason {
             Self::LeftEarly => "left_early",
             Self::Relayed(end) => match end {
                 relay::End::Closed => "closed",
+                relay::End::HalfClosed => "half_closed",
                 relay::End::UpstreamClosed => "upstream_closed",
                 relay::End::Undelivered => "undelivered",
                 relay::End::UpstreamFailed(_) => "upstream_failed",
@@ -329,6 +336,9 @@ impl fmt::Display for Reason {
             Self::LeftEarly => f.write_str("the client left before its server was there"),
             Self::Relayed(end) => match end {
                 relay::End::Closed => f.write_str("both sides closed"),
+                relay::End::HalfClosed => {
+                    f.write_str("one side closed, and with the other nothing moved any more")
+                }
                 relay::End::UpstreamClosed => f.write_str("the server closed"),
                 relay::End::Undelivered => {
                     f.write_str("the server closed and the client did not come for the rest")

@@ -18,6 +18,7 @@ use crate::hooks::{SessionInfo, Target};
 use crate::proto::proxy_header;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
 use crate::proto::scp::message::NewRequest;
+use crate::session::Connection;
 use crate::transport::{Address, tcp};
 
 /// What `builtin:echo` takes before it is read, bytes.
@@ -214,7 +215,11 @@ impl Connector<'_> {
     async fn connect_tcp(&self, addr: SocketAddr) -> io::Result<Upstream> {
         let limit = self.config.connect_timeout;
         match timeout(limit, tcp::Stream::connect(addr, None)).await {
-            Ok(connected) => connected.map(Upstream::Tcp),
+            Ok(connected) => {
+                let stream = connected?;
+                stream.keep_alive(self.config.keepalive)?;
+                Ok(Upstream::Tcp(stream))
+            }
             Err(_) => {
                 let error = format!("no connection to {addr} in {limit:?}");
                 Err(io::Error::new(io::ErrorKind::TimedOut, error))
@@ -242,6 +247,7 @@ impl Connector<'_> {
                 Some(_) => self.info.flags & FLAG_NO_ANNOUNCEMENT,
             },
             handshake_timeout: self.config.connect_timeout,
+            keepalive: self.config.keepalive,
             preface,
             ..client::scp::Options::new(address)
         });
@@ -249,6 +255,17 @@ impl Connector<'_> {
             Ok(stream) => Ok(Upstream::Scp(Box::new(stream))),
             Err(client::Error::Connect(_, error)) => Err(error),
             Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+impl Upstream {
+    /// Bytes written to its connection that its system has not acknowledged.
+    pub fn undelivered(&self) -> usize {
+        match self {
+            Self::Echo(_) => 0,
+            Self::Tcp(stream) => stream.undelivered(),
+            Self::Scp(stream) => stream.connection().map_or(0, Connection::undelivered),
         }
     }
 }
