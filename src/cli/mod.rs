@@ -5,6 +5,7 @@ mod connect;
 mod echo;
 mod hook;
 mod migrate;
+mod notify;
 mod panics;
 mod run;
 
