@@ -243,6 +243,7 @@ impl Relay {
                         }
                         Poll::Pending => 0,
                     };
+                    // invariant: a stream takes no more than it is given.
                     self.to_upstream.extend_from_slice(&bytes[taken..]);
                 }
                 Err(error) => return Poll::Ready(Err(End::ClientGone(error.kind()))),
@@ -284,6 +285,7 @@ impl Relay {
                 Ok(room) => room.min(CHUNK),
                 Err(error) => return Poll::Ready(Err(End::ClientGone(error.kind()))),
             };
+            // invariant: `room` is `CHUNK` at most.
             let mut buf = ReadBuf::uninit(&mut space[..room]);
             match ready!(Pin::new(&mut self.upstream).poll_read(cx, &mut buf)) {
                 Ok(()) if buf.filled().is_empty() => self.download = Direction::Ending,
@@ -297,6 +299,7 @@ impl Relay {
                         }
                         Poll::Pending => 0,
                     };
+                    // invariant: a stream takes no more than it is given.
                     self.to_client.extend_from_slice(&bytes[taken..]);
                 }
                 Err(error) => {

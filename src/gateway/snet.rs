@@ -227,6 +227,7 @@ async fn skip_padding(connection: &mut (impl AsyncRead + Unpin)) -> Result<(), E
     let mut padding = [0; PADDING];
     let mut len = 0;
     while len < PADDING {
+        // invariant: `len` is below `PADDING`.
         let read = match timeout(PADDING_WAIT, connection.read(&mut padding[len..])).await {
             Ok(read) => read?,
             Err(_) => break,
@@ -234,6 +235,7 @@ async fn skip_padding(connection: &mut (impl AsyncRead + Unpin)) -> Result<(), E
         if read == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
+        // invariant: no more is read than there is room for.
         if padding[len..len + read].iter().any(|&byte| byte != 0) {
             return Err(snet::Error::Padding.into());
         }

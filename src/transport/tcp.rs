@@ -147,10 +147,12 @@ impl Stream {
                 true => HeaderError::Silent(error),
                 false => HeaderError::Io(error),
             })?;
+            // invariant: no more is read than there is room for.
             bytes.extend_from_slice(&step[..len]);
             let header = proxy_header::parse(&bytes)?;
             // All there is of an incomplete one is its own.
             let own = header.map_or(len, |header| len.min(header.len - read));
+            // invariant: it is `len` at most.
             self.inner.read_exact(&mut step[..own]).await?;
             if let Some(header) = header {
                 break (header, read + own);

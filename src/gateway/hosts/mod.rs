@@ -48,6 +48,7 @@ impl Hosts {
         previous: Option<&Self>,
         now: Instant,
     ) -> Self {
+        // invariant: the whole of nothing.
         let known = previous.map_or(&[][..], |hosts| &hosts.backends);
         let mut uncounted: Vec<_> = known.iter().collect();
         let mut backends: Vec<Backend> = Vec::new();
@@ -128,6 +129,7 @@ impl Hosts {
             })
             .collect();
         let at = choose::choose(&candidates, self.choose, wish, rng)?;
+        // invariant: it was chosen among the candidates, of which there is one for each.
         Some(usable[at].clone())
     }
 }

@@ -53,10 +53,12 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Error> {
 /// Whether `bytes` begin as `start` does, as far as they go.
 fn begins(bytes: &[u8], start: &[u8]) -> bool {
     let len = bytes.len().min(start.len());
+    // invariant: `len` is that of the shorter.
     bytes[..len] == start[..len]
 }
 
 fn parse_text(bytes: &[u8]) -> Result<Option<Header>, Error> {
+    // invariant: as far as they go.
     let searched = &bytes[..bytes.len().min(MAX_TEXT)];
     let Some(end) = searched.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() < MAX_TEXT {
@@ -65,6 +67,7 @@ fn parse_text(bytes: &[u8]) -> Result<Option<Header>, Error> {
             Err(Error::Malformed)
         };
     };
+    // invariant: the end was found in them.
     let line = bytes[..end].strip_prefix(TEXT_START);
     let line = line.and_then(|line| std::str::from_utf8(line).ok());
     let mut words = line.ok_or(Error::Malformed)?.split(' ');

@@ -139,6 +139,7 @@ impl ResumeRequest {
             id,
             index,
             received,
+            // invariant: the hmac is the last line of the text.
             sum: hashkey(&text[..text.len() - hmac.len()]),
             hmac: decode_8(hmac)?,
         })
@@ -181,6 +182,7 @@ impl ResumeResponse {
         let (received, code) = split_line(text);
         let code = code.ok_or(Error::Malformed("one line"))?;
         let digits = code.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        // invariant: they were counted in it.
         let code: u16 = number(&code[..digits], "code")?;
         Ok(Self {
             received: number(received, "received")?,
@@ -258,6 +260,7 @@ fn decode_key(text: &[u8]) -> Result<u64, Error> {
 
 fn split_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     match text.iter().position(|&byte| byte == b'\n') {
+        // invariant: it was found there.
         Some(end) => (&text[..end], Some(&text[end + 1..])),
         None => (text, None),
     }
