@@ -150,6 +150,7 @@ impl Driver {
         let state = State::new(kcp, shards, silence, now, !half_open);
         let link = self.link.clone();
         let session = Arc::new(Session::new(path.peer, local, link, slot, state));
+        // invariant: a slot that is free was given up, or has just been made.
         self.sessions[slot as usize] = Some(Entry {
             session: session.clone(),
             conv,
@@ -174,6 +175,7 @@ impl Driver {
 
     /// Forgets a session. `broken` is what its stream is told, if it is still there.
     fn remove(&mut self, slot: u32, broken: io::ErrorKind) {
+        // invariant: slots stay, with or without a session.
         let Some(entry) = self.sessions[slot as usize].take() else {
             return;
         };
@@ -285,6 +287,7 @@ impl Driver {
         let Some(payload) = incoming.payload() else {
             return known.map(|slot| (slot, false));
         };
+        // invariant: slots stay, with or without a session.
         let entry = known.and_then(|slot| self.sessions[slot as usize].as_ref());
         if let Some((entry, slot)) = entry.zip(known)
             && conversation(payload) == Some(entry.conv)
@@ -344,6 +347,7 @@ impl Driver {
             let Some(&(slot, opened)) = self.unproven.front() else {
                 break None;
             };
+            // invariant: slots stay, with or without a session.
             let entry = self.sessions[slot as usize].as_ref();
             if entry.is_some_and(|entry| entry.half_open && entry.opened == opened) {
                 break Some((slot, opened));
