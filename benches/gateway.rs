@@ -329,7 +329,7 @@ impl Client {
 async fn handshake(stream: &mut TcpStream) -> Result<Rc4> {
     let (request, hello) = Hello::new(rand::random(), Dialect::Current, None, 0, Vec::new());
     stream
-        .write_all(&record::encode(&request.to_string()))
+        .write_all(&record::encode(&request.to_string())?)
         .await?;
     let mut header = [0; record::HEADER_LEN];
     stream.read_exact(&mut header).await?;

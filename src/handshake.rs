@@ -9,6 +9,9 @@ use crate::proto::scp::{self, record};
 /// Why no record came.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The connection ended before its first byte.
+    #[error(transparent)]
+    Silent(io::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -19,7 +22,10 @@ pub enum Error {
 /// be one of a handshake.
 pub async fn read_record(connection: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Error> {
     let mut header = [0; record::HEADER_LEN];
-    connection.read_exact(&mut header).await?;
+    let (first, rest) = header.split_at_mut(1);
+    let read = connection.read_exact(first).await;
+    read.map_err(Error::Silent)?;
+    connection.read_exact(rest).await?;
     let mut body = vec![0; record::body_len(header)?];
     connection.read_exact(&mut body).await?;
     Ok(body)
@@ -29,11 +35,10 @@ pub async fn read_record(connection: &mut (impl AsyncRead + Unpin)) -> Result<Ve
 pub async fn write_record(
     connection: &mut (impl AsyncWrite + Unpin),
     message: impl ToString,
-) -> io::Result<()> {
-    connection
-        .write_all(&record::encode(&message.to_string()))
-        .await?;
-    connection.flush().await
+) -> Result<(), Error> {
+    let record = record::encode(&message.to_string())?;
+    connection.write_all(&record).await?;
+    Ok(connection.flush().await?)
 }
 
 #[cfg(test)]
@@ -73,10 +78,11 @@ mod tests {
     async fn a_record_that_ends_early() {
         for len in 0..RECORD.len() {
             let (record, _) = read(vec![RECORD[..len].to_vec()]).await;
-            assert!(
-                matches!(&record, Err(Error::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof),
-                "{len}: {record:?}"
-            );
+            let ((Err(Error::Io(error)), 1..) | (Err(Error::Silent(error)), 0)) = (&record, len)
+            else {
+                panic!("{len}: {record:?}");
+            };
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{len}");
         }
     }
 

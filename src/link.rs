@@ -225,6 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             for (slice, frame) in slices.iter_mut().zip(&self.batch) {
                 *slice = IoSlice::new(frame);
             }
+            // invariant: `BATCH` is all of them.
             let slices = &slices[..self.batch.len().min(BATCH)];
             let mut len = ready!(stream.poll_write_vectored(cx, slices))?;
             if len == 0 {

@@ -2,17 +2,25 @@
 
 mod common;
 
+use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stablegate::config::Config;
 use stablegate::crypto::Dialect;
 use stablegate::proto::proxy_header::UNKNOWN_V1;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket, UnixDatagram};
 use tokio::process::Command;
+use tokio::sync::watch;
 
 use common::*;
 
@@ -374,30 +382,191 @@ async fn the_log_format_may_stand_before_the_command() {
     assert_eq!((output.code, &*output.stderr), (Some(0), ""));
 }
 
+/// The socket of a service manager, by a path or in the abstract namespace, and its name.
+fn manager(directory: &Path, is_abstract: bool) -> (UnixDatagram, OsString) {
+    let (address, name) = if is_abstract {
+        let name = format!("stablegate-{:x}", rand::random::<u128>());
+        let address = UnixAddr::from_abstract_name(&name).unwrap();
+        (address, format!("@{name}").into())
+    } else {
+        let path = directory.join("notify");
+        (UnixAddr::from_pathname(&path).unwrap(), path.into())
+    };
+    let socket = std::os::unix::net::UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    (UnixDatagram::from_std(socket).unwrap(), name)
+}
+
+/// The next notification.
+async fn told(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 100];
+    let len = soon("a notification", socket.recv(&mut buffer)).await;
+    String::from_utf8(buffer[..len.unwrap()].to_vec()).unwrap()
+}
+
+fn monotonic_usec() -> i64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: it writes one timespec.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    assert_eq!(result, 0);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+}
+
 #[tokio::test]
 async fn systemd_is_told() {
+    for is_abstract in [false, true] {
+        let directory = here();
+        let (socket, name) = manager(directory.path(), is_abstract);
+        let environment = [("NOTIFY_SOCKET", name.as_os_str())];
+        let mut gateway = Gateway::start_under(GOOD, &environment).await;
+        assert_eq!(told(&socket).await, "READY=1\n");
+        for good in [true, false] {
+            let asked = monotonic_usec();
+            gateway.signal(libc::SIGHUP);
+            let reloading = told(&socket).await;
+            let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+            let since: i64 = since.unwrap().trim_end().parse().unwrap();
+            assert!((asked..=monotonic_usec()).contains(&since), "{reloading}");
+            assert_eq!(told(&socket).await, "READY=1\n");
+            let outcome = match good {
+                true => "reloaded",
+                false => "reload failed, nothing changed",
+            };
+            gateway.log().nth(outcome, 0).await;
+            std::fs::remove_file(gateway.directory().join("config.yaml")).ok();
+        }
+        gateway.signal(libc::SIGTERM);
+        assert_eq!(told(&socket).await, "STOPPING=1\n");
+        assert!(gateway.exited().await.success());
+    }
+}
+
+/// A watchdog hears of the process that it watches, and of no other.
+#[tokio::test]
+async fn a_watchdog_is_fed() {
     let directory = here();
-    fs::write(directory.path().join("config.yaml"), GOOD).unwrap();
-    let path = directory.path().join("notify");
-    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
-    let mut gateway = Command::new(env!("CARGO_BIN_EXE_stablegate"))
-        .current_dir(directory.path())
-        .env("NOTIFY_SOCKET", &path)
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let told = async || {
-        let mut buffer = [0; 100];
-        let len = soon("a notification", socket.recv(&mut buffer)).await;
-        String::from_utf8(buffer[..len.unwrap()].to_vec()).unwrap()
-    };
-    assert_eq!(told().await, "READY=1\n");
-    let pid = gateway.id().unwrap() as libc::pid_t;
-    // SAFETY: the child has not been reaped, so the id is still its own.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
-    assert_eq!(told().await, "STOPPING=1\n");
-    assert!(soon("its exit", gateway.wait()).await.unwrap().success());
+    fs::write(directory.path().join("config.yaml"), without_admin(GOOD)).unwrap();
+    for (watched, is_fed) in [
+        ("unset WATCHDOG_PID", true),
+        ("WATCHDOG_PID=$$", true),
+        ("WATCHDOG_PID=1", false),
+    ] {
+        let (socket, name) = manager(directory.path(), true);
+        let script = format!("{watched}; exec \"$0\"");
+        let mut gateway = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_stablegate")])
+            .current_dir(directory.path())
+            .env("NOTIFY_SOCKET", &name)
+            .env("WATCHDOG_USEC", "20000")
+            .env("WATCHDOG_PID", "2")
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        assert_eq!(told(&socket).await, "READY=1\n");
+        if is_fed {
+            for _ in 0..5 {
+                assert_eq!(told(&socket).await, "WATCHDOG=1\n", "{watched}");
+            }
+        }
+        let pid = gateway.id().unwrap() as libc::pid_t;
+        // SAFETY: the child has not been reaped, so the id is still its own.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+        let rest = async {
+            while told(&socket).await == "WATCHDOG=1\n" {
+                assert!(is_fed, "{watched}");
+            }
+        };
+        soon("word of the end", rest).await;
+        assert!(soon("its exit", gateway.wait()).await.unwrap().success());
+    }
+}
+
+/// Passes datagrams on between one client and a gateway, until it is told to lose them all.
+struct Hole {
+    addr: SocketAddr,
+    loses: Arc<AtomicBool>,
+    /// How many the gateway has sent in vain.
+    lost: watch::Receiver<usize>,
+}
+
+impl Hole {
+    async fn new(gateway: SocketAddr) -> Self {
+        let near = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let far = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        far.connect(gateway).await.unwrap();
+        let addr = near.local_addr().unwrap();
+        let loses = Arc::new(AtomicBool::new(false));
+        let (counter, lost) = watch::channel(0);
+        let losing = loses.clone();
+        tokio::spawn(async move {
+            let (mut up, mut down) = ([0; 2048], [0; 2048]);
+            let mut client = None;
+            loop {
+                tokio::select! {
+                    Ok((len, from)) = near.recv_from(&mut up) => {
+                        client = Some(from);
+                        if !losing.load(Ordering::Relaxed) {
+                            let _ = far.send(&up[..len]).await;
+                        }
+                    }
+                    Ok(len) = far.recv(&mut down) => match client {
+                        Some(client) if !losing.load(Ordering::Relaxed) => {
+                            let _ = near.send_to(&down[..len], client).await;
+                        }
+                        _ => counter.send_modify(|lost| *lost += 1),
+                    },
+                }
+            }
+        });
+        Self { addr, loses, lost }
+    }
+}
+
+/// How long a gateway takes from the end of its grace to its own, with a client over KCP that is
+/// gone before it has got everything, or without.
+async fn time_to_stop(arguments: &[&str], signals: usize, with_a_client: bool) -> Duration {
+    let server = Server::start().await;
+    let config = scp_to(server.addr, "").replace("tcp://", "kcp://");
+    let mut gateway = Gateway::start_with(&config, arguments).await;
+    let mut hole = Hole::new(gateway.addr()).await;
+    let mut clients = Vec::new();
+    if with_a_client {
+        let mut options = options(gateway.addr());
+        options.addresses = vec![format!("kcp://{}", hole.addr).parse().unwrap()];
+        let mut client = connect_with(options).await;
+        let mut connection = server.accept().await;
+        client.write_all(b"hello").await.unwrap();
+        assert_eq!(read(&mut connection, 5).await, b"hello");
+        hole.loses.store(true, Ordering::Relaxed);
+        connection.write_all(&[7; 10_000]).await.unwrap();
+        soon("bytes in vain", hole.lost.wait_for(|lost| *lost > 0))
+            .await
+            .unwrap();
+        clients.push((client, connection));
+    }
+    for _ in 0..signals {
+        gateway.signal(libc::SIGTERM);
+        gateway.log().nth("draining", 0).await;
+    }
+    gateway.log().nth("stopping", 0).await;
+    let stopping = Instant::now();
+    assert!(gateway.exited().await.success());
+    stopping.elapsed()
+}
+
+#[tokio::test]
+async fn who_is_gone_keeps_no_gateway_from_stopping() {
+    for (arguments, signals) in [(["--grace", "10ms"], 1), (["--grace", "1h"], 2)] {
+        let alone = time_to_stop(&arguments, 1, false).await;
+        let took = time_to_stop(&arguments, signals, true).await;
+        // It would have a quarter of a minute, were there time.
+        let most = alone + Duration::from_secs(10);
+        assert!(took < most, "{took:?}, {alone:?} without anybody");
+    }
 }
 
 #[tokio::test]

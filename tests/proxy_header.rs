@@ -118,7 +118,7 @@ async fn without_a_good_header_the_trusted_are_turned_away() {
     ]
     .map(<[u8]>::to_vec)
     .into();
-    for (at, byte) in [(12, 0x31), (12, 0x2f), (13, 0x51), (15, 11), (14, 0xff)] {
+    for (at, byte) in [(12, 0x31), (12, 0x2f), (13, 0x51), (15, 11)] {
         let mut header = v2.clone();
         header[at] = byte;
         wrong.push(header);
@@ -129,10 +129,44 @@ async fn without_a_good_header_the_trusted_are_turned_away() {
         let failed = gateway.log().nth("handshake failed", n).await;
         assert_eq!(failed["reason"], "proxy_header", "{bytes:?} {failed}");
     }
-    let socket = TcpStream::connect(gateway.addr()).await.unwrap();
+    let mut socket = TcpStream::connect(gateway.addr()).await.unwrap();
+    socket.write_all(&v2[..20]).await.unwrap();
     drop(socket);
     let failed = gateway.log().nth("handshake failed", wrong.len()).await;
     assert_eq!(failed["reason"], "connection", "{failed}");
+}
+
+/// Balancers add much, and speak for themselves however they like.
+#[tokio::test]
+async fn headers_are_skipped_as_far_as_they_say() {
+    let gateway = trusting("plain", "builtin:echo", "").await;
+    for (n, (command, family, len, is_named)) in [
+        (0x21, 0x11, 13, true),
+        (0x21, 0x11, 4081, true),
+        (0x21, 0x11, 65_535, true),
+        (0x20, 0x11, 4081, false),
+        (0x20, 0x00, 65_535, false),
+        (0x20, 0x51, 7, false),
+        (0x20, 0xff, 0, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut header = encode_v2(addr(CLIENT), addr(ENTRANCE));
+        (header[12], header[13]) = (command, family);
+        header[14..16].copy_from_slice(&u16::to_be_bytes(len));
+        header.resize(16 + usize::from(len), 7);
+        let mut socket = TcpStream::connect(gateway.addr()).await.unwrap();
+        let own = socket.local_addr().unwrap().to_string();
+        socket
+            .write_all(&[&header[..], b"first"].concat())
+            .await
+            .unwrap();
+        assert_eq!(read(&mut socket, 5).await, b"first");
+        echoes(&mut socket).await;
+        let opened = gateway.log().nth("session opened", n).await;
+        assert_eq!(opened["client"], if is_named { CLIENT } else { &own });
+    }
 }
 
 #[tokio::test]

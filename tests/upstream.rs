@@ -321,3 +321,124 @@ async fn the_second_gateway_is_asked_for_the_clients_target() {
     let closed = outer.log().of(client.id, "session closed").await;
     assert_eq!(closed["reason"], "connect_failed", "{closed}");
 }
+
+/// What a client asks for is passed on to a server of scp, as far as it fits.
+#[tokio::test]
+async fn a_target_that_is_too_long_to_be_passed_on_is_its_clients_fault() {
+    let inner = Gateway::start(&scp_to("builtin:echo", "")).await;
+    let config = scp_to(
+        inner.addr(),
+        "upstream: {session: scp, eject: {failures: 1}}\n\
+         hooks: [{name: told, lua: told.lua, timeout: 5s}]\n",
+    )
+    .replace("session: scp}]", "session: scp, hooks: [told]}]");
+    let script = "function closed(session) gateway.log.info('told', session.reason) end";
+    let outer = Gateway::start_among(&[("told.lua", script)], &config).await;
+    let hello = |target: &[u8]| record([b"0\nAQAAAAAAAAA=\n", target].concat());
+    // Bytes that are no UTF-8 take three in the text that they become.
+    let odd = [0xff; 3000];
+    for (n, target) in [&odd[..], &[b'x'; 4081]].into_iter().enumerate() {
+        let mut socket = TcpStream::connect(outer.addr()).await.unwrap();
+        socket.write_all(&hello(target)).await.unwrap();
+        assert!(!soon("an answer", read_record(&mut socket)).await.is_empty());
+        assert_eq!(read_to_end(&mut socket).await, b"");
+        let closed = outer.log().nth("session closed", n).await;
+        assert_eq!(closed["reason"], "target_too_long", "{closed}");
+        outer.log().nth("told target_too_long", n).await;
+    }
+    // The longest that fits.
+    let longest = format!("\n{}\n{}", "x".repeat(4057), u32::MAX);
+    let mut client = Raw::open(outer.addr(), Dialect::Current, &longest).await;
+    client.echo("through both").await;
+    for message in ["host ejected", "panicked"] {
+        assert!(outer.log().all(message).is_empty());
+    }
+}
+
+/// The timers of connections to that address, as Linux counts them: 2 is keepalive.
+fn timers(to: SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(to) = to else {
+        panic!("{to} is not IPv4")
+    };
+    let ip = u32::from_ne_bytes(to.ip().octets());
+    let remote = format!("{ip:08X}:{:04X}", to.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let lines = table.lines().skip(1);
+    let fields = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let timer = |fields: Vec<&str>| {
+        // The remote address, the state, and the timer with its time.
+        let established = fields[2] == remote && fields[3] == "01";
+        established.then(|| u8::from_str_radix(&fields[5][..2], 16).unwrap())
+    };
+    fields.filter_map(timer).collect()
+}
+
+/// Waits until a connection to that address waits for nothing but perhaps its keepalive.
+async fn idle_timer(to: SocketAddr) -> u8 {
+    let looking = async {
+        loop {
+            if let [timer @ (0 | 2)] = timers(to)[..] {
+                return timer;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("one idle connection", looking).await
+}
+
+#[tokio::test]
+async fn idle_connections_to_servers_are_probed() {
+    for (keepalive, timer) in [("", 2), (", keepalive: 1s", 2), (", keepalive: 0s", 0)] {
+        let server = Server::start().await;
+        let config = format!("upstream: {{session: plain{keepalive}}}");
+        let gateway = Gateway::start(&scp_to(server.addr, &config)).await;
+        let mut client = Raw::connect(gateway.addr()).await;
+        let mut connection = server.accept().await;
+        client.send(b"hello").await;
+        assert_eq!(read(&mut connection, 5).await, b"hello");
+        assert_eq!(idle_timer(server.addr).await, timer, "{keepalive}");
+
+        // By scp, before and after a resume.
+        let inner = Gateway::start(&scp_to("builtin:echo", "")).await;
+        let link = Relay::start(inner.addr()).await;
+        let config = format!("upstream: {{session: scp{keepalive}}}");
+        let outer = Gateway::start(&scp_to(link.addr, &config)).await;
+        let mut client = Raw::connect(outer.addr()).await;
+        client.echo("hello").await;
+        assert_eq!(idle_timer(link.addr).await, timer, "{keepalive}");
+        link.cut(Cut::Reset);
+        client.echo("and again").await;
+        assert_eq!(idle_timer(link.addr).await, timer, "{keepalive}");
+    }
+}
+
+/// Whoever closes, the other may go on as long as something moves.
+#[tokio::test]
+async fn a_plain_session_of_one_side_ends() {
+    let server = Server::start().await;
+    let config = scp_to(server.addr, "tcp: {linger: 50ms}\n").replace("scp", "plain");
+    let gateway = Gateway::start(&config).await;
+    for (n, server_closes) in [true, false].into_iter().enumerate() {
+        let mut client = TcpStream::connect(gateway.addr()).await.unwrap();
+        let mut connection = server.accept().await;
+        let (closing, other) = match server_closes {
+            true => (&mut connection, &mut client),
+            false => (&mut client, &mut connection),
+        };
+        closing.shutdown().await.unwrap();
+        assert_eq!(read_to_end(other).await, b"");
+        let closed = gateway.log().nth("session closed", n).await;
+        assert_eq!(closed["reason"], "half_closed", "{closed}");
+        // So does the one that had closed learn that nothing follows.
+        let read = soon("the end", closing.read(&mut [0])).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    gateway.save("config.yaml", &config.replace("50ms", "0s"));
+    gateway.log().nth("reloaded", 0).await;
+    let mut client = TcpStream::connect(gateway.addr()).await.unwrap();
+    let mut connection = server.accept().await;
+    connection.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut client).await, b"");
+    client.write_all(b"still here").await.unwrap();
+    assert_eq!(read(&mut connection, 10).await, b"still here");
+}

@@ -10,15 +10,15 @@ use std::sync::{Arc, Weak};
 
 use axum::extract::{Request, State};
 use axum::http::uri::Uri;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::Problem;
 use crate::gateway::Gateway;
 
-/// What is answered without a token: the page, which has nothing to tell, and the probes.
-const OPEN: [&str; 3] = ["/", "/healthz", "/readyz"];
+/// What balancers ask.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// What requests to a socket are for.
 #[derive(Clone)]
@@ -37,14 +37,20 @@ pub(super) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let Some(gateway) = gateway.upgrade() else {
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway has stopped").into();
+    let gateway = gateway
+        .upgrade()
+        .ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway has stopped"));
+    let admitted = gateway.and_then(|gateway| {
+        check(&gateway, is_exposed, &request)?;
+        Ok(gateway)
+    });
+    let mut response = match admitted {
+        Ok(gateway) => {
+            request.extensions_mut().insert(gateway);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
     };
-    if let Err(problem) = check(&gateway, is_exposed, &request) {
-        return problem.into();
-    }
-    request.extensions_mut().insert(gateway);
-    let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
@@ -52,7 +58,7 @@ pub(super) async fn guard(
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
     ] {
-        headers.insert(name, axum::http::HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
     response
 }
@@ -61,6 +67,13 @@ fn check(gateway: &Arc<Gateway>, is_exposed: bool, request: &Request) -> Result<
     let forbidden = |what| Problem::new(StatusCode::FORBIDDEN, what);
     let generation = gateway.generation();
     let headers = request.headers();
+    let path = request.uri().path();
+    let is_probe = PROBES.contains(&path);
+    // No browser asks like that, but balancers do.
+    let old = request.version() == Version::HTTP_10 && !headers.contains_key(header::HOST);
+    if is_probe && old && !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
     let host = text(headers, header::HOST).ok_or_else(|| forbidden("no Host"))?;
     let named = request.uri().authority();
     if !is_ours(host, &generation.config.admin.names)
@@ -78,7 +91,8 @@ fn check(gateway: &Arc<Gateway>, is_exposed: bool, request: &Request) -> Result<
     if changes && site.is_some_and(|site| site != "same-origin") {
         return Err(forbidden("asked for by a page elsewhere"));
     }
-    if OPEN.contains(&request.uri().path()) {
+    // The page has nothing to tell.
+    if is_probe || path == "/" {
         return Ok(());
     }
     match &generation.admin_token {
@@ -131,12 +145,6 @@ fn shown(headers: &HeaderMap) -> Option<&str> {
     scheme
         .eq_ignore_ascii_case("bearer")
         .then_some(token.trim())
-}
-
-impl From<Problem> for Response {
-    fn from(problem: Problem) -> Self {
-        problem.into_response()
-    }
 }
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Weak;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -30,7 +31,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, writable};
 use guard::Guard;
 pub(crate) use token::Token;
 
@@ -154,12 +155,27 @@ async fn serve(
         .keep_alive(keep_alive)
         .max_buf_size(MAX_HEAD);
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(connection), service));
-    let ended = stop.run_until_cancelled(serving.as_mut()).await;
+    let ended = stop.run_until_cancelled(dated(serving.as_mut())).await;
     // How a connection ends is its client's affair.
     if ended.is_none() {
         serving.as_mut().graceful_shutdown();
-        let _ = serving.await;
+        let _ = dated(serving).await;
     }
+}
+
+/// Polls what looks at the clock for the date of its answers, and panics where that cannot be
+/// written. `None` if it cannot.
+async fn dated<F: Future>(mut serving: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| {
+        let now = SystemTime::now();
+        if writable(now) == now {
+            return serving.as_mut().poll(cx).map(Some);
+        }
+        let now = humantime::format_rfc3339_seconds(writable(now));
+        tracing::warn!(clock = %now, "the clock is wrong, so the admin interface cannot answer");
+        Poll::Ready(None)
+    })
+    .await
 }
 
 /// An answer that says what is wrong: `{"error": {"message": …}}`.

@@ -5,6 +5,8 @@ mod connect;
 mod echo;
 mod hook;
 mod migrate;
+mod notify;
+mod panics;
 mod run;
 
 use std::fmt;
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
     let log = start_log(arguments.log_format);
+    panics::log();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

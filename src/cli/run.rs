@@ -4,11 +4,16 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::notify;
 use crate::gateway::Gateway;
+
+/// How long sessions may take to end once they must.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long clients over KCP may take to get what was sent to them when the grace period is over.
+const LAST_BYTES: Duration = Duration::from_secs(1);
 
 #[derive(clap::Parser)]
 pub(super) struct Run {
@@ -34,13 +39,16 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
         tracing::info!("told to stop while starting");
         return Ok(());
     };
-    notify(NotifyState::Ready);
+    notify::ready();
+    tokio::spawn(notify::watchdog());
     // Signals that come meanwhile are one.
     let reloading = async {
         loop {
             hangup.recv().await;
+            notify::reloading();
             // Logged there, and nothing to stop for.
             let _ = gateway.reload().await;
+            notify::ready();
         }
     };
     tokio::select! {
@@ -49,20 +57,33 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     let grace = arguments.grace;
-    notify(NotifyState::Stopping);
+    // A century is for ever.
+    let over = Instant::now() + grace.min(Duration::from_secs(u32::MAX.into()));
+    notify::stopping();
     gateway.drain().await;
     tracing::info!(sessions = gateway.sessions(), ?grace, "draining");
-    let outcome = tokio::select! {
-        drained = timeout(grace, gateway.drained()) => match drained {
-            Ok(()) => "drained",
-            Err(_) => "grace period over",
+    let (outcome, over) = tokio::select! {
+        drained = timeout_at(over, gateway.drained()) => match drained {
+            Ok(()) => ("drained", over),
+            Err(_) => ("grace period over", over),
         },
-        _ = terminate.recv() => "second signal",
-        _ = interrupt.recv() => "second signal",
+        _ = terminate.recv() => ("second signal", Instant::now()),
+        _ = interrupt.recv() => ("second signal", Instant::now()),
         never = refuse(&mut hangup) => never,
     };
     tracing::info!(sessions = gateway.sessions(), outcome, "stopping");
-    gateway.shutdown().await;
+    if timeout(LAST_WORDS, gateway.end()).await.is_err() {
+        tracing::warn!("not all sessions have ended in {LAST_WORDS:?}");
+    }
+    // Clients over KCP that are gone acknowledge nothing any more.
+    let delivering = timeout_at(over.max(Instant::now() + LAST_BYTES), gateway.shutdown());
+    tokio::select! {
+        delivered = delivering => if delivered.is_err() {
+            tracing::warn!("not all clients have got everything over KCP");
+        },
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     Ok(())
 }
 
@@ -71,13 +92,6 @@ async fn refuse(hangup: &mut Signal) -> ! {
     loop {
         hangup.recv().await;
         tracing::warn!("SIGHUP ignored: the gateway stops");
-    }
-}
-
-/// Tells systemd, if that waits to be told.
-fn notify(state: NotifyState) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "cannot notify the service manager");
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Options {
     /// The pause after a failed try to come back: the first, and the longest. It doubles between,
     /// less up to half of it at random. The first try comes without one.
     pub backoff: (Duration, Duration),
+    /// How long a connection over TCP is silent before the system probes it; `None` is never.
+    pub keepalive: Option<Duration>,
     /// What connections over KCP are made with. Error correction must be as the gateway has it.
     pub kcp: Kcp,
 }
@@ -61,6 +63,7 @@ impl Options {
             resume_wait: Duration::from_secs(30),
             replay_buffer: 64 * 1024,
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
+            keepalive: None,
             kcp: super::kcp_settings(),
         }
     }
@@ -86,6 +89,7 @@ impl Protocol for Options {
             self.flags,
             self.extra.clone(),
         );
+        connection.keep_alive(self.keepalive)?;
         connection.write_all(&self.preface).await?;
         write_record(connection, request).await?;
         let response = NewResponse::parse(&read_record(connection).await?)?;
@@ -104,6 +108,7 @@ impl Protocol for Options {
         connection: &mut transport::Stream,
         offer: &Offer<transport::Stream>,
     ) -> Result<u64, ResumeError> {
+        connection.keep_alive(self.keepalive)?;
         connection.write_all(&self.preface).await?;
         write_record(connection, ticket.resume(offer.received())).await?;
         let response = ResumeResponse::parse(&read_record(connection).await?)?;
@@ -137,7 +142,7 @@ fn refused(refusal: Refusal, code: Code) -> ResumeError {
 impl From<handshake::Error> for Error {
     fn from(error: handshake::Error) -> Self {
         match error {
-            handshake::Error::Io(error) => Self::Handshake(error),
+            handshake::Error::Silent(error) | handshake::Error::Io(error) => Self::Handshake(error),
             handshake::Error::Protocol(error) => Self::Scp(error),
         }
     }

@@ -168,7 +168,7 @@ listeners:
     session: snet
     peek: {}
     snet: {version: auto, replay_buffer: 1KiB}
-    tcp: {keepalive: 0s}
+    tcp: {keepalive: 0s, linger: 0s}
   - {name: players, bind: ['tcp://127.0.0.1:0'], session: scp, service: fastway-client, fastway: {client_version: 2, idle: 0s}}
   - name: servers
     bind: ['tcp://127.0.0.1:0']
@@ -178,7 +178,7 @@ listeners:
 fastway: {client_version: auto, max_packet: 64KiB, max_virtual_connections: 0, client_queue: 7}
 scp: {handshake_timeout: 10s, resume_wait: 20s, replay_buffer: 100KiB}
 snet: {version: 2, resume_wait: 20s}
-tcp: {read_timeout: 90s, keepalive: 30s}
+tcp: {read_timeout: 90s, keepalive: 30s, linger: 3s}
 kcp: {read_timeout: 0s, fec_data: 10, fec_parity: 3, read_buffer: 1MiB, write_buffer: 2MiB, reuseport: 4,
   mtu: 1200, interval: 20ms, send_window: 128, receive_window: 256}
 upstream:
@@ -283,6 +283,7 @@ replay_memory: 1GiB
                     read_timeout: None,
                     keepalive: Some(Duration::from_secs(60)),
                     nodelay: true,
+                    linger: Some(Duration::from_secs(10)),
                 },
                 kcp: Kcp {
                     read_timeout: Some(Duration::from_secs(60)),
@@ -316,6 +317,7 @@ replay_memory: 1GiB
             upstream: Upstream {
                 session: UpstreamSession::Plain,
                 connect_timeout: Duration::from_secs(5),
+                keepalive: Some(Duration::from_secs(60)),
                 resolve: None,
                 proxy_header: None,
                 choose: Choose::Weighted,
@@ -481,6 +483,7 @@ replay_memory: 1GiB
                         read_timeout: Some(seconds(90)),
                         keepalive: Some(seconds(30)),
                         nodelay: false,
+                        linger: Some(seconds(3)),
                     },
                     kcp: Kcp {
                         mtu: 1500,
@@ -514,6 +517,7 @@ replay_memory: 1GiB
                         read_timeout: Some(seconds(90)),
                         keepalive: None,
                         nodelay: true,
+                        linger: None,
                     },
                     kcp,
                     ..listener("raw")
@@ -657,9 +661,9 @@ replay_memory: 1GiB
                  handshake_timeout, resume_wait, replay_buffer, hmac",
             ),
             (
-                "listeners:\n- name: a\n  tcp: {keepalive: 1s,\n    linger: 1s}\n",
-                "4: listeners[0].tcp.linger: unknown key, expected one of \
-                 read_timeout, keepalive, nodelay",
+                "listeners:\n- name: a\n  tcp: {keepalive: 1s,\n    cork: 1s}\n",
+                "4: listeners[0].tcp.cork: unknown key, expected one of \
+                 read_timeout, keepalive, nodelay, linger",
             ),
             (
                 "administration: 127.0.0.1:6620\nlisteners: []\n",

@@ -217,6 +217,10 @@ settings! {
         keepalive: Option<Duration> as OffOr<1000, 32_767> = Some(Duration::from_secs(60)),
         /// Sends small packets at once. Default true.
         nodelay: bool as bool = true,
+        /// How long a `plain` session may move nothing once one of its sides has closed and the
+        /// other has not, whatever carries it; then it ends. `0s` (`None`) is forever. At most 365
+        /// days. Default 10s.
+        linger: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(10)),
     }
 
     /// Settings of KCP connections from clients; the defaults are goscon's. Changes take effect
@@ -300,6 +304,9 @@ settings! {
         session: UpstreamSession as UpstreamSession = UpstreamSession::Plain,
         /// How long a server may take to accept a connection; more than 0s. Default 5s.
         connect_timeout: Duration as Timeout = Duration::from_secs(5),
+        /// How long a connection to a server is silent before the system probes it; `0s` (`None`)
+        /// is never. 1s to 32767s, as Linux takes it. Default 60s.
+        keepalive: Option<Duration> as OffOr<1000, 32_767> = Some(Duration::from_secs(60)),
         /// Looks names that no host has up in DNS. Default off; the block turns it on.
         resolve: Option<Resolve> as Option<Resolve> = None,
         /// With `session: scp`: the version of the PROXY protocol header that each connection

@@ -40,6 +40,7 @@ fn folded(x: [u8; 8], y: [u8; 8]) -> [u8; 8] {
         md5.update(y);
     }
     let digest = md5.finalize();
+    // invariant: a digest has 16 bytes, half of which are asked for.
     std::array::from_fn(|i| digest[i] ^ digest[i + 8])
 }
 
@@ -47,6 +48,7 @@ fn compressed(x: [u8; 8], y: [u8; 8]) -> [u8; 8] {
     const START: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
     let mut block = [0; 64];
     for quarter in block.chunks_exact_mut(16) {
+        // invariant: a quarter has 16 bytes, `x` and `y` have 8.
         quarter[..4].copy_from_slice(&x[4..]);
         quarter[4..8].copy_from_slice(&x[..4]);
         quarter[8..12].copy_from_slice(&y[4..]);
@@ -55,6 +57,7 @@ fn compressed(x: [u8; 8], y: [u8; 8]) -> [u8; 8] {
     let mut state = START;
     compress(&mut state, &[block]);
     // The library adds the state it started from, as MD5 does; this dialect does not.
+    // invariant: both have four words.
     let [a, b, c, d] = std::array::from_fn(|i| state[i].wrapping_sub(START[i]));
     join(c ^ d, a ^ b)
 }

@@ -19,6 +19,7 @@ impl Rc4 {
         let mut state: [u16; 256] = std::array::from_fn(|i| i as u16);
         let mut j = 0u8;
         for (i, key) in (0..256).zip(key.iter().cycle()) {
+            // invariant: `i` is below 256.
             j = j.wrapping_add(state[i] as u8).wrapping_add(*key);
             state.swap(i, j.into());
         }
@@ -44,6 +45,7 @@ impl Rc4 {
 
     /// Encrypts or decrypts `from` into `to`, which is as long.
     pub fn apply_to(&mut self, from: &[u8], to: &mut [u8]) {
+        // invariant: callers cut both to one length.
         assert_eq!(from.len(), to.len());
         let mut source = from.chunks_exact(8);
         let mut target = to.chunks_exact_mut(8);
@@ -70,6 +72,7 @@ impl Rc4 {
         let a = self.at_i;
         self.j = (self.j + a) & 0xff;
         let next = (self.i + 1) & 0xff;
+        // invariant: all of these are below 256, by their masks.
         let at_next = u32::from(self.state[next as usize]);
         let b = u32::from(self.state[self.j as usize]);
         self.state[self.j as usize] = a as u16;

@@ -288,6 +288,9 @@ fn failed(
     }
     let session = listener.session.name();
     state.metrics.refused(&listener.name, session, error);
+    if let Error::Silent(error) = error {
+        return tracing::debug!(%client, listener = listener.name, %error, "nothing was said");
+    }
     tracing::info!(
         %client,
         listener = listener.name,
@@ -313,6 +316,9 @@ async fn linger(mut connection: transport::Stream) -> io::Result<()> {
 /// Why a handshake gave no session.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
+    /// As balancers do that look whether somebody listens.
+    #[error("the connection ended before its first byte: {0}")]
+    Silent(io::Error),
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -350,6 +356,7 @@ impl Error {
     /// A stable label for logs and metrics.
     pub fn label(&self) -> &'static str {
         match self {
+            Self::Silent(_) => "silent",
             Self::Io(_) => "connection",
             Self::Scp(error) => error.label(),
             Self::Snet(error) => error.label(),
@@ -373,6 +380,7 @@ impl From<Limit> for Error {
 impl From<HeaderError> for Error {
     fn from(error: HeaderError) -> Self {
         match error {
+            HeaderError::Silent(error) => Self::Silent(error),
             HeaderError::Io(error) => Self::Io(error),
             HeaderError::Malformed(error) => Self::ProxyHeader(error),
         }

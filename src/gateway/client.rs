@@ -61,6 +61,14 @@ impl Client {
         }
     }
 
+    /// Bytes written to its connection that its system has not acknowledged.
+    pub fn undelivered(&self) -> usize {
+        match self {
+            Self::Plain(stream) => stream.undelivered(),
+            Self::Resumable(stream) => stream.connection().map_or(0, Connection::undelivered),
+        }
+    }
+
     /// Memory of its replay buffer, bytes.
     pub fn replay_memory(&self) -> usize {
         match self {

@@ -204,6 +204,7 @@ impl Generation {
     /// The listener that has this bind, and its hooks.
     pub(super) fn listener(&self, key: &BindKey) -> Option<(&config::Listener, &Arc<Chain>)> {
         let at = *self.listeners.get(key)?;
+        // invariant: `listeners` counts those of `config`, and there is a chain for each.
         Some((&self.config.listeners[at], &self.chains[at]))
     }
 
@@ -320,6 +321,7 @@ fn chain(
     let named = listener.hooks.iter().filter_map(|name| {
         let at = config.hooks.iter().position(|hook| hook.name == *name)?;
         Some(Link {
+            // invariant: a hook was loaded for each of `config`, where it was just found.
             hook: hooks[at].clone(),
             on_error: config.hooks[at].on_error,
             stats: stats.of(name),

@@ -225,10 +225,7 @@ impl Drop for Registration {
         let mut story = record.story();
         // Those who wait learn that nobody will answer.
         story.looking.clear();
-        let reason = story
-            .ended
-            .as_ref()
-            .map_or("shutdown", |ended| ended.reason);
+        let reason = story.ended.as_ref().map_or("fault", |ended| ended.reason);
         self.state
             .metrics
             .closed(&story.info, story.transport(), reason);

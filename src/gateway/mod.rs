@@ -9,6 +9,7 @@ mod client;
 mod explain;
 mod expose;
 mod fastway;
+mod fault;
 mod gate;
 mod generation;
 mod hosts;
@@ -44,8 +45,8 @@ use generation::apart;
 pub use generation::{BuildError, Environment, Generation, Place};
 use live::{Registry, Resumed};
 use metrics::Metrics;
-pub(crate) use report::Status;
 use report::{Reload, Started};
+pub(crate) use report::{Status, writable};
 use shutdown::Shutdown;
 
 use crate::admin;
@@ -398,15 +399,19 @@ impl Gateway {
         self.state.sessions.wait().await;
     }
 
-    /// Ends all sessions and waits until their ends are logged, and until what was sent to their
-    /// clients is delivered or given up.
-    pub async fn shutdown(&self) {
+    /// Ends all sessions and waits until their ends are logged.
+    pub async fn end(&self) {
         self.state.shutdown.begin();
         self.drain().await;
-        for tasks in [&self.state.connections, &self.state.listeners] {
-            tasks.close();
-            tasks.wait().await;
-        }
+        self.state.connections.close();
+        self.state.connections.wait().await;
+    }
+
+    /// The same, and waits until what was sent to clients is delivered or given up.
+    pub async fn shutdown(&self) {
+        self.end().await;
+        self.state.listeners.close();
+        self.state.listeners.wait().await;
     }
 }
 

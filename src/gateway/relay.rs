@@ -5,9 +5,11 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::client::Client;
 use super::live::Record;
@@ -21,6 +23,9 @@ const CHUNK: usize = 16 * 1024;
 pub(super) struct Relay {
     pub client: Client,
     pub upstream: Upstream,
+    /// How long nothing may move once one side has closed.
+    linger: Option<Duration>,
+    half_closed: Option<Box<HalfClosed>>,
     to_upstream: BytesMut,
     to_client: BytesMut,
     upload: Direction,
@@ -43,11 +48,33 @@ enum Direction {
     Done,
 }
 
+/// One side of a plain session has closed, the other has not.
+struct HalfClosed {
+    /// What had moved when something last did, and when that was.
+    moved: Moved,
+    last: Instant,
+    /// Fires at the earliest moment the limit can have passed; moved only then.
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Tells whether anything has moved since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moved {
+    received: u64,
+    sent: u64,
+    /// Bytes read that the other side has not taken.
+    waiting: usize,
+    /// Bytes taken that its system has not acknowledged.
+    undelivered: usize,
+}
+
 /// Why a relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// Both sides said that nothing follows.
     Closed,
+    /// One side said so, and with the other nothing moved for too long.
+    HalfClosed,
     /// The upstream ended the session and the client got everything.
     UpstreamClosed,
     /// The upstream ended the session, but the client did not come for the rest.
@@ -60,10 +87,19 @@ pub(super) enum End {
 
 impl Relay {
     /// `first` is what the upstream gets first, of which the last `peeked` bytes are the client's.
-    pub fn new(client: Client, upstream: Upstream, first: BytesMut, peeked: usize) -> Self {
+    /// `linger` is how long a plain session may move nothing once one side has closed.
+    pub fn new(
+        client: Client,
+        upstream: Upstream,
+        first: BytesMut,
+        peeked: usize,
+        linger: Option<Duration>,
+    ) -> Self {
         Self {
             client,
             upstream,
+            linger,
+            half_closed: None,
             to_upstream: first,
             to_client: BytesMut::new(),
             upload: Direction::Open,
@@ -109,12 +145,15 @@ impl Relay {
         if let Poll::Ready(Err(end)) = self.poll_download(cx) {
             return Poll::Ready(end);
         }
-        let ended = match self.client {
-            Client::Plain(_) => self.upload == Direction::Done,
-            Client::Resumable(_) => true,
-        };
-        if ended && self.download == Direction::Done {
+        let uploaded = self.upload == Direction::Done;
+        let downloaded = self.download == Direction::Done;
+        let is_plain = matches!(self.client, Client::Plain(_));
+        if downloaded && (uploaded || !is_plain) {
             return Poll::Ready(End::Closed);
+        }
+        let is_half_closed = is_plain && uploaded != downloaded;
+        if is_half_closed && self.poll_half_closed(cx).is_ready() {
+            return Poll::Ready(End::HalfClosed);
         }
         // A client that is read is attended to by that.
         let read = self.upload == Direction::Open && self.to_upstream.is_empty();
@@ -122,6 +161,44 @@ impl Relay {
             return Poll::Ready(End::ClientGone(io::ErrorKind::TimedOut));
         }
         Poll::Pending
+    }
+
+    /// Ready when nothing has moved for too long since one side has closed.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(limit) = self.linger else {
+            return Poll::Pending;
+        };
+        let (moved, now) = (self.moved(), Instant::now());
+        let half_closed = self.half_closed.get_or_insert_with(|| {
+            Box::new(HalfClosed {
+                moved,
+                last: now,
+                timer: Box::pin(sleep_until(now + limit)),
+            })
+        });
+        if half_closed.moved != moved {
+            (half_closed.moved, half_closed.last) = (moved, now);
+        }
+        while half_closed.timer.as_mut().poll(cx).is_ready() {
+            let over = half_closed.last + limit;
+            if over <= now {
+                return Poll::Ready(());
+            }
+            half_closed.timer.as_mut().reset(over);
+        }
+        Poll::Pending
+    }
+
+    fn moved(&self) -> Moved {
+        Moved {
+            received: self.received,
+            sent: self.sent,
+            waiting: self.to_upstream.len() + self.to_client.len(),
+            undelivered: self
+                .client
+                .undelivered()
+                .saturating_add(self.upstream.undelivered()),
+        }
     }
 
     /// Client to upstream. Ready with `Ok` when nothing is left to do.
@@ -166,6 +243,7 @@ impl Relay {
                         }
                         Poll::Pending => 0,
                     };
+                    // invariant: a stream takes no more than it is given.
                     self.to_upstream.extend_from_slice(&bytes[taken..]);
                 }
                 Err(error) => return Poll::Ready(Err(End::ClientGone(error.kind()))),
@@ -207,6 +285,7 @@ impl Relay {
                 Ok(room) => room.min(CHUNK),
                 Err(error) => return Poll::Ready(Err(End::ClientGone(error.kind()))),
             };
+            // invariant: `room` is `CHUNK` at most.
             let mut buf = ReadBuf::uninit(&mut space[..room]);
             match ready!(Pin::new(&mut self.upstream).poll_read(cx, &mut buf)) {
                 Ok(()) if buf.filled().is_empty() => self.download = Direction::Ending,
@@ -220,6 +299,7 @@ impl Relay {
                         }
                         Poll::Pending => 0,
                     };
+                    // invariant: a stream takes no more than it is given.
                     self.to_client.extend_from_slice(&bytes[taken..]);
                 }
                 Err(error) => {
@@ -229,5 +309,156 @@ impl Relay {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::pin::pin;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::yield_now;
+    use tokio::time::{advance, pause};
+
+    use super::*;
+    use crate::transport;
+    use crate::transport::tcp;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+    const ALMOST: Duration = Duration::from_millis(9_999);
+    /// A timer is up to a millisecond late.
+    const REST: Duration = Duration::from_millis(2);
+
+    /// A relay with its two ends. Time stands still: what comes and goes takes none.
+    struct Stage {
+        relay: Relay,
+        client: TcpStream,
+        server: TcpStream,
+    }
+
+    impl Stage {
+        async fn new() -> Self {
+            let local = (Ipv4Addr::LOCALHOST, 0).into();
+            let near = tcp::Listener::bind(local, None).unwrap();
+            let client = TcpStream::connect(near.local_addr().unwrap())
+                .await
+                .unwrap();
+            let far = TcpListener::bind(local).await.unwrap();
+            let upstream = tcp::Stream::connect(far.local_addr().unwrap(), None)
+                .await
+                .unwrap();
+            let relay = Relay::new(
+                Client::Plain(transport::Stream::Tcp(near.accept().await.unwrap())),
+                Upstream::Tcp(upstream),
+                BytesMut::new(),
+                0,
+                Some(LIMIT),
+            );
+            let (server, _) = far.accept().await.unwrap();
+            pause();
+            // While somebody has something to do the clock does not move by itself.
+            tokio::spawn(async {
+                loop {
+                    yield_now().await;
+                }
+            });
+            Self {
+                relay,
+                client,
+                server,
+            }
+        }
+
+        async fn poll(&mut self) -> Poll<End> {
+            poll_fn(|cx| Poll::Ready(self.relay.poll(cx))).await
+        }
+
+        /// Runs the relay until `future` is done, before which it must not end.
+        async fn until<T>(relay: &mut Relay, future: impl Future<Output = T>) -> T {
+            let mut future = pin!(future);
+            poll_fn(|cx| {
+                assert_eq!(relay.poll(cx), Poll::Pending);
+                future.as_mut().poll(cx)
+            })
+            .await
+        }
+    }
+
+    #[tokio::test]
+    async fn one_side_alone_may_be_silent_for_so_long() {
+        for server_closes in [true, false] {
+            let mut stage = Stage::new().await;
+            let Stage {
+                relay,
+                client,
+                server,
+            } = &mut stage;
+            let (closing, other) = match server_closes {
+                true => (server, client),
+                false => (client, server),
+            };
+            // While both are open nothing limits them.
+            advance(100 * LIMIT).await;
+            Stage::until(relay, yield_now()).await;
+            closing.shutdown().await.unwrap();
+            assert_eq!(Stage::until(relay, other.read(&mut [0])).await.unwrap(), 0);
+            // Slow, but it moves.
+            for _ in 0..5 {
+                advance(ALMOST).await;
+                other.write_all(b"x").await.unwrap();
+                Stage::until(relay, closing.read_exact(&mut [0]))
+                    .await
+                    .unwrap();
+            }
+            // The system takes its time to acknowledge the last of it.
+            while relay.moved().undelivered > 0 {
+                Stage::until(relay, yield_now()).await;
+            }
+            Stage::until(relay, yield_now()).await;
+            advance(ALMOST).await;
+            assert_eq!(stage.poll().await, Poll::Pending);
+            advance(REST).await;
+            assert_eq!(stage.poll().await, Poll::Ready(End::HalfClosed));
+        }
+    }
+
+    /// The gateway has handed everything to its system, and the client takes it bit by bit.
+    #[tokio::test]
+    async fn what_the_client_takes_from_the_system_moves() {
+        let mut stage = Stage::new().await;
+        let Stage {
+            relay,
+            client,
+            server,
+        } = &mut stage;
+        let sent = vec![7; 1 << 20];
+        let sending = async {
+            server.write_all(&sent).await.unwrap();
+            server.shutdown().await.unwrap();
+        };
+        Stage::until(relay, sending).await;
+        let mut got = 0;
+        let mut buffer = vec![0; 1024];
+        while got < sent.len() {
+            advance(ALMOST).await;
+            let before = relay.moved();
+            while got < sent.len() && relay.moved() == before {
+                let len = Stage::until(relay, client.read(&mut buffer)).await.unwrap();
+                assert_ne!(len, 0, "the end after {got} bytes");
+                got += len;
+            }
+        }
+        // The last of it may have moved since it was looked at, and no more.
+        let mut end = Poll::Pending;
+        for _ in 0..3 {
+            advance(LIMIT).await;
+            end = stage.poll().await;
+            if end.is_ready() {
+                break;
+            }
+        }
+        assert_eq!(end, Poll::Ready(End::HalfClosed));
     }
 }

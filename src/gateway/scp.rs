@@ -43,7 +43,7 @@ impl Scp<'_> {
             let request = match read_record(&mut connection).await {
                 Ok(text) => Request::parse(&text),
                 Err(handshake::Error::Protocol(error)) => Err(error),
-                Err(handshake::Error::Io(error)) => return Err(error.into()),
+                Err(error) => return Err(error.into()),
             };
             match request {
                 Ok(Request::New(request)) => {
@@ -174,6 +174,16 @@ impl Entry {
             // Nothing panics while it is held.
             super::Owner::Scp(owner) => Some(owner.lock().unwrap_or_else(PoisonError::into_inner)),
             super::Owner::Snet(_) => None,
+        }
+    }
+}
+
+impl From<handshake::Error> for Error {
+    fn from(error: handshake::Error) -> Self {
+        match error {
+            handshake::Error::Silent(error) => Self::Silent(error),
+            handshake::Error::Io(error) => Self::Io(error),
+            handshake::Error::Protocol(error) => Self::Scp(error),
         }
     }
 }

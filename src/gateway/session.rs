@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::client::Client;
+use super::fault::caught;
 use super::gate::Place;
 use super::generation::Generation;
 use super::hosts::Occupied;
@@ -74,6 +75,8 @@ enum Reason {
     Relayed(relay::End),
     Kicked,
     Shutdown,
+    /// Its task panicked.
+    Fault,
 }
 
 /// What is told of an ended session.
@@ -117,8 +120,8 @@ impl Session<'_> {
         };
         let opening = Box::pin(deciding.open(&mut client, &mut subject));
         let opening = record.until_kicked(opening);
-        let reason = match state.shutdown.interrupts(opening).await {
-            Some(Some(Ok((connected, first, peeked)))) => {
+        let reason = match caught(state.shutdown.interrupts(opening)).await {
+            Some(Some(Some(Ok((connected, first, peeked))))) => {
                 tracing::info!(
                     id = subject.info.id,
                     listener = %subject.info.listener,
@@ -131,7 +134,13 @@ impl Session<'_> {
                     chain: chain.clone(),
                     subject,
                     started,
-                    relay: Relay::new(client, connected.upstream, first, peeked),
+                    relay: Relay::new(
+                        client,
+                        connected.upstream,
+                        first,
+                        peeked,
+                        listener.tcp.linger,
+                    ),
                     target: connected.addr,
                     registration,
                     _occupied: connected.occupied,
@@ -139,10 +148,12 @@ impl Session<'_> {
                     place,
                 }));
             }
-            Some(Some(Err(reason))) => reason,
-            Some(None) => Reason::Kicked,
-            None => Reason::Shutdown,
+            Some(Some(Some(Err(reason)))) => reason,
+            Some(Some(None)) => Reason::Kicked,
+            Some(None) => Reason::Shutdown,
+            None => Reason::Fault,
         };
+        let usable = !matches!(reason, Reason::Fault);
         let account = Account {
             target: None,
             received: subject.info.first_data.as_ref().map_or(0, Bytes::len) as u64,
@@ -153,7 +164,11 @@ impl Session<'_> {
         };
         drop(place);
         // All the client gets is the end.
-        let leaving = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx)));
+        let leaving = async {
+            if usable {
+                let _ = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx))).await;
+            }
+        };
         let closing = account.close(chain, &mut subject, record, started.elapsed());
         let _ = tokio::join!(leaving, closing);
         None
@@ -221,10 +236,11 @@ impl Opened {
             // Pinned here, so that what wraps it holds no further copies of it.
             let relaying = pin!(self.relay.run(record));
             let relaying = record.until_kicked(relaying);
-            match self.state.shutdown.interrupts(relaying).await {
-                Some(Some(end)) => Reason::Relayed(end),
-                Some(None) => Reason::Kicked,
-                None => Reason::Shutdown,
+            match caught(self.state.shutdown.interrupts(relaying)).await {
+                Some(Some(Some(end))) => Reason::Relayed(end),
+                Some(Some(None)) => Reason::Kicked,
+                Some(None) => Reason::Shutdown,
+                None => Reason::Fault,
             }
         };
         Box::pin(self.close(reason)).await;
@@ -232,8 +248,10 @@ impl Opened {
 
     async fn close(mut self: Box<Self>, reason: Reason) {
         let relay = &mut self.relay;
-        // Pushes out what a resuming upstream holds; a broken one says so at once.
-        let _ = timeout(LAST_WORDS, relay.upstream.shutdown()).await;
+        if !matches!(reason, Reason::Fault) {
+            // Pushes out what a resuming upstream holds; a broken one says so at once.
+            let _ = timeout(LAST_WORDS, relay.upstream.shutdown()).await;
+        }
         let account = Account {
             target: Some(std::mem::take(&mut self.target)),
             received: relay.received,
@@ -292,10 +310,12 @@ impl Reason {
         match self {
             Self::Denied(_) => "denied",
             Self::ConnectFailed(ConnectError::Exhausted(_)) => "exhausted",
+            Self::ConnectFailed(ConnectError::TargetTooLong(_)) => "target_too_long",
             Self::ConnectFailed(_) => "connect_failed",
             Self::LeftEarly => "left_early",
             Self::Relayed(end) => match end {
                 relay::End::Closed => "closed",
+                relay::End::HalfClosed => "half_closed",
                 relay::End::UpstreamClosed => "upstream_closed",
                 relay::End::Undelivered => "undelivered",
                 relay::End::UpstreamFailed(_) => "upstream_failed",
@@ -303,6 +323,7 @@ impl Reason {
             },
             Self::Kicked => "kicked",
             Self::Shutdown => "shutdown",
+            Self::Fault => "fault",
         }
     }
 }
@@ -315,6 +336,9 @@ impl fmt::Display for Reason {
             Self::LeftEarly => f.write_str("the client left before its server was there"),
             Self::Relayed(end) => match end {
                 relay::End::Closed => f.write_str("both sides closed"),
+                relay::End::HalfClosed => {
+                    f.write_str("one side closed, and with the other nothing moved any more")
+                }
                 relay::End::UpstreamClosed => f.write_str("the server closed"),
                 relay::End::Undelivered => {
                     f.write_str("the server closed and the client did not come for the rest")
@@ -339,6 +363,7 @@ impl fmt::Display for Reason {
             },
             Self::Kicked => f.write_str("ended over the admin interface"),
             Self::Shutdown => f.write_str("the gateway shuts down"),
+            Self::Fault => f.write_str("a fault of the gateway, which the log tells of"),
         }
     }
 }

@@ -209,9 +209,15 @@ async fn read_request(
         }
         let missing = Request::missing(&bytes, only) as u64;
         let mut rest = (&mut *connection).take(missing);
-        if rest.read_buf(&mut bytes).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
+        let error = match rest.read_buf(&mut bytes).await {
+            Ok(1..) => continue,
+            Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => error,
+        };
+        return Err(match bytes.is_empty() {
+            true => Error::Silent(error),
+            false => Error::Io(error),
+        });
     }
 }
 
@@ -221,6 +227,7 @@ async fn skip_padding(connection: &mut (impl AsyncRead + Unpin)) -> Result<(), E
     let mut padding = [0; PADDING];
     let mut len = 0;
     while len < PADDING {
+        // invariant: `len` is below `PADDING`.
         let read = match timeout(PADDING_WAIT, connection.read(&mut padding[len..])).await {
             Ok(read) => read?,
             Err(_) => break,
@@ -228,6 +235,7 @@ async fn skip_padding(connection: &mut (impl AsyncRead + Unpin)) -> Result<(), E
         if read == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
+        // invariant: no more is read than there is room for.
         if padding[len..len + read].iter().any(|&byte| byte != 0) {
             return Err(snet::Error::Padding.into());
         }
@@ -311,6 +319,11 @@ mod tests {
         let (mut near, far) = duplex(64);
         drop(far);
         assert!(matches!(skip_padding(&mut near).await, Err(Error::Io(_))));
+        let request = read_request(&mut near, None).await;
+        assert!(matches!(request, Err(Error::Silent(_))));
+        let (mut near, mut far) = duplex(64);
+        far.write_all(b"\0").await.unwrap();
+        drop(far);
         let request = read_request(&mut near, None).await;
         assert!(matches!(request, Err(Error::Io(_))));
     }

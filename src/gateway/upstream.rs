@@ -17,6 +17,8 @@ use crate::config::{self, HostAddr, ProxyVersion, Transport, UpstreamSession};
 use crate::hooks::{SessionInfo, Target};
 use crate::proto::proxy_header;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
+use crate::proto::scp::message::NewRequest;
+use crate::session::Connection;
 use crate::resolver::Resolver;
 use crate::transport::{Address, tcp};
 
@@ -49,6 +51,8 @@ pub(super) enum ConnectError {
     Failed { addr: String, error: io::Error },
     #[error("the gateway has nothing left to connect with: {0}")]
     Exhausted(io::Error),
+    #[error("the client asks for a target of {0} bytes, which no scp server takes")]
+    TargetTooLong(usize),
 }
 
 /// Finds the server for a session and connects to it.
@@ -180,6 +184,10 @@ impl Connector<'_> {
         addr: &str,
         kept: bool,
     ) -> Result<Upstream, ConnectError> {
+        let target = self.info.target.as_deref().unwrap_or_default();
+        if self.config.session == UpstreamSession::Scp && target.len() > NewRequest::MAX_TARGET {
+            return Err(ConnectError::TargetTooLong(target.len()));
+        }
         let started = Instant::now();
         let limit = self.config.connect_timeout;
         let trying = async {
@@ -213,7 +221,11 @@ impl Connector<'_> {
     async fn connect_tcp(&self, addr: SocketAddr) -> io::Result<Upstream> {
         let limit = self.config.connect_timeout;
         match timeout(limit, tcp::Stream::connect(addr, None)).await {
-            Ok(connected) => connected.map(Upstream::Tcp),
+            Ok(connected) => {
+                let stream = connected?;
+                stream.keep_alive(self.config.keepalive)?;
+                Ok(Upstream::Tcp(stream))
+            }
             Err(_) => {
                 let error = format!("no connection to {addr} in {limit:?}");
                 Err(io::Error::new(io::ErrorKind::TimedOut, error))
@@ -241,6 +253,7 @@ impl Connector<'_> {
                 Some(_) => self.info.flags & FLAG_NO_ANNOUNCEMENT,
             },
             handshake_timeout: self.config.connect_timeout,
+            keepalive: self.config.keepalive,
             preface,
             ..client::scp::Options::new(address)
         });
@@ -248,6 +261,17 @@ impl Connector<'_> {
             Ok(stream) => Ok(Upstream::Scp(Box::new(stream))),
             Err(client::Error::Connect(_, error)) => Err(error),
             Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+impl Upstream {
+    /// Bytes written to its connection that its system has not acknowledged.
+    pub fn undelivered(&self) -> usize {
+        match self {
+            Self::Echo(_) => 0,
+            Self::Tcp(stream) => stream.undelivered(),
+            Self::Scp(stream) => stream.connection().map_or(0, Connection::undelivered),
         }
     }
 }

@@ -143,6 +143,7 @@ pub(super) fn clip(bytes: &[u8], max: usize) -> String {
     if bytes.len() <= max {
         return String::from_utf8_lossy(bytes).into_owned();
     }
+    // invariant: there are more than `max`.
     let mut text = String::from_utf8_lossy(&bytes[..max]).into_owned();
     text.push('…');
     text

@@ -74,16 +74,19 @@ impl HookStats {
     }
 
     pub(super) fn answered(&self, question: &Question, took: Duration) {
+        // invariant: there is one for each function.
         self.asked[Function::of(question) as usize]
             .latency
             .record(took);
     }
 
     pub(super) fn denied(&self, question: &Question) {
+        // invariant: there is one for each function.
         self.asked[Function::of(question) as usize].denials.add(1);
     }
 
     pub(super) fn failed(&self, question: &Question, error: &HookError) {
+        // invariant: there is one for each function.
         let mut errors = lock(&self.asked[Function::of(question) as usize].errors);
         *errors.entry(error.kind.label()).or_default() += 1;
         drop(errors);

@@ -8,7 +8,7 @@ mod decode;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-pub use decode::{Addresses, Error, Header, MAX_LEN, parse};
+pub use decode::{Addresses, Error, Header, parse};
 
 /// First bytes of a version 2 header.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";

@@ -75,9 +75,11 @@ pub fn pack(raw: &[u8]) -> Vec<u8> {
     let mut run: Option<usize> = None;
     for chunk in raw.chunks(8) {
         let mut word = [0; 8];
+        // invariant: a chunk has 8 bytes at most.
         word[..chunk.len()].copy_from_slice(chunk);
         let set = word.iter().filter(|&&byte| byte != 0).count();
         match run {
+            // invariant: the count was written there.
             Some(at) if set >= 6 && out[at] < 255 => {
                 out[at] += 1;
                 out.extend_from_slice(&word);
@@ -93,6 +95,7 @@ pub fn pack(raw: &[u8]) -> Vec<u8> {
                 out.push(0);
                 for (bit, &byte) in word.iter().enumerate() {
                     if byte != 0 {
+                        // invariant: the tag was written there.
                         out[tag] |= 1 << bit;
                         out.push(byte);
                     }
@@ -115,6 +118,7 @@ pub fn unpack(packed: &[u8], max: usize) -> Result<Vec<u8>, SprotoError> {
             let words = after.get(..len).ok_or(SprotoError::Truncated)?;
             room(&out, len, max)?;
             out.extend_from_slice(words);
+            // invariant: as many were taken from there above.
             rest = &after[len..];
         } else {
             room(&out, 8, max)?;
@@ -139,6 +143,7 @@ pub fn unpack(packed: &[u8], max: usize) -> Result<Vec<u8>, SprotoError> {
 /// Addresses that do not fit in a frame are cut; a socket address never is.
 pub fn announcement(kind: u32, remote: &str, local: &str) -> Vec<u8> {
     const LONGEST: usize = 1024;
+    // invariant: as far as it goes.
     let cut = |address: &str| address.as_bytes()[..address.len().min(LONGEST)].to_vec();
     let (remote, local) = (cut(remote), cut(local));
     let package = encode(&[(0, Field::Integer(i64::from(kind))), (2, Field::Integer(0))]);

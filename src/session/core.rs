@@ -101,6 +101,7 @@ impl Core {
             .len()
             .min(usize::try_from(self.repeated).unwrap_or(usize::MAX));
         self.repeated -= repeated as u64;
+        // invariant: it is their number at most.
         let new = &mut bytes[repeated..];
         self.received += new.len() as u64;
         if let Some(cipher) = &mut self.incoming {
@@ -123,6 +124,7 @@ impl Core {
         let cipher = &mut self.outgoing;
         self.replay
             .append(len, self.confirmed, |to, range| match cipher {
+                // invariant: the ranges are parts of `0..len`, and `len` is its length at most.
                 Some(cipher) => cipher.apply_to(&plain[range], to),
                 None => to.copy_from_slice(&plain[range]),
             });

@@ -94,6 +94,7 @@ impl Replay {
         }
         let at = self.index(self.end);
         let first = len.min(self.ring.len() - at);
+        // invariant: the ring has room for `len` more, and they wrap once at most.
         fill(&mut self.ring[at..at + first], 0..first);
         if first < len {
             fill(&mut self.ring[..len - first], first..len);
@@ -118,6 +119,7 @@ impl Replay {
     /// # Panics
     /// If they are not all there.
     pub fn from(&self, position: u64) -> (&[u8], &[u8]) {
+        // invariant: callers ask for what the connection has not taken, which is kept.
         assert!((self.start..=self.end).contains(&position));
         let len = (self.end - position) as usize;
         if len == 0 {
@@ -125,6 +127,7 @@ impl Replay {
         }
         let at = self.index(position);
         let first = len.min(self.ring.len() - at);
+        // invariant: the ring holds `len`, and they wrap once at most.
         (&self.ring[at..at + first], &self.ring[..len - first])
     }
 
@@ -141,6 +144,7 @@ impl Replay {
             // Each piece lies in one run in the old ring, but may wrap in the new one.
             let at = position as usize & (len - 1);
             let first = piece.len().min(len - at);
+            // invariant: the ring has room for all that is kept, and a piece wraps once at most.
             ring[at..at + first].copy_from_slice(&piece[..first]);
             ring[..piece.len() - first].copy_from_slice(&piece[first..]);
             position += piece.len() as u64;

@@ -440,6 +440,7 @@ impl<C: Connection> AsyncRead for Stream<C> {
         loop {
             if !this.drained.is_empty() {
                 let len = this.drained.len().min(buf.remaining());
+                // invariant: it is their number at most.
                 buf.put_slice(&this.drained[..len]);
                 this.drained.advance(len);
                 if this.drained.is_empty() {
@@ -466,6 +467,7 @@ impl<C: Connection> AsyncRead for Stream<C> {
             let before = buf.filled().len();
             match ready!(Pin::new(connection).poll_read(cx, buf)) {
                 Ok(()) if buf.filled().len() > before => {
+                    // invariant: what is filled has grown.
                     let delivered = &mut buf.filled_mut()[before..];
                     let len = delivered.len();
                     let new = this.core.receive(delivered).len();

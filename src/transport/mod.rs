@@ -111,6 +111,14 @@ impl Stream {
         }
     }
 
+    /// Has the system probe a TCP connection whenever it has been silent for `time`.
+    pub fn keep_alive(&self, time: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.keep_alive(time),
+            Self::Kcp(_) => Ok(()),
+        }
+    }
+
     /// Closes it without a word, whatever it has not delivered.
     pub fn reset(self) {
         each!(self, stream => stream.reset());

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -36,6 +36,9 @@ pub struct Stream {
 /// Why no PROXY protocol header was read.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
+    /// The connection ended before its first byte.
+    #[error(transparent)]
+    Silent(io::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -108,10 +111,7 @@ impl Stream {
 
     pub fn configure(&mut self, settings: &Tcp) -> io::Result<()> {
         self.inner.set_nodelay(settings.nodelay)?;
-        if let Some(time) = settings.keepalive {
-            let keepalive = TcpKeepalive::new().with_time(time).with_interval(time);
-            SockRef::from(&self.inner).set_tcp_keepalive(&keepalive)?;
-        }
+        self.keep_alive(settings.keepalive)?;
         self.silence = settings.read_timeout.map(|limit| {
             let last_read = Instant::now();
             Box::new(Silence {
@@ -123,29 +123,53 @@ impl Stream {
         Ok(())
     }
 
+    /// Has the system probe the connection whenever it has been silent for `time`.
+    pub fn keep_alive(&self, time: Option<Duration>) -> io::Result<()> {
+        let Some(time) = time else {
+            return Ok(());
+        };
+        let keepalive = TcpKeepalive::new().with_time(time).with_interval(time);
+        SockRef::from(&self.inner).set_tcp_keepalive(&keepalive)
+    }
+
     /// Reads a PROXY protocol header, and not a byte beyond it. From then on the addresses are
     /// those that it names.
     pub async fn read_proxy_header(&mut self) -> Result<(), HeaderError> {
         let mut bytes = Vec::new();
-        loop {
+        let header = loop {
             let mut step = [0; HEADER_STEP];
             let read = bytes.len();
-            let len = self.inner.peek(&mut step).await?;
-            if len == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-            }
+            let len = match self.inner.peek(&mut step).await {
+                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                peeked => peeked,
+            };
+            let len = len.map_err(|error| match bytes.is_empty() {
+                true => HeaderError::Silent(error),
+                false => HeaderError::Io(error),
+            })?;
+            // invariant: no more is read than there is room for.
             bytes.extend_from_slice(&step[..len]);
             let header = proxy_header::parse(&bytes)?;
             // All there is of an incomplete one is its own.
-            let own = header.map_or(len, |header| header.len - read);
+            let own = header.map_or(len, |header| len.min(header.len - read));
+            // invariant: it is `len` at most.
             self.inner.read_exact(&mut step[..own]).await?;
             if let Some(header) = header {
-                if let Some(addresses) = header.addresses {
-                    (self.peer, self.local) = (addresses.client, addresses.server);
-                }
-                return Ok(());
+                break (header, read + own);
+            }
+        };
+        let (header, read) = header;
+        let rest = (header.len - read) as u64;
+        if rest > 0 {
+            let mut rest_of_it = (&mut self.inner).take(rest);
+            if tokio::io::copy(&mut rest_of_it, &mut sink()).await? < rest {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
+        if let Some(addresses) = header.addresses {
+            (self.peer, self.local) = (addresses.client, addresses.server);
+        }
+        Ok(())
     }
 
     /// Closes it without a word, and forgets it.
@@ -349,10 +373,41 @@ mod tests {
             far.write_all(&header[..len]).await.unwrap();
             drop(far);
             let result = near.read_proxy_header().await;
-            assert!(
-                matches!(&result, Err(HeaderError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof),
-                "{len} {result:?}"
-            );
+            let ((Err(HeaderError::Io(error)), 1..) | (Err(HeaderError::Silent(error)), 0)) =
+                (&result, len)
+            else {
+                panic!("{len} {result:?}");
+            };
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{len}");
+        }
+    }
+
+    /// However much stands behind the addresses, it is skipped, and nothing beyond it.
+    #[tokio::test]
+    async fn what_a_header_may_have_behind_its_addresses_is_skipped() {
+        let (client, server) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
+        let plain = encode_v2(client, server);
+        for len in [13, 300, 5000, 65_535_u16] {
+            let mut header = plain.clone();
+            header[14..16].copy_from_slice(&len.to_be_bytes());
+            header.resize(16 + usize::from(len), 7);
+            let beyond = [&header, &b"beyond"[..]].concat();
+            for (whole, is_whole) in [(&beyond[..], true), (&header[..header.len() - 1], false)] {
+                let (mut far, mut near) = pair().await;
+                let whole = whole.to_vec();
+                let writing = tokio::spawn(async move { far.write_all(&whole).await });
+                let result = near.read_proxy_header().await;
+                if !is_whole {
+                    assert!(matches!(result, Err(HeaderError::Io(_))), "{result:?}");
+                    continue;
+                }
+                result.unwrap();
+                assert_eq!((near.peer_addr(), near.local_addr()), (client, server));
+                writing.await.unwrap().unwrap();
+                let mut rest = Vec::new();
+                near.read_to_end(&mut rest).await.unwrap();
+                assert_eq!(rest, b"beyond", "{len}");
+            }
         }
     }
 }

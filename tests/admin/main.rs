@@ -6,6 +6,7 @@ use std::io::Write;
 mod common;
 
 mod browser;
+mod clock;
 mod metrics;
 mod openapi;
 mod orders;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use stablegate::client::scp::Options;
 use tokio::io::AsyncWriteExt;
@@ -472,4 +473,60 @@ async fn promtool_has_nothing_to_say() {
     promtool(&["check", "metrics"], &body).await;
     let alerts = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/grafana/alerts.yaml");
     promtool(&["check", "rules", alerts], "").await;
+}
+
+/// What balancers do that look whether somebody listens is counted, and nothing to tell of.
+#[tokio::test]
+async fn who_connects_and_closes_is_counted() {
+    let config = CONFIG.replace(
+        "hosts:",
+        "  - {name: behind, bind: ['tcp://127.0.0.1:0'], session: scp, \
+         proxy_header: {from: [127.0.0.1]}}\nhosts:",
+    );
+    let config = config
+        .replace(", hooks: [route]", "")
+        .replace("hooks: [{", "x: [{");
+    let config = config.split("x: [{").next().unwrap();
+    let environment = [("RUST_LOG", "stablegate=debug".as_ref())];
+    let gateway = Gateway::start_under(config, &environment).await;
+    let admin = gateway.admin().await;
+    // One that is announced by its balancer may also have nothing to say.
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let mut times = 0;
+    for (listener, first) in [
+        ("game", &b""[..]),
+        ("snets", b""),
+        ("behind", b""),
+        ("behind", local),
+    ] {
+        for is_reset in [false, true] {
+            let mut socket = TcpStream::connect(gateway.addrs(listener)[0])
+                .await
+                .unwrap();
+            socket.write_all(first).await.unwrap();
+            if is_reset {
+                let options = socket2::SockRef::from(&socket);
+                options.set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(socket);
+            let line = gateway.log().nth("nothing was said", times).await;
+            assert_eq!(
+                (&line["level"], &line["listener"]),
+                (&"DEBUG".into(), &listener.into())
+            );
+            times += 1;
+        }
+    }
+    let samples = samples(admin).await;
+    for (listener, session, count) in [
+        ("game", "scp", 2.0),
+        ("snets", "snet", 2.0),
+        ("behind", "scp", 4.0),
+    ] {
+        let name = format!(
+            "stablegate_handshake_failures_total{{listener=\"{listener}\",session=\"{session}\",reason=\"silent\"}}"
+        );
+        assert_eq!(samples.get(&name), Some(&count), "{name} {samples:?}");
+    }
+    assert!(gateway.log().all("handshake failed").is_empty());
 }

@@ -44,18 +44,40 @@ async fn names_that_may_be_made_to_point_here() {
 
     // What no client sends of itself.
     for head in [
-        "GET /healthz HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET /status HTTP/1.0\r\n\r\n",
+        "POST /drain HTTP/1.0\r\n\r\n",
+        "GET /healthz HTTP/1.0\r\norigin: http://evil.example\r\n\r\n",
+        "GET /healthz HTTP/1.0\r\nhost: evil.example\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n",
         "GET http://evil.example/healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n",
     ] {
-        let mut stream = TcpStream::connect(admin).await.unwrap();
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        let reading = stream.read_to_string(&mut answer);
-        soon("an answer", reading).await.unwrap();
+        let answer = told(admin, head).await;
         assert!(
             answer.starts_with("HTTP/1.") && answer.contains(" 403 "),
             "{answer}"
         );
+    }
+}
+
+/// What comes back for a request that is written like that.
+async fn told(admin: SocketAddr, head: &str) -> String {
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let reading = stream.read_to_string(&mut answer);
+    soon("an answer", reading).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn balancers_probe_without_a_host() {
+    let (_gateway, admin) = guarded().await;
+    for path in ["/healthz", "/readyz"] {
+        for method in ["GET", "HEAD"] {
+            let answer = told(admin, &format!("{method} {path} HTTP/1.0\r\n\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The gateway as a process of its own.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -84,7 +85,12 @@ impl Gateway {
     }
 
     pub async fn start_with(config: &str, arguments: &[&str]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), config, arguments).await
+        Self::start_in(tempfile::tempdir().unwrap(), config, arguments, &[]).await
+    }
+
+    /// Starts a gateway with these variables in its environment.
+    pub async fn start_under(config: &str, environment: &[(&str, &OsStr)]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), config, &[], environment).await
     }
 
     /// Starts a gateway that finds `files` beside its configuration.
@@ -93,12 +99,17 @@ impl Gateway {
         for (name, text) in files {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
-        Self::start_in(directory, config, &[]).await
+        Self::start_in(directory, config, &[], &[]).await
     }
 
-    async fn start_in(directory: TempDir, config: &str, arguments: &[&str]) -> Self {
+    async fn start_in(
+        directory: TempDir,
+        config: &str,
+        arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Self {
         let mut gateway = Self::begin_in(directory, config, |command| {
-            command.args(arguments);
+            command.args(arguments).envs(environment.iter().copied());
         });
         gateway.listens().await;
         gateway

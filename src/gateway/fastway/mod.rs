@@ -52,6 +52,8 @@ enum End {
     Drained,
     Kicked,
     Shutdown,
+    /// Its task panicked.
+    Fault,
 }
 
 impl Switchboard {
@@ -119,6 +121,7 @@ impl End {
             Self::Drained => "drained",
             Self::Kicked => "kicked",
             Self::Shutdown => "shutdown",
+            Self::Fault => "fault",
         }
     }
 }
@@ -139,6 +142,7 @@ impl fmt::Display for End {
             Self::Drained => f.write_str("draining, and no virtual connection is left"),
             Self::Kicked => f.write_str("ended over the admin interface"),
             Self::Shutdown => f.write_str("the gateway shuts down"),
+            Self::Fault => f.write_str("a fault of the gateway, which the log tells of"),
         }
     }
 }

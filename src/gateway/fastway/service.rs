@@ -15,6 +15,7 @@ use crate::config::diff::BindKey;
 use crate::config::{self, Fastway as Settings};
 use crate::gateway::State;
 use crate::gateway::client::Client;
+use crate::gateway::fault::caught;
 use crate::gateway::generation::Generation;
 use crate::gateway::live::Registration;
 use crate::hooks::chain::{Chain, Subject};
@@ -55,9 +56,10 @@ impl Service<'_> {
         // In a box of its own, which is gone when the connection idles.
         let entering = Box::pin(self.enter(&mut client));
         let entered = state.shutdown.interrupts(record.until_kicked(entering));
-        let entered = match entered.await {
-            Some(entered) => entered.unwrap_or(Err(End::Kicked)),
-            None => Err(End::Shutdown),
+        let entered = match caught(entered).await {
+            Some(Some(entered)) => entered.unwrap_or(Err(End::Kicked)),
+            Some(None) => Err(End::Shutdown),
+            None => Err(End::Fault),
         };
         let mut subject;
         let account = match entered {
@@ -185,9 +187,10 @@ impl Service<'_> {
         let end = {
             let serving = pin!(serving);
             let serving = record.until_kicked(serving);
-            match state.shutdown.interrupts(serving).await {
-                Some(end) => end.unwrap_or(End::Kicked),
-                None => End::Shutdown,
+            match caught(state.shutdown.interrupts(serving)).await {
+                Some(Some(end)) => end.unwrap_or(End::Kicked),
+                Some(None) => End::Shutdown,
+                None => End::Fault,
             }
         };
         physical.leave();

@@ -86,6 +86,7 @@ impl Gate {
     /// Counts a connection that a limit has kept out, or a pause. How many those are now, if it is
     /// to be said again.
     pub fn refused(&self, limit: Limit, now: Instant) -> Option<u64> {
+        // invariant: there is one for each limit.
         let refusals = &self.refusals[limit as usize];
         let count = refusals.count.fetch_add(1, Ordering::Relaxed) + 1;
         // Nothing panics while it is held.
@@ -102,6 +103,7 @@ impl Gate {
 
     /// How many connections a limit has kept out, or how many pauses there were.
     pub fn refusals(&self, limit: Limit) -> u64 {
+        // invariant: there is one for each limit.
         self.refusals[limit as usize].count.load(Ordering::Relaxed)
     }
 

@@ -57,6 +57,7 @@ impl Hosts {
         previous: Option<&Self>,
         now: Instant,
     ) -> Self {
+        // invariant: the whole of nothing.
         let known = previous.map_or(&[][..], |hosts| &hosts.backends);
         let mut uncounted: HashMap<(&str, &HostAddr), Vec<&Backend>> = HashMap::new();
         let mut at_addr: HashMap<&HostAddr, (Arc<Health>, Arc<Name>)> = HashMap::new();
@@ -146,6 +147,7 @@ impl Hosts {
             })
             .collect();
         let at = choose::choose(&candidates, self.choose, wish, rng)?;
+        // invariant: it was chosen among the candidates, of which there is one for each.
         Some(usable[at].clone())
     }
 }

@@ -204,6 +204,7 @@ impl Script {
     }
 
     fn line(&self, function: Function) -> Option<usize> {
+        // invariant: there is one for each function.
         self.lines.get()?[function as usize]
     }
 

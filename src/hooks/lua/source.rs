@@ -49,6 +49,7 @@ impl Source {
 
     /// Its name without the mark.
     pub(super) fn name(&self) -> &str {
+        // invariant: a chunk has a mark before its name, one ASCII character.
         &self.chunk[1..]
     }
 

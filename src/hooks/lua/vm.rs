@@ -115,6 +115,7 @@ impl Vm {
         guard: &Guard,
     ) -> Result<(Answer, Attrs), Failure> {
         let hooked = Hooked::of(&call.question);
+        // invariant: there is a place for each function.
         let Some((function, line)) = &self.functions[hooked as usize] else {
             return Ok((Answer::Pass, call.attrs.clone()));
         };
@@ -180,6 +181,7 @@ impl Vm {
         let globals = lua.globals();
         let mut functions = [const { None }; 4];
         for hooked in Hooked::ALL {
+            // invariant: there is a place for each function.
             functions[hooked as usize] = match globals.raw_get(hooked.name())? {
                 Value::Nil => None,
                 Value::Function(function) => {
@@ -365,6 +367,7 @@ impl Judge<'_> {
     fn raised_message(&self, message: &str) -> Failure {
         // mlua adds a traceback to what its own calls raise.
         let message = match message.find("\nstack traceback:") {
+            // invariant: it was found there.
             Some(end) => &message[..end],
             None => message,
         };

@@ -128,6 +128,7 @@ impl Plugin {
         P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentNamedList + Lift + Send + Sync,
     {
+        // invariant: there is a place for each function.
         if let Some(index) = &self.exports[function as usize] {
             live.instance
                 .get_typed_func::<P, R>(&mut live.store, index)?;
@@ -145,6 +146,7 @@ impl Plugin {
 
     /// Whether it has anything to say.
     pub(super) fn exports(&self, function: Function) -> bool {
+        // invariant: there is a place for each function.
         self.exports[function as usize].is_some()
     }
 
@@ -275,6 +277,7 @@ impl Plugin {
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
     {
+        // invariant: there is a place for each function.
         let exported = self.exports[function as usize]
             .as_ref()
             .and_then(|index| live.instance.get_func(&mut live.store, index));
@@ -411,6 +414,7 @@ fn exports(component: &Component) -> Result<[Option<ComponentExportIndex>; 4], S
             let index = component
                 .get_export_index(Some(&instance), name)
                 .ok_or_else(|| format!("exports {full} without its function {name}"))?;
+            // invariant: there is a place for each function.
             exports[function as usize] = Some(index);
         }
     }

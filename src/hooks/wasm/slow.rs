@@ -162,12 +162,14 @@ impl State {
             });
             self.lines.len() - 1
         });
+        // invariant: it was found, or put, there.
         &mut self.lines[at]
     }
 
     /// A call of the hook whose turn it is.
     fn next(&mut self) -> Option<Job> {
         let at = self.lines.iter().position(|line| !line.queue.is_empty())?;
+        // invariant: it was found there.
         self.lines[at..].rotate_left(1);
         self.lines.last_mut()?.queue.pop_front()
     }

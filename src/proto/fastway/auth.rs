@@ -19,6 +19,7 @@ pub type Answer = [u8; ANSWER_LEN];
 /// The server's answer.
 pub fn answer(challenge: &Challenge, key: &[u8], server: u32) -> Answer {
     let mut answer = [0; ANSWER_LEN];
+    // invariant: an answer is a digest of 16 bytes and an id of four.
     answer[..16].copy_from_slice(&digest(challenge, key));
     answer[16..].copy_from_slice(&server.to_le_bytes());
     answer
@@ -26,6 +27,7 @@ pub fn answer(challenge: &Challenge, key: &[u8], server: u32) -> Answer {
 
 /// The server's id, if it knows the key.
 pub fn verify(challenge: &Challenge, key: &[u8], answer: &Answer) -> Option<u32> {
+    // invariant: an answer is longer than a digest.
     let right = digest(challenge, key).ct_eq(&answer[..16]);
     let id = answer.last_chunk()?;
     bool::from(right).then(|| u32::from_le_bytes(*id))

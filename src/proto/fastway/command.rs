@@ -135,12 +135,14 @@ impl Command {
             Self::Ping => (if v1 { 6 } else { 5 }, [None, None]),
         };
         let mut frame = [0; DATA_HEADER + 9];
+        // invariant: there is room for a kind and two arguments of four bytes.
         frame[DATA_HEADER] = kind;
         let mut len = DATA_HEADER + 1;
         for argument in arguments.into_iter().flatten() {
             frame[len..len + 4].copy_from_slice(&argument.to_le_bytes());
             len += 4;
         }
+        // invariant: `len` is what was just written.
         frame[..DATA_HEADER].copy_from_slice(&header(0, len - DATA_HEADER));
         Some(Bytes::copy_from_slice(&frame[..len]))
     }

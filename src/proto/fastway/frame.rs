@@ -51,6 +51,7 @@ impl Frame {
 
     /// What follows the connection id.
     pub fn body(&self) -> &[u8] {
+        // invariant: a frame is not shorter than its header.
         &self.0[DATA_HEADER..]
     }
 

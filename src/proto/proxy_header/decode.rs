@@ -4,9 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::SIGNATURE;
 
-/// The longest header taken, bytes. Version 1 has at most 107; what may stand behind the addresses
-/// of version 2 is skipped.
-pub const MAX_LEN: usize = 4096;
+/// The longest header of version 1, bytes.
 const MAX_TEXT: usize = 107;
 const TEXT_START: &[u8] = b"PROXY ";
 /// Signature, version and command, family and protocol, and the length of the rest.
@@ -18,7 +16,8 @@ pub struct Header {
     /// Who is behind the connection; `None` when it is the sender itself, or somebody without an
     /// IP address.
     pub addresses: Option<Addresses>,
-    /// Its length, bytes.
+    /// Its length, bytes: at most 65,551. What stands behind the addresses of version 2 need not
+    /// have been there to be read; it is to be skipped.
     pub len: usize,
 }
 
@@ -37,12 +36,10 @@ pub enum Error {
     Missing,
     #[error("malformed PROXY protocol header")]
     Malformed,
-    #[error("a PROXY protocol header of more than {MAX_LEN} bytes")]
-    TooLong,
 }
 
-/// Reads the header that `bytes` begin with. `None` when all of them belong to one that is not
-/// complete.
+/// Reads the header that `bytes` begin with. `None` when all of them belong to one of which more is
+/// needed: 107 bytes are always enough.
 pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Error> {
     if begins(bytes, TEXT_START) {
         parse_text(bytes)
@@ -56,10 +53,12 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Error> {
 /// Whether `bytes` begin as `start` does, as far as they go.
 fn begins(bytes: &[u8], start: &[u8]) -> bool {
     let len = bytes.len().min(start.len());
+    // invariant: `len` is that of the shorter.
     bytes[..len] == start[..len]
 }
 
 fn parse_text(bytes: &[u8]) -> Result<Option<Header>, Error> {
+    // invariant: as far as they go.
     let searched = &bytes[..bytes.len().min(MAX_TEXT)];
     let Some(end) = searched.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() < MAX_TEXT {
@@ -68,6 +67,7 @@ fn parse_text(bytes: &[u8]) -> Result<Option<Header>, Error> {
             Err(Error::Malformed)
         };
     };
+    // invariant: the end was found in them.
     let line = bytes[..end].strip_prefix(TEXT_START);
     let line = line.and_then(|line| std::str::from_utf8(line).ok());
     let mut words = line.ok_or(Error::Malformed)?.split(' ');
@@ -117,53 +117,50 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, Error> {
     };
     let [.., command, family, high, low] = start;
     let len = BINARY_START + usize::from(u16::from_be_bytes([high, low]));
-    let is_local = match command {
-        0x20 => true,
-        0x21 => false,
+    // Behind LOCAL anything may stand, to be skipped.
+    let nobody = Header {
+        addresses: None,
+        len,
+    };
+    match command {
+        0x20 => return Ok(Some(nobody)),
+        0x21 => {}
         _ => return Err(Error::Malformed),
-    };
-    // Families: none, IPv4, IPv6, Unix. Protocols: none, stream, datagram.
-    if family >> 4 > 3 || family & 0xf > 2 {
-        return Err(Error::Malformed);
     }
-    if len > MAX_LEN {
-        return Err(Error::TooLong);
+    let (family, protocol) = (family >> 4, family & 0xf);
+    match (family, protocol) {
+        // Families: none, IPv4, IPv6, Unix. Protocols: none, stream, datagram.
+        (0..=3, 0) | (0 | 3, 1..=2) => Ok(Some(nobody)),
+        (1, 1..=2) => binary_addresses(bytes, len, |ip: [u8; 4]| Ipv4Addr::from(ip).into()),
+        (2, 1..=2) => binary_addresses(bytes, len, |ip: [u8; 16]| Ipv6Addr::from(ip).into()),
+        _ => Err(Error::Malformed),
     }
-    let Some(rest) = bytes.get(BINARY_START..len) else {
-        return Ok(None);
-    };
-    let addresses = match family >> 4 {
-        _ if is_local || family & 0xf == 0 => None,
-        1 => Some(binary_addresses(rest, |ip: [u8; 4]| {
-            Ipv4Addr::from(ip).into()
-        })?),
-        2 => Some(binary_addresses(rest, |ip: [u8; 16]| {
-            Ipv6Addr::from(ip).into()
-        })?),
-        _ => None,
-    };
-    Ok(Some(Header { addresses, len }))
 }
 
-/// Two addresses of `N` bytes and their ports.
+/// A header with two addresses of `N` bytes and their ports.
 fn binary_addresses<const N: usize>(
     bytes: &[u8],
+    len: usize,
     ip: impl Fn([u8; N]) -> IpAddr,
-) -> Result<Addresses, Error> {
-    let split = |bytes: &[u8]| -> Option<(IpAddr, IpAddr, u16, u16)> {
+) -> Result<Option<Header>, Error> {
+    if len < BINARY_START + 2 * (N + 2) {
+        return Err(Error::Malformed);
+    }
+    let split = |bytes: &[u8]| -> Option<Addresses> {
         let (client, rest) = bytes.split_first_chunk::<N>()?;
         let (server, rest) = rest.split_first_chunk::<N>()?;
         let (client_port, rest) = rest.split_first_chunk::<2>()?;
         let server_port = rest.first_chunk::<2>()?;
-        Some((
-            ip(*client),
-            ip(*server),
-            u16::from_be_bytes(*client_port),
-            u16::from_be_bytes(*server_port),
+        Some(Addresses::new(
+            (ip(*client), u16::from_be_bytes(*client_port)),
+            (ip(*server), u16::from_be_bytes(*server_port)),
         ))
     };
-    let (client, server, client_port, server_port) = split(bytes).ok_or(Error::Malformed)?;
-    Ok(Addresses::new((client, client_port), (server, server_port)))
+    let addresses = bytes.get(BINARY_START..).and_then(split);
+    Ok(addresses.map(|addresses| Header {
+        addresses: Some(addresses),
+        len,
+    }))
 }
 
 impl Addresses {
@@ -200,16 +197,22 @@ mod tests {
         [&SIGNATURE[..], &[command, family], &len, rest].concat()
     }
 
-    /// Fed whole, with more behind it, and cut at each byte.
+    /// Fed whole, with more behind it, and cut at each byte. The first `needed` tell all of it.
     #[track_caller]
-    fn reads(header: &[u8], addresses: Option<Addresses>) {
+    fn reads_from(header: &[u8], needed: usize, addresses: Option<Addresses>) {
         let len = header.len();
         let expected = Ok(Some(Header { addresses, len }));
         assert_eq!(parse(header), expected);
         assert_eq!(parse(&[header, b"\r\nPROXY \0"].concat()), expected);
         for cut in 0..len {
-            assert_eq!(parse(&header[..cut]), Ok(None), "{cut}");
+            let expected = if cut < needed { Ok(None) } else { expected };
+            assert_eq!(parse(&header[..cut]), expected, "{cut}");
         }
+    }
+
+    #[track_caller]
+    fn reads(header: &[u8], addresses: Option<Addresses>) {
+        reads_from(header, header.len(), addresses);
     }
 
     #[test]
@@ -236,22 +239,30 @@ mod tests {
         assert_eq!(longest.len(), MAX_TEXT);
         reads(longest.as_bytes(), None);
         reads(&binary(0x20, 0, b""), None);
-        reads(&binary(0x20, 0x11, b"whatever"), None);
         reads(&binary(0x21, 0, b""), None);
         // A Unix socket.
-        reads(&binary(0x21, 0x31, &[b'x'; 216]), None);
+        reads_from(&binary(0x21, 0x31, &[b'x'; 216]), BINARY_START, None);
+        // Whatever family it says.
+        for family in 0..=0xff {
+            let local = binary(0x20, family, b"whatever");
+            reads_from(&local, BINARY_START, None);
+        }
+        let longest = binary(0x20, 0x51, &[b'x'; 65_535]);
+        assert_eq!(parse(&longest).unwrap().unwrap().len, longest.len());
     }
 
     #[test]
     fn what_stands_behind_the_addresses_is_skipped() {
         let whole = encode_v2(addresses(V4).client, addresses(V4).server);
         let mut rest = whole[BINARY_START..].to_vec();
-        rest.resize(MAX_LEN - BINARY_START, 7);
-        reads(&binary(0x21, 0x11, &rest), Some(addresses(V4)));
-        // Over UDP.
-        reads(&binary(0x21, 0x12, &rest), Some(addresses(V4)));
-        rest.push(7);
-        assert_eq!(parse(&binary(0x21, 0x11, &rest)), Err(Error::TooLong));
+        for len in [rest.len() + 1, 1000, 65_535] {
+            rest.resize(len, 7);
+            // Over TCP, and over UDP.
+            for family in [0x11, 0x12] {
+                let header = binary(0x21, family, &rest);
+                reads_from(&header, whole.len(), Some(addresses(V4)));
+            }
+        }
     }
 
     #[test]
@@ -331,8 +342,12 @@ mod tests {
         fn nothing_panics(bytes: Vec<u8>, start in 0..3) {
             let starts = [&b""[..], TEXT_START, &SIGNATURE];
             let whole = [starts[start as usize], &bytes].concat();
+            // Enough to tell.
+            let enough = &whole[..whole.len().min(MAX_TEXT)];
+            prop_assert_eq!(parse(enough), parse(&whole));
+            prop_assert!(enough.len() < MAX_TEXT || parse(enough) != Ok(None));
             if let Ok(Some(header)) = parse(&whole) {
-                prop_assert!(header.len <= whole.len() && header.len <= MAX_LEN);
+                prop_assert!(header.len <= BINARY_START + 65_535);
             }
         }
     }

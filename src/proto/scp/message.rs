@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::Error;
+use super::{Error, record};
 use crate::crypto::{hashkey, is_public_key};
 
 /// What a client opens a connection with.
@@ -85,6 +85,9 @@ impl Request {
 }
 
 impl NewRequest {
+    /// The longest target that fits in a record, whatever the flags, without further lines; bytes.
+    pub const MAX_TARGET: usize = record::MAX_LEN - "0\nAQAAAAAAAAA=\n\n4294967295".len();
+
     /// Everything after the line of the id.
     fn parse(text: &[u8]) -> Result<Self, Error> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
@@ -136,6 +139,7 @@ impl ResumeRequest {
             id,
             index,
             received,
+            // invariant: the hmac is the last line of the text.
             sum: hashkey(&text[..text.len() - hmac.len()]),
             hmac: decode_8(hmac)?,
         })
@@ -178,6 +182,7 @@ impl ResumeResponse {
         let (received, code) = split_line(text);
         let code = code.ok_or(Error::Malformed("one line"))?;
         let digits = code.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        // invariant: they were counted in it.
         let code: u16 = number(&code[..digits], "code")?;
         Ok(Self {
             received: number(received, "received")?,
@@ -255,6 +260,7 @@ fn decode_key(text: &[u8]) -> Result<u64, Error> {
 
 fn split_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     match text.iter().position(|&byte| byte == b'\n') {
+        // invariant: it was found there.
         Some(end) => (&text[..end], Some(&text[end + 1..])),
         None => (text, None),
     }

@@ -18,12 +18,12 @@ pub fn body_len(header: [u8; HEADER_LEN]) -> Result<usize, Error> {
     Ok(len)
 }
 
-/// A message with its size in front.
-///
-/// # Panics
-/// If the message is longer than [`MAX_LEN`], which no peer would take.
-pub fn encode(message: &str) -> Vec<u8> {
-    assert!(message.len() <= MAX_LEN, "no peer takes such a record");
-    let size = (message.len() as u16).to_be_bytes();
-    [&size, message.as_bytes()].concat()
+/// Writes a message with its size in front. One beyond [`MAX_LEN`], which no peer would take, is an
+/// error.
+pub fn encode(message: &str) -> Result<Vec<u8>, Error> {
+    let len = message.len();
+    if len > MAX_LEN {
+        return Err(Error::TooLong(len));
+    }
+    Ok([&(len as u16).to_be_bytes(), message.as_bytes()].concat())
 }

@@ -182,7 +182,11 @@ fn lying_lengths() {
     assert_eq!(record::body_len([0x10, 0]), Ok(4096));
     assert_eq!(record::body_len([0x10, 1]), Err(Error::TooLong(4097)));
     assert_eq!(record::body_len([0xff, 0xff]), Err(Error::TooLong(65535)));
-    assert_eq!(record::encode("1\n200"), b"\x00\x051\n200");
+    assert_eq!(record::encode("1\n200").unwrap(), b"\x00\x051\n200");
+    let longest = "x".repeat(4096);
+    let record = record::encode(&longest).unwrap();
+    assert_eq!(record, [b"\x10\0", longest.as_bytes()].concat());
+    assert_eq!(record::encode(&(longest + "x")), Err(Error::TooLong(4097)));
 }
 
 #[test]

@@ -115,6 +115,7 @@ impl Request {
         };
         let resume = |version, bytes| Ok(Self::Resume(ResumeRequest::parse(version, bytes)));
         match len {
+            // invariant: there are `len` bytes.
             9 => new(Version::V2, &bytes[1..]),
             16 => new(Version::V1, &bytes[8..]),
             40 => resume(Version::V1, bytes),
@@ -136,6 +137,7 @@ impl NewRequest {
     pub fn to_bytes(self) -> Vec<u8> {
         let public = self.public.to_le_bytes();
         match self.version {
+            // invariant: the whole of an array.
             Version::V1 => [&[0; 8][..], &public, &[0; PADDING]].concat(),
             Version::V2 => [&[NEW][..], &public].concat(),
         }
@@ -148,6 +150,7 @@ impl ResumeRequest {
         Self {
             version,
             id: u64_at(bytes, 0),
+            // invariant: callers give 40 bytes.
             counts: Counts::parse(&bytes[8..]),
             mac: array_at(bytes, 24),
         }
@@ -164,6 +167,7 @@ impl ResumeRequest {
     /// What the MAC covers.
     pub(super) fn signed(id: u64, counts: Counts) -> [u8; 24] {
         let mut bytes = [0; 24];
+        // invariant: 8 and 16 bytes are 24.
         bytes[..8].copy_from_slice(&id.to_le_bytes());
         bytes[8..].copy_from_slice(&counts.to_bytes());
         bytes
@@ -186,6 +190,7 @@ impl Counts {
 
     fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
+        // invariant: twice 8 bytes are 16.
         bytes[..8].copy_from_slice(&self.sent.to_le_bytes());
         bytes[8..].copy_from_slice(&self.received.to_le_bytes());
         bytes
@@ -219,6 +224,7 @@ impl NewResponse {
 
     pub fn to_bytes(self) -> Vec<u8> {
         [
+            // invariant: the whole of an array.
             &self.public.to_le_bytes()[..],
             &self.sealed_id,
             challenge_bytes(self.challenge).as_slice().as_flattened(),
@@ -241,6 +247,7 @@ impl ResumeResponse {
     pub fn to_bytes(self) -> Vec<u8> {
         let challenge = challenge_bytes(self.challenge);
         [
+            // invariant: the whole of an array.
             &self.counts.to_bytes()[..],
             challenge.as_slice().as_flattened(),
         ]
@@ -271,5 +278,6 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// # Panics
 /// If the bytes are not all there: callers have checked the length.
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    // invariant: callers have checked the length.
     *bytes[at..].first_chunk().expect("a checked length")
 }

@@ -147,6 +147,7 @@ impl Driver {
         let state = State::new(kcp, shards, silence, now);
         let link = self.link.clone();
         let session = Arc::new(Session::new(path.peer, local, link, slot, state));
+        // invariant: a slot that is free was given up, or has just been made.
         self.sessions[slot as usize] = Some(Entry {
             session,
             conv,
@@ -163,6 +164,7 @@ impl Driver {
 
     /// Forgets a session. `broken` is what its stream is told, if it is still there.
     fn remove(&mut self, slot: u32, broken: io::ErrorKind) {
+        // invariant: slots stay, with or without a session.
         let Some(entry) = self.sessions[slot as usize].take() else {
             return;
         };
@@ -267,6 +269,7 @@ impl Driver {
             self.counters.strangers += u64::from(known.is_none());
             return known.map(|slot| (slot, false));
         };
+        // invariant: slots stay, with or without a session.
         let entry = known.and_then(|slot| self.sessions[slot as usize].as_ref());
         if let Some((entry, slot)) = entry.zip(known)
             && conversation(payload) == Some(entry.conv)

@@ -147,6 +147,7 @@ impl Encoder {
             return Err(FecError::TooLong);
         }
         write_header(datagram, self.next);
+        // invariant: it is not shorter than a header, of which this is a part.
         let body = &datagram[FRAME..];
         let place = self.ids.place(self.next);
         self.next += 1;
@@ -273,6 +274,7 @@ impl Decoder {
         let Some(at) = self.open(self.ids.group(shard.id)) else {
             return Ok(None);
         };
+        // invariant: it was found, or put, there.
         let (code, group) = (&self.code, &mut self.groups[at]);
         if group.settled || !group.seen.insert(place) {
             return Ok(None);
@@ -475,11 +477,13 @@ impl Places {
     /// Whether `place` is new.
     fn insert(&mut self, place: usize) -> bool {
         let new = !self.contains(place);
+        // invariant: a group has 256 shards at most.
         self.0[place / 64] |= 1 << (place % 64);
         new
     }
 
     fn contains(&self, place: usize) -> bool {
+        // invariant: a group has 256 shards at most.
         self.0[place / 64] >> (place % 64) & 1 == 1
     }
 }
@@ -488,12 +492,14 @@ impl Places {
 /// [`MAX_DATAGRAM`].
 pub(super) fn write_header(datagram: &mut [u8], id: u32) {
     write_frame(datagram, id, DATA);
+    // invariant: callers give no datagram shorter than a header, of which these are parts.
     let body = &mut datagram[FRAME..];
     let size = u16::try_from(body.len()).expect("at most MAX_DATAGRAM");
     body[..2].copy_from_slice(&size.to_le_bytes());
 }
 
 fn write_frame(datagram: &mut [u8], id: u32, kind: u16) {
+    // invariant: callers give no datagram shorter than a header.
     datagram[..4].copy_from_slice(&id.to_le_bytes());
     datagram[4..FRAME].copy_from_slice(&kind.to_le_bytes());
 }

@@ -54,6 +54,7 @@ impl Kernel {
         if factors.is_empty() || source.is_empty() {
             return;
         }
+        // invariant: callers make rows as long as what they add.
         assert!(source.len() <= stride, "rows overlap");
         assert!(
             (factors.len() - 1) * stride + source.len() <= rows.len(),
@@ -83,6 +84,7 @@ impl fmt::Debug for Kernel {
 
 /// `a · b`.
 pub fn mul(a: u8, b: u8) -> u8 {
+    // invariant: there is a table for each byte, of two by 16 products.
     let products = &NIBBLE_PRODUCTS[usize::from(a)];
     products[usize::from(b & 15)] ^ products[16 + usize::from(b >> 4)]
 }
@@ -142,6 +144,7 @@ static NIBBLE_PRODUCTS: [[u8; 32]; 256] = {
     while factor < 256 {
         let mut nibble = 0;
         while nibble < 16 {
+            // invariant: the loops end before the table does.
             table[factor][nibble] = shift_and_add(factor as u8, nibble as u8);
             table[factor][16 + nibble] = shift_and_add(factor as u8, (nibble << 4) as u8);
             nibble += 1;
@@ -214,6 +217,7 @@ macro_rules! vector_kernel {
             let mut rest = rows.chunks_mut(stride);
             let mut rows: [&mut [u8]; N] = std::array::from_fn(|_| {
                 let row = rest.next().expect("the caller checked that the rows fit");
+                // invariant: rows are as long as the source, as `add_products` has checked.
                 &mut row[..source.len()]
             });
 
@@ -221,6 +225,7 @@ macro_rules! vector_kernel {
             for (index, block) in blocks.iter().enumerate() {
                 let vector = load(block);
                 for (row, factor) in rows.iter_mut().zip(prepared) {
+                    // invariant: rows are as long as the source.
                     let sum = &mut row.as_chunks_mut::<$width>().0[index];
                     store(sum, xor(load(sum), times(vector, factor)));
                 }
@@ -233,6 +238,7 @@ macro_rules! vector_kernel {
             let last = source
                 .last_chunk()
                 .expect("checked to be longer than a vector");
+            // invariant: a tail is shorter than a vector.
             let mask = MASKS[tail.len()..].first_chunk().expect("a tail is short");
             let vector = and(load(last), load(mask));
             for (row, factor) in rows.iter_mut().zip(prepared) {
@@ -246,6 +252,7 @@ macro_rules! vector_kernel {
             let mut masks = [0; 2 * $width];
             let mut at = $width;
             while at < 2 * $width {
+                // invariant: the loop ends before they do.
                 masks[at] = 0xff;
                 at += 1;
             }
@@ -284,6 +291,7 @@ mod ssse3 {
 
     #[target_feature(enable = "ssse3")]
     fn prepare(factor: u8) -> [__m128i; 2] {
+        // invariant: there is a table for each byte.
         let (halves, _) = super::NIBBLE_PRODUCTS[usize::from(factor)].as_chunks();
         [load(&halves[0]), load(&halves[1])]
     }
@@ -329,6 +337,7 @@ mod avx2 {
     /// Both halves of a 256-bit shuffle look into their own copy of the table.
     #[target_feature(enable = "avx2")]
     fn prepare(factor: u8) -> [__m256i; 2] {
+        // invariant: there is a table for each byte.
         let both = load(&super::NIBBLE_PRODUCTS[usize::from(factor)]);
         [
             _mm256_permute2x128_si256::<0x00>(both, both),
@@ -378,6 +387,7 @@ mod neon {
 
     #[target_feature(enable = "neon")]
     fn prepare(factor: u8) -> [uint8x16_t; 2] {
+        // invariant: there is a table for each byte.
         let (halves, _) = super::NIBBLE_PRODUCTS[usize::from(factor)].as_chunks();
         [load(&halves[0]), load(&halves[1])]
     }

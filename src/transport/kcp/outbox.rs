@@ -64,6 +64,7 @@ impl Outbox {
             // Pages that are never used are never there.
             self.bytes = vec![0; LIMIT];
         }
+        // invariant: there are `LIMIT` bytes, which was just compared.
         Some(&mut self.bytes[self.used..self.used + PEER_DATAGRAM_LIMIT])
     }
 
@@ -95,12 +96,14 @@ impl Outbox {
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }
+        // invariant: they have just been made as many.
         self.bytes[self.used..end].copy_from_slice(datagram);
         self.commit(datagram.len(), path);
     }
 
     /// The runs to send.
     pub fn runs(&self) -> impl Iterator<Item = (&Run, &[u8])> {
+        // invariant: no more are sent than there are, and runs are of what was used.
         let runs = self.runs[self.sent..].iter();
         runs.map(|run| (run, &self.bytes[run.start..run.start + run.len]))
     }

@@ -208,6 +208,7 @@ impl Cells {
             fresh as u32
         });
         let start = cell as usize * self.size;
+        // invariant: cells are as long as the longest payload taken.
         self.bytes[start..start + payload.len()].copy_from_slice(payload);
         self.used += 1;
         cell
@@ -215,6 +216,7 @@ impl Cells {
 
     fn get(&self, cell: u32, len: usize) -> &[u8] {
         let start = cell as usize * self.size;
+        // invariant: the cell was stored, with that length.
         &self.bytes[start..start + len]
     }
 

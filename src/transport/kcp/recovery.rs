@@ -67,12 +67,14 @@ impl Recovery {
 
     /// Segment `sn` was acknowledged, for the first time.
     pub(super) fn on_acked(&mut self, sn: u32) {
+        // invariant: `known` is `MAX_RESEND` at most.
         let list = &self.highest[..self.known];
         let at = list.partition_point(|higher| before(sn, *higher));
         if at == MAX_RESEND {
             return;
         }
         self.known = (self.known + 1).min(MAX_RESEND);
+        // invariant: `at` is below `MAX_RESEND`, and so below `known` now.
         self.highest[at..self.known].rotate_right(1);
         self.highest[at] = sn;
     }
@@ -87,6 +89,7 @@ impl Recovery {
     /// Everything below `queue.una()` arrived.
     pub(super) fn on_una(&mut self, queue: &SendQueue) {
         let una = queue.una();
+        // invariant: `known` is `MAX_RESEND` at most.
         while self.known > 0 && before(self.highest[self.known - 1], una) {
             self.known -= 1;
         }
@@ -162,6 +165,7 @@ impl Recovery {
     fn passed_over(&mut self, queue: &SendQueue, early: bool) -> Option<(u32, Cause)> {
         let fast = (1..=self.known)
             .contains(&self.threshold)
+            // invariant: `threshold` is from 1 to `known`.
             .then(|| self.highest[self.threshold - 1]);
         let mark = if early && self.known > 0 {
             self.highest[0]

@@ -83,6 +83,7 @@ impl ReedSolomon {
     /// If `index` is not a data shard or `sums` has another number of rows than there are parity
     /// shards.
     pub fn add_data(&self, index: usize, shard: &[u8], sums: &mut Rows) {
+        // invariant: the group gives its own places and rows; there is a column for each.
         assert!(index < self.data && sums.count == self.parity);
         sums.grow(shard.len());
         let column = &self.columns[index * self.parity..][..self.parity];
@@ -95,6 +96,7 @@ impl ReedSolomon {
     ///
     /// If `index` is not a parity shard of this code or `sums` has not this code's rows.
     pub fn add_parity(&self, index: usize, shard: &[u8], sums: &mut Rows) {
+        // invariant: the group gives its own places and rows.
         assert!(index < self.parity && sums.count == self.parity);
         sums.grow(shard.len());
         for (sum, byte) in sums.row_mut(index).iter_mut().zip(shard) {
@@ -111,6 +113,7 @@ impl ReedSolomon {
     ///
     /// If `missing` and `parity` differ in length or name shards that do not exist.
     pub fn recover(&self, missing: &[usize], parity: &[usize], sums: &Rows) -> Rows {
+        // invariant: the group names places of its own, as many of each.
         assert_eq!(missing.len(), parity.len(), "one parity row per shard");
         assert!(missing.iter().all(|index| *index < self.data));
         assert!(parity.iter().all(|index| *index < self.parity));
@@ -173,6 +176,7 @@ impl Rows {
     ///
     /// If there is no such row.
     pub fn row(&self, index: usize) -> &[u8] {
+        // invariant: callers count the rows; there are as many of one length.
         assert!(index < self.count);
         &self.bytes[index * self.stride() + self.front..][..self.len]
     }
@@ -183,6 +187,7 @@ impl Rows {
     ///
     /// If there is no such row.
     pub fn framed_mut(&mut self, index: usize) -> &mut [u8] {
+        // invariant: callers count the rows; there are as many of one length.
         assert!(index < self.count);
         let stride = self.stride();
         &mut self.bytes[index * stride..][..stride]
@@ -200,6 +205,7 @@ impl Rows {
 
     fn row_mut(&mut self, index: usize) -> &mut [u8] {
         let front = self.front;
+        // invariant: a row is not shorter than the room before it.
         &mut self.framed_mut(index)[front..]
     }
 
@@ -218,6 +224,7 @@ impl Rows {
         for index in (0..self.count).rev() {
             self.bytes
                 .copy_within(index * old..(index + 1) * old, index * new);
+            // invariant: there are `count` rows of the new length now.
             self.bytes[index * new + old..(index + 1) * new].fill(0);
         }
     }
@@ -245,6 +252,7 @@ fn interpolation(known: &[u8], of: std::ops::Range<usize>, wanted: &[u8]) -> Vec
     };
     let at_wanted: Vec<u8> = wanted.iter().map(|x| differences(*x)).collect();
     let mut coefficients = Vec::with_capacity(of.len() * wanted.len());
+    // invariant: callers select among those that they give.
     for x in &known[of] {
         let at_known = differences(*x);
         coefficients.extend(

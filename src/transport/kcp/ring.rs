@@ -24,17 +24,20 @@ impl<T: Copy + Default> SnRing<T> {
         let mut grown = vec![T::default(); span.next_power_of_two().max(Self::SMALLEST)];
         let mask = grown.len() - 1;
         for sn in (0..live).map(|offset| first.wrapping_add(offset)) {
+            // invariant: the mask is below the length, a power of two.
             grown[sn as usize & mask] = *self.at(sn);
         }
         self.slots = grown;
     }
 
     pub(super) fn at(&self, sn: u32) -> &T {
+        // invariant: callers have reserved slots; the mask is below their number, a power of two.
         &self.slots[sn as usize & (self.slots.len() - 1)]
     }
 
     pub(super) fn at_mut(&mut self, sn: u32) -> &mut T {
         let mask = self.slots.len() - 1;
+        // invariant: callers have reserved slots; the mask is below their number, a power of two.
         &mut self.slots[sn as usize & mask]
     }
 
@@ -102,6 +105,7 @@ impl ByteRing {
     pub(super) fn slices(&self, position: u32, len: usize) -> (&[u8], &[u8]) {
         let at = self.index(position);
         let first = len.min(self.size - at);
+        // invariant: callers ask for what was appended and not consumed.
         (&self.bytes[at..at + first], &self.bytes[..len - first])
     }
 
@@ -153,6 +157,7 @@ impl ByteRing {
     /// Puts `data` at `at`, which is no further than the ring was ever filled.
     fn put(&mut self, at: usize, data: &[u8]) {
         let (over, new) = data.split_at(data.len().min(self.bytes.len() - at));
+        // invariant: that much was filled.
         self.bytes[at..at + over.len()].copy_from_slice(over);
         self.bytes.extend_from_slice(new);
     }

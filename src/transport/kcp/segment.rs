@@ -78,6 +78,7 @@ impl Header {
     /// The header as it stands on the wire, for a payload of `payload_len` bytes.
     pub fn encode(&self, payload_len: u32) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
+        // invariant: a header has 24 bytes.
         out[0..4].copy_from_slice(&self.conv.to_le_bytes());
         out[4] = self.command as u8;
         out[5] = self.fragment;
@@ -133,6 +134,7 @@ pub(super) fn before(a: u32, b: u32) -> bool {
 }
 
 fn word(head: &[u8; HEADER_LEN], at: usize) -> u32 {
+    // invariant: callers ask for words of a header.
     u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
 }
 

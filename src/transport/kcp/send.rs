@@ -34,6 +34,7 @@ pub(super) fn send<'a>(
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
     let mut count = 0;
     for (run, bytes) in runs.take(BATCH) {
+        // invariant: `count` is below `BATCH`, of which there are as many of each.
         let peer = peers[count].write(SockAddr::from(run.path.peer));
         let slice = slices[count].write(libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -47,11 +48,13 @@ pub(super) fn send<'a>(
         header.msg_iovlen = 1;
         let segment = (bytes.len() > run.size).then_some(run.size as u16);
         if segment.is_some() || run.path.from.is_some() {
+            // invariant: the same.
             let control = controls[count].write(Control([0; CONTROL]));
             header.msg_control = control.0.as_mut_ptr().cast();
             header.msg_controllen = CONTROL;
             header.msg_controllen = fill(&header, segment, run.path.from);
         }
+        // invariant: the same.
         messages[count].write(libc::mmsghdr {
             msg_hdr: header,
             msg_len: 0,

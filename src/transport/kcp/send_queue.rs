@@ -99,6 +99,7 @@ impl SendQueue {
     pub(super) fn write(&mut self, data: &[u8], cut: Cut) -> usize {
         let tail = self.open_tail(cut).min(data.len());
         if tail > 0 {
+            // invariant: `tail` is its length at most.
             self.bytes.append(&data[..tail]);
             self.slots.at_mut(self.end.wrapping_sub(1)).len += tail as u16;
         }
@@ -109,6 +110,7 @@ impl SendQueue {
         } else {
             most.min(MAX_FRAGMENTS as usize * cut.segment)
         };
+        // invariant: it is its length at most.
         let rest = &rest[..rest.len().min(most)];
         let count = rest.len().div_ceil(cut.segment) as u32;
         let held = self.in_flight() + self.waiting();

@@ -330,6 +330,7 @@ impl State {
             };
             let front = self.shards.as_ref().map_or(0, |_| fec::HEADER);
             let timestamp = self.timestamp(now);
+            // invariant: there is room for the longest datagram.
             let Some(len) = self.kcp.poll_transmit(timestamp, &mut space[front..]) else {
                 return true;
             };
@@ -337,6 +338,7 @@ impl State {
             let parity = self
                 .shards
                 .as_mut()
+                // invariant: no more is put there than there is room for.
                 .and_then(|shards| shards.seal(&mut space[..len], now));
             outbox.commit(len, path);
             for datagram in parity.iter().flat_map(|parity| parity.datagrams()) {

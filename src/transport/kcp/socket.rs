@@ -56,6 +56,7 @@ impl Inbox {
 
     /// Learns from the first `count` runs how long they are.
     fn note(&mut self, count: usize) {
+        // invariant: no more are received than there are places.
         for meta in &self.metas[..count] {
             self.average = (15 * self.average + meta.len) / 16;
         }
@@ -65,6 +66,7 @@ impl Inbox {
     pub fn runs(&self, count: usize) -> impl Iterator<Item = (&RecvMeta, &[u8])> {
         let runs = self.metas.iter().zip(self.bytes.chunks(LONGEST));
         runs.take(count)
+            // invariant: the bytes come in pieces of `LONGEST`.
             .map(|(meta, bytes)| (meta, &bytes[..meta.len.min(LONGEST)]))
     }
 }
@@ -186,6 +188,7 @@ impl Socket {
             let socket = UdpSockRef::from(self.inner.get_ref());
             let result = self
                 .state
+                // invariant: `most` is the number of metas, which is that of slices.
                 .recv(socket, &mut slices[..most], &mut inbox.metas);
             match result {
                 Ok(count) => {

@@ -206,6 +206,7 @@ impl Kcp {
         while copied < out.len() && self.readable() > 0 {
             let chunk = self.chunk();
             let len = chunk.len().min(out.len() - copied);
+            // invariant: `len` is what both have at most.
             out[copied..copied + len].copy_from_slice(&chunk[..len]);
             self.consume(len);
             copied += len;
@@ -261,6 +262,7 @@ impl Kcp {
             self.hold_until = None;
         }
         let mut datagram = Datagram {
+            // invariant: callers give room for the longest datagram.
             out: &mut out[..self.datagram_limit],
             used: 0,
         };

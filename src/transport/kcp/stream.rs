@@ -241,6 +241,7 @@ fn copy(state: &mut MutexGuard<'_, State>, buf: &mut ReadBuf<'_>) {
     while buf.remaining() > 0 && state.kcp.readable() > 0 {
         let chunk = state.kcp.chunk();
         let len = chunk.len().min(buf.remaining());
+        // invariant: `len` is its length at most.
         buf.put_slice(&chunk[..len]);
         state.kcp.consume(len);
     }

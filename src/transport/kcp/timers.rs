@@ -22,6 +22,7 @@ impl Timers {
     /// The deadline of `slot`.
     pub fn get(&self, slot: u32) -> Option<u64> {
         let place = self.place(slot)?;
+        // invariant: a slot that has a place is there.
         Some(self.heap[place].0)
     }
 
@@ -35,12 +36,14 @@ impl Timers {
                 self.heap.len() - 1
             }
         };
+        // invariant: a slot that has a place is there.
         self.heap[place].0 = at;
         self.settle(place);
     }
 
     pub fn remove(&mut self, slot: u32) {
         if let Some(place) = self.place(slot) {
+            // invariant: its place was found there.
             self.places[slot as usize] = NOWHERE;
             self.heap.swap_remove(place);
             if place < self.heap.len() {
@@ -66,6 +69,7 @@ impl Timers {
 
     /// Moves the entry at `place` up or down to where it belongs.
     fn settle(&mut self, mut place: usize) {
+        // invariant: callers give places of the heap; parents and children are cut to it.
         let entry = self.heap[place];
         while place > 0 && entry < self.heap[(place - 1) / 2] {
             self.put(place, self.heap[(place - 1) / 2]);
@@ -73,6 +77,7 @@ impl Timers {
         }
         loop {
             let children = 2 * place + 1..(2 * place + 3).min(self.heap.len());
+            // invariant: they end where the heap does.
             match children.min_by_key(|child| self.heap[*child]) {
                 Some(child) if self.heap[child] < entry => {
                     self.put(place, self.heap[child]);
@@ -85,6 +90,7 @@ impl Timers {
     }
 
     fn put(&mut self, place: usize, entry: (u64, u32)) {
+        // invariant: callers give places of the heap, and slots in it have been set.
         self.heap[place] = entry;
         self.places[entry.1 as usize] = place as u32;
     }

@@ -160,6 +160,7 @@ impl Datagram<'_> {
 
     fn put(&mut self, header: &Header, (first, second): (&[u8], &[u8])) {
         let len = (first.len() + second.len()) as u32;
+        // invariant: callers have asked whether there is room.
         for part in [&header.encode(len)[..], first, second] {
             self.out[self.used..self.used + part.len()].copy_from_slice(part);
             self.used += part.len();
