@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
@@ -89,6 +89,20 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     copy(&file, max, &mut content)?;
     Ok(content)
+}
+
+/// The path, whatever becomes of the working directory: not through it where it leads out of it.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    let Ok(mut from) = std::env::current_dir() else {
+        return path.to_owned();
+    };
+    let mut rest = path.components();
+    while let Some(Component::CurDir | Component::ParentDir) = rest.clone().next() {
+        if let Some(Component::ParentDir) = rest.next() {
+            from.pop();
+        }
+    }
+    from.join(rest)
 }
 
 /// Content as text.

@@ -346,6 +346,18 @@ async fn a_start_that_takes_long_is_no_reason_to_go_on() {
     }
 }
 
+#[tokio::test]
+async fn a_script_that_loads_for_ever_ends_a_reload() {
+    let config = CONFIG.replace("timeout: 2s", "load_timeout: 300ms");
+    let gateway = Gateway::start_among(&[("route.lua", OPEN)], &config).await;
+    gateway.save("route.lua", "while true do end");
+    gateway.log().nth("reload failed, nothing changed", 0).await;
+    assert!(is_let_in(&gateway).await);
+    gateway.save("route.lua", SHUT);
+    gateway.log().nth("reloaded", 0).await;
+    assert!(!is_let_in(&gateway).await);
+}
+
 /// Says when it begins to be loaded, and takes a second or two.
 const SLOW: &str = "gateway.log.info('loading')
 for i = 1, 50000000 do end

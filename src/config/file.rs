@@ -120,25 +120,18 @@ fn default_hook_memory() -> usize {
     32 << 20
 }
 
-/// How deep lists and blocks may be nested.
-const MAX_DEPTH: usize = 100;
-
-/// What aliases may add to the content of the file: scalars, and beginnings and ends of lists and
-/// blocks.
-const MAX_REPLAYED: usize = 10_000_000;
-
 /// How YAML is read. Whoever wrote the file may write as much as it holds; limits are for what is
-/// more than that, the depth of the stack and what aliases make of it.
-pub(crate) fn options() -> yaml::Options {
+/// more than that, the depth of the stack and what aliases make of a text of this length.
+pub(crate) fn options(len: usize) -> yaml::Options {
     yaml::options! {
         with_snippet: false,
         emit_comments: false,
         reject_unsupported_tags: true,
         alias_limits: yaml::alias_limits! {
-            max_total_replayed_events: MAX_REPLAYED,
+            // Scalars, and beginnings and ends of lists and blocks.
+            max_total_replayed_events: 1_000_000 + 100 * len,
         },
         budget: yaml::budget! {
-            max_depth: MAX_DEPTH,
             max_events: usize::MAX,
             max_aliases: usize::MAX,
             max_anchors: usize::MAX,
@@ -155,12 +148,13 @@ pub(crate) fn options() -> yaml::Options {
 impl File {
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self, Error> {
         let mut key = None;
-        let parsed = yaml::with_deserializer_from_str_with_options(text, options(), |yaml| {
-            serde_path_to_error::deserialize(yaml).map_err(|error| {
-                key = Some(error.path().to_string());
-                error.into_inner()
-            })
-        });
+        let parsed =
+            yaml::with_deserializer_from_str_with_options(text, options(text.len()), |yaml| {
+                serde_path_to_error::deserialize(yaml).map_err(|error| {
+                    key = Some(error.path().to_string());
+                    error.into_inner()
+                })
+            });
         // A variable is what is wrong, whatever else is where it stands.
         if text.contains("${")
             && let Some((key, line)) = locate::variable(text)

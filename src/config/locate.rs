@@ -139,7 +139,7 @@ fn has_round_number(value: &Value) -> bool {
 
 /// Takes more than the reader does, for where its errors are.
 fn parse(text: &str) -> Option<Spanned<Node>> {
-    let mut options = options();
+    let mut options = options(text.len());
     options.non_finite_float_policy = NonFiniteFloatPolicy::AsString;
     options.reject_unsupported_tags = false;
     serde_yaml::from_str_with_options(text, options).ok()

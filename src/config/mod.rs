@@ -77,7 +77,9 @@ impl Config {
 
     /// Reads a configuration file as one of `files`, with what is doubtful about it.
     pub(crate) fn read(path: &Path, files: &mut Files) -> Result<(Self, Vec<Error>), Error> {
-        let text = files.read(path, MAX_FILE).and_then(files::text);
+        let text = files
+            .read(&files::absolute(path), MAX_FILE)
+            .and_then(files::text);
         let text = text.map_err(|error| Error::new(path, format!("cannot be read: {error}")))?;
         Self::parse_all(&text, path)
     }
@@ -101,8 +103,7 @@ impl Config {
             ..Error::new(path, message)
         };
         file.check().map_err(at)?;
-        let directory = std::path::absolute(path)
-            .map_err(|error| Error::new(path, format!("has no directory: {error}")))?;
+        let directory = files::absolute(path);
         let config = file.resolve(directory.parent().unwrap_or(&directory));
         let mut doubts = Vec::new();
         for (key, bind) in config.without_auth_key() {
@@ -1075,6 +1076,26 @@ replay_memory: 1GiB
             (hosts.len(), hosts.iter().filter(fits).count()),
             (1001, 1000)
         );
+    }
+
+    #[test]
+    fn what_is_more_than_the_file_has_bounds() {
+        let hook = |config: &str| {
+            let text = format!("listeners: []\nhooks:\n- name: a\n  lua: a\n  config: {config}\n");
+            parse(&text).map(|_| ())
+        };
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(hook(&format!("{{a: {}}}", nested(50))), Ok(()));
+        for depth in [100, 200, 10_000] {
+            assert!(hook(&format!("{{a: {}}}", nested(depth))).is_err());
+        }
+        // Ten times as much with each line.
+        let mut bomb = "\n    l0: &l0 x".to_owned();
+        for at in 1..12 {
+            let aliases = vec![format!("*l{}", at - 1); 10].join(", ");
+            bomb += &format!("\n    l{at}: &l{at} [{aliases}]");
+        }
+        assert!(hook(&bomb).is_err());
     }
 
     #[test]

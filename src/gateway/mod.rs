@@ -28,7 +28,7 @@ mod upstream;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Component, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,7 +53,7 @@ use crate::admin;
 use crate::config::diff::{BindKey, diff};
 use crate::config::watch::Watcher;
 use crate::config::{self, Bind};
-use crate::files::Files;
+use crate::files::{self, Files};
 use crate::proto;
 use crate::session::{Core, Handle, Memory, Stream, Table};
 use crate::transport::{self, Listener, kcp};
@@ -150,9 +150,10 @@ impl Gateway {
     /// Loads the configuration at `path`, opens its listeners and accepts. From then on the
     /// configuration and all it names are watched, and reloaded when they change.
     pub async fn start(path: impl Into<PathBuf>) -> Result<Arc<Self>, Error> {
-        let path = absolute(path.into());
+        let named = path.into();
+        let path = files::absolute(&named);
         let environment = Environment::new();
-        let generation = Generation::build(&path, &environment, None).await?;
+        let generation = Generation::build(&named, &environment, None).await?;
         let (watcher, mut changes) = Watcher::new().map_err(Error::Watch)?;
         watch(&watcher, generation.files()).await;
         let added = diff(&[], &generation.config.listeners).added;
@@ -491,20 +492,6 @@ impl Drop for Listing {
 /// Nothing panics while one of ours is held.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The path, whatever becomes of the working directory: not through it where it leads out of it.
-fn absolute(path: PathBuf) -> PathBuf {
-    let Ok(mut from) = std::env::current_dir() else {
-        return path;
-    };
-    let mut rest = path.components();
-    while let Some(Component::CurDir | Component::ParentDir) = rest.clone().next() {
-        if let Some(Component::ParentDir) = rest.next() {
-            from.pop();
-        }
-    }
-    from.join(rest)
 }
 
 /// Watches these files. They are read for that, some of which are large.

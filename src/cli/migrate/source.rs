@@ -18,7 +18,7 @@ impl Source {
     /// # Errors
     /// When it is no mapping.
     pub fn of_yaml(text: &str) -> anyhow::Result<Self> {
-        let value: Value = yaml::from_str_with_options(text, yaml_options())?;
+        let value: Value = yaml::from_str_with_options(text, yaml_options(text.len()))?;
         let mut source = Self::default();
         match value {
             Value::Object(_) => source.add("", value),
