@@ -30,9 +30,9 @@ use crate::resolver::Resolver;
 /// How long the configuration and the token may take to be read.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So many times its `load_timeout` a hook is waited for: it keeps to it by the processor's time,
-/// and says more when it is over.
-const LOAD_PATIENCE: u32 = 2;
+/// So many times its `load_timeout` a hook is waited for: it keeps to 20 times by itself, and says
+/// more when it is over.
+const LOAD_PATIENCE: u32 = 21;
 
 /// What outlives generations and is there for all of them.
 #[derive(Clone)]

@@ -18,8 +18,8 @@ use crate::hooks::{SessionInfo, Target};
 use crate::proto::proxy_header;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
 use crate::proto::scp::message::NewRequest;
-use crate::session::Connection;
 use crate::resolver::Resolver;
+use crate::session::Connection;
 use crate::transport::{Address, tcp};
 
 /// What `builtin:echo` takes before it is read, bytes.
