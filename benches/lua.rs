@@ -61,6 +61,8 @@ fn load(pool: &Arc<Pool>, text: &str) -> LuaHook {
             path: file.path().into(),
             limits: Limits {
                 timeout: Duration::from_secs(1),
+                wall_timeout: Duration::from_secs(20),
+                load_timeout: Duration::from_secs(5),
                 memory: 32 * 1024 * 1024,
             },
             config: serde_json::Map::new(),

@@ -8,14 +8,14 @@ use documented::{Documented, DocumentedFields};
 use serde::Deserialize;
 use serde_yaml as yaml;
 
-use super::settings::{Int, Name, Timeout, read};
+use super::settings::{Int, Name, Spelling, Timeout, read};
 use super::types::{
     FastwayPatch, HookMemory, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch,
 };
 use super::{
-    Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Instance, Kcp, Limits, Listener,
-    OnError, Peek, Program, ProxyHeader, Scp, Service, Session, Snet, Tcp, Transport, Upstream,
-    UpstreamSession,
+    Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Instance, Kcp, LOAD_TIMEOUT, Limits,
+    Listener, OnError, Peek, Program, ProxyHeader, Scp, Service, Session, Snet, Tcp, Transport,
+    Upstream, UpstreamSession, wall_timeout,
 };
 
 /// All keys of a file; listeners have only the settings they set themselves.
@@ -85,6 +85,15 @@ pub(super) struct HookFile {
         deserialize_with = "read::<Timeout, _, _>"
     )]
     timeout: Duration,
+    /// The most time a call may take by the clock, its waiting for a processor and for others
+    /// included; more than 0s. Default 20 times `timeout`.
+    wall_timeout: Option<Timeout>,
+    /// The most time that loading it may take; more than 0s. Default 5s.
+    #[serde(
+        default = "default_load_timeout",
+        deserialize_with = "read::<Timeout, _, _>"
+    )]
+    load_timeout: Duration,
     /// The most memory, in bytes, that each interpreter or instance may hold; 1MiB to 1GiB.
     /// Default 32MiB.
     #[serde(
@@ -99,6 +108,10 @@ pub(super) struct HookFile {
 
 fn default_hook_timeout() -> Duration {
     Duration::from_millis(100)
+}
+
+fn default_load_timeout() -> Duration {
+    LOAD_TIMEOUT
 }
 
 fn default_hook_memory() -> usize {
@@ -262,6 +275,10 @@ impl HookFile {
             program,
             on_error: self.on_error,
             timeout: self.timeout,
+            wall_timeout: self
+                .wall_timeout
+                .map_or_else(|| wall_timeout(self.timeout), Spelling::value),
+            load_timeout: self.load_timeout,
             memory: self.memory,
             config: self.config,
         })

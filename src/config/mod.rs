@@ -42,6 +42,14 @@ use settings::{Spelling, Timeout};
 use types::HookMemory;
 pub use types::*;
 
+/// The most time that loading a hook may take by default.
+pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The limit by the clock that goes with a limit in processor time.
+pub(crate) fn wall_timeout(timeout: Duration) -> Duration {
+    (timeout * 20).min(Duration::from_secs(settings::YEAR))
+}
+
 /// Reads a hook's `timeout` as the file has it.
 pub(crate) fn hook_timeout(text: &str) -> Result<Duration, String> {
     Timeout::try_from(text.to_owned()).map(Spelling::value)
@@ -154,6 +162,8 @@ hooks:
     lua: /opt/log.lua
     on_error: skip
     timeout: 5ms
+    wall_timeout: 7ms
+    load_timeout: 9s
     memory: 1MiB
     config: {"yes": "no", list: [1, -2.5, null, true, "1", "null", "a: b # c\n"], deep: {"": ""}}
 announce: {sproto: 32766, proxy_header: v2}
@@ -519,6 +529,10 @@ replay_memory: 1GiB
         assert_eq!(log.program.path(), Path::new("/opt/log.lua"));
         assert_eq!((log.on_error, log.memory), (OnError::Skip, 1 << 20));
         assert_eq!(log.timeout, Duration::from_millis(5));
+        assert_eq!(log.wall_timeout, Duration::from_millis(7));
+        assert_eq!(log.load_timeout, seconds(9));
+        assert_eq!(config.hooks[0].wall_timeout, seconds(2));
+        assert_eq!(config.hooks[0].load_timeout, seconds(5));
         assert_eq!(
             serde_json::Value::from(log.config.clone()),
             serde_json::json!({

@@ -521,6 +521,12 @@ pub struct Hook {
     /// The most time a call may take; more than 0s. Default 100ms.
     #[serde(serialize_with = "write::<Timeout, _, _>")]
     pub timeout: Duration,
+    /// The most time a call may take by the clock; more than 0s. Default 20 times `timeout`.
+    #[serde(serialize_with = "write::<Timeout, _, _>")]
+    pub wall_timeout: Duration,
+    /// The most time that loading it may take; more than 0s. Default 5s.
+    #[serde(serialize_with = "write::<Timeout, _, _>")]
+    pub load_timeout: Duration,
     /// The most memory, in bytes, that each interpreter or instance may hold; 1MiB to 1GiB.
     /// Default 32MiB.
     #[serde(serialize_with = "write::<HookMemory, _, _>")]

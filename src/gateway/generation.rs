@@ -290,6 +290,8 @@ async fn load(
         path: hook.program.path().to_owned(),
         limits: Limits {
             timeout: hook.timeout,
+            wall_timeout: hook.wall_timeout,
+            load_timeout: hook.load_timeout,
             memory: hook.memory,
         },
         config: hook.config.clone(),

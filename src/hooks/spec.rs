@@ -12,6 +12,10 @@ use super::shared::Shared;
 pub struct Limits {
     /// Time from the start of its execution.
     pub timeout: Duration,
+    /// Time that a call may take by the clock from when it begins to run.
+    pub wall_timeout: Duration,
+    /// Time that loading may take.
+    pub load_timeout: Duration,
     /// Bytes that one interpreter, or one instance of a plugin, may hold, what it keeps between
     /// calls included. An empty interpreter takes some 50 KiB.
     pub memory: usize,

@@ -36,6 +36,8 @@ impl Rig {
             fastway: Roster::default(),
             limits: Limits {
                 timeout: Duration::from_secs(10),
+                wall_timeout: Duration::from_secs(200),
+                load_timeout: Duration::from_secs(60),
                 memory: 32 * 1024 * 1024,
             },
             config: serde_json::json!({}),

@@ -38,6 +38,8 @@ impl Rig {
             hosts: Vec::new(),
             limits: Limits {
                 timeout: Duration::from_secs(10),
+                wall_timeout: Duration::from_secs(200),
+                load_timeout: Duration::from_secs(60),
                 memory: 32 * 1024 * 1024,
             },
             instances: Instance::Fresh,

@@ -105,6 +105,8 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         path: arguments.hook,
         limits: Limits {
             timeout: arguments.timeout,
+            wall_timeout: config::wall_timeout(arguments.timeout),
+            load_timeout: config::LOAD_TIMEOUT,
             memory: arguments.memory,
         },
         config: serde_json::from_str(&arguments.config).context("--config is no JSON object")?,
