@@ -310,6 +310,8 @@ replay_memory: 1GiB
                 },
                 on_error: OnError::Deny,
                 timeout: Duration::from_millis(100),
+                wall_timeout: Duration::from_secs(2),
+                load_timeout: Duration::from_secs(5),
                 memory: 33_554_432,
                 config: serde_json::Map::new(),
             }],
