@@ -70,7 +70,9 @@ fn load(pool: &Arc<Pool>, text: &str) -> LuaHook {
                 shared: Arc::new(Shared::default()),
                 hosts: Vec::new(),
                 fastway: Roster::default(),
+                grown: Arc::default(),
             },
+            modules: Vec::new(),
         },
     )
     .expect("the script loads")

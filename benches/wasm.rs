@@ -96,7 +96,9 @@ fn load(host: &Host, file: &Path, instances: Instance) -> WasmHook {
             shared: Arc::new(Shared::default()),
             hosts: Vec::new(),
             fastway: Roster::default(),
+            grown: Arc::default(),
         },
+        modules: Vec::new(),
     };
     WasmHook::load(host, spec, instances).expect("the plugin loads")
 }

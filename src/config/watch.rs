@@ -73,6 +73,13 @@ impl Watcher {
     pub fn watch_files(&self, files: impl IntoIterator<Item = PathBuf>) {
         lock(&self.state).watch_files(files);
     }
+
+    /// Adds to the set of files, as [`Self::watch_files`] would.
+    pub fn watch_also(&self, files: impl IntoIterator<Item = PathBuf>) {
+        let mut state = lock(&self.state);
+        let known: Vec<_> = state.files.keys().cloned().collect();
+        state.watch_files(known.into_iter().chain(files));
+    }
 }
 
 /// The watcher's own reading opens files, and would call for the next reading for ever.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 use super::Switchboard;
 use super::gate::Gate;
@@ -33,6 +34,8 @@ pub struct Environment {
     pub stats: Arc<Book>,
     /// The fastway endpoints that are connected.
     pub fastway: Arc<Switchboard>,
+    /// Told when hooks are made of more files than before.
+    pub grown: Arc<Notify>,
     /// The counts of listeners by their names.
     gates: Arc<Family<1, Gate>>,
 }
@@ -45,6 +48,7 @@ impl Environment {
             shared: Arc::default(),
             stats: Arc::default(),
             fastway: Arc::default(),
+            grown: Arc::default(),
             gates: Arc::new(Family::new(["listener"])),
         }
     }
@@ -138,7 +142,8 @@ impl Generation {
         let mut hooks: Vec<Arc<dyn Hook>> = Vec::new();
         let mut loaded = Vec::new();
         for hook in &config.hooks {
-            match load(hook, environment, &hosts).await {
+            let modules = previous.map_or_else(Vec::new, |previous| previous.modules(&hook.name));
+            match load(hook, environment, &hosts, modules).await {
                 Ok((good, made_of)) => {
                     hooks.push(good);
                     loaded.push(made_of);
@@ -192,6 +197,12 @@ impl Generation {
     /// The listeners with their counts.
     pub(super) fn gates(&self) -> impl Iterator<Item = (&config::Listener, &Arc<Gate>)> {
         self.config.listeners.iter().zip(&self.gates)
+    }
+
+    /// The modules that a hook has asked for.
+    fn modules(&self, hook: &str) -> Vec<String> {
+        let found = self.hooks.iter().find(|it| it.name() == hook);
+        found.map_or_else(Vec::new, |hook| hook.modules())
     }
 
     /// The files it was made of.
@@ -284,6 +295,7 @@ async fn load(
     hook: &config::Hook,
     environment: &Environment,
     hosts: &Hosts,
+    modules: Vec<String>,
 ) -> Result<(Arc<dyn Hook>, Loaded), LoadError> {
     let spec = Spec {
         name: hook.name.clone(),
@@ -302,7 +314,9 @@ async fn load(
                 let switchboard = environment.fastway.clone();
                 move |role| switchboard.endpoints(role)
             }),
+            grown: environment.grown.clone(),
         },
+        modules,
     };
     let runners = environment.runners.clone();
     let program = hook.program.clone();

@@ -183,13 +183,25 @@ impl Gateway {
         gateway.serve_admin(admin);
         tokio::spawn(memory::relieve(gateway.state.clone()));
         let watching = Arc::downgrade(&gateway);
+        let grown = gateway.state.environment.grown.clone();
         tokio::spawn(async move {
-            while changes.recv().await.is_some() {
+            loop {
+                let changed = tokio::select! {
+                    change = changes.recv() => match change {
+                        Some(()) => true,
+                        None => return,
+                    },
+                    () = grown.notified() => false,
+                };
                 let Some(gateway) = watching.upgrade() else {
                     return;
                 };
-                tracing::info!("files have changed");
-                let _ = gateway.reload().await;
+                if changed {
+                    tracing::info!("files have changed");
+                    let _ = gateway.reload().await;
+                } else {
+                    gateway.watch_also(gateway.generation().files()).await;
+                }
             }
         });
         Ok(gateway)
@@ -273,6 +285,13 @@ impl Gateway {
         let watcher = self.watcher.clone();
         // Fails only while the runtime shuts down.
         let _ = tokio::task::spawn_blocking(move || watcher.watch_files(files)).await;
+    }
+
+    /// Watches these files beside those that are watched.
+    async fn watch_also(&self, files: Vec<PathBuf>) {
+        let watcher = self.watcher.clone();
+        // Fails only while the runtime shuts down.
+        let _ = tokio::task::spawn_blocking(move || watcher.watch_also(files)).await;
     }
 
     fn listen(

@@ -190,11 +190,11 @@ pub enum HookErrorKind {
     Trap,
     /// The call ran past its time limit and was stopped.
     Timeout,
+    /// The call ran past its limit by the wall clock and was stopped.
+    WallTimeout,
     /// The call ran past its memory limit and was stopped.
     Memory,
-    /// The call could not be stopped in time; its worker was given up.
-    Stuck,
-    /// No worker was free: too many calls are stuck.
+    /// No worker was free in time: too many calls are slow.
     Overloaded,
 }
 
@@ -205,8 +205,8 @@ impl HookErrorKind {
             Self::Script => "script",
             Self::Trap => "trap",
             Self::Timeout => "timeout",
+            Self::WallTimeout => "wall_timeout",
             Self::Memory => "memory",
-            Self::Stuck => "stuck",
             Self::Overloaded => "overloaded",
         }
     }
@@ -217,13 +217,18 @@ pub trait Hook: Send + Sync {
     /// The name it has in the configuration.
     fn name(&self) -> &str;
 
-    /// Asks it. The future ends within twice the hook's time limit, whatever the hook does,
-    /// and may be dropped at any time.
+    /// Asks it. The future ends within twice the hook's limit by the wall clock, or two seconds,
+    /// whatever the hook does, and may be dropped at any time.
     fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
 
     /// The files that it was made of, absolute, and those that it looked for in vain. May grow
     /// with calls.
     fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// The names of those of them that it asked for by name.
+    fn modules(&self) -> Vec<String> {
         Vec::new()
     }
 }

@@ -4,17 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::host::{Host, Roster};
 use super::shared::Shared;
 
 /// What one call, and loading the hook, may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Time from the start of its execution.
+    /// Processor time of a call.
     pub timeout: Duration,
     /// Time that a call may take by the clock from when it begins to run.
     pub wall_timeout: Duration,
-    /// Time that loading may take.
+    /// Processor time of loading.
     pub load_timeout: Duration,
     /// Bytes that one interpreter, or one instance of a plugin, may hold, what it keeps between
     /// calls included. An empty interpreter takes some 50 KiB.
@@ -30,6 +32,8 @@ pub struct Environment {
     pub hosts: Vec<Arc<Host>>,
     /// The fastway endpoints that are connected.
     pub fastway: Roster,
+    /// Told when a hook is made of more files than before.
+    pub grown: Arc<Notify>,
 }
 
 /// A hook as the configuration describes it.
@@ -43,6 +47,9 @@ pub struct Spec {
     /// What it sees as its configuration.
     pub config: serde_json::Map<String, serde_json::Value>,
     pub environment: Environment,
+    /// Modules that it has asked for before and not while it was loaded: where they are, they are
+    /// loaded with it, so that what is wrong with them shows.
+    pub modules: Vec<String>,
 }
 
 /// Why a hook cannot be used.

@@ -64,7 +64,9 @@ impl Rig {
                     shared: self.shared.clone(),
                     hosts: self.hosts.clone(),
                     fastway: self.fastway.clone(),
+                    grown: Arc::default(),
                 },
+                modules: Vec::new(),
             },
         )
     }

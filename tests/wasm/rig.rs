@@ -63,7 +63,9 @@ impl Rig {
                 shared: self.shared.clone(),
                 hosts: self.hosts.clone(),
                 fastway: Roster::default(),
+                grown: Arc::default(),
             },
+            modules: Vec::new(),
         }
     }
 

@@ -114,7 +114,9 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             shared: environment.shared,
             hosts: Vec::new(),
             fastway: Roster::default(),
+            grown: environment.grown,
         },
+        modules: Vec::new(),
     };
     let hook =
         tokio::task::spawn_blocking(move || environment.runners.load(&program, spec)).await??;

@@ -118,7 +118,7 @@ fn select_id(target: &Value) -> Result<Answer, String> {
     let id = match *target {
         Value::Nil => return Ok(Answer::Pass),
         Value::Integer(id) => u32::try_from(id).ok(),
-        // Luau counts in these.
+        // What was computed may be one.
         Value::Number(id) if id.fract() == 0.0 && (0.0..4_294_967_296.0).contains(&id) => {
             Some(id as u32)
         }

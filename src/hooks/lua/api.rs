@@ -15,7 +15,6 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
-use mlua::chunk::ChunkMode;
 use mlua::{IntoLua, Lua, LuaSerdeExt, LuaString, MultiValue, Table, Value};
 use sha1::Sha1;
 use sha2::Sha256;
@@ -27,7 +26,7 @@ use super::script::Script;
 use super::source::Sources;
 use super::{json, limit};
 use crate::hooks::AttrValue;
-use crate::hooks::contract::{Log, MAX_TTL, clip};
+use crate::hooks::contract::{Log, MAX_TTL};
 use crate::hooks::shared::SharedError;
 use crate::proto::fastway::Role;
 use crate::proto::proxy_header;
@@ -76,13 +75,9 @@ pub(super) fn table(
 ) -> mlua::Result<Table> {
     let host = lua.create_table()?;
     let api = Api { lua, host: &host };
-    host.raw_set("luau", cfg!(feature = "luau"))?;
-    host.raw_set("memory", script.limits().memory)?;
-    // Luau takes no more than 31 bits.
-    host.raw_set("seed", rand::random::<u32>() >> 1)?;
+    host.raw_set("seed", rand::random::<i64>())?;
     host.raw_set("null", lua.null())?;
     host.raw_set("config", json::table(lua, script.config())?)?;
-    #[cfg(not(feature = "luau"))]
     host.raw_set("check_time", limit::check_time(lua)?)?;
     host.raw_set(
         "failed",
@@ -91,8 +86,6 @@ pub(super) fn table(
             Ok(failure)
         })?,
     )?;
-    // Luau has no `load`; on Lua the prelude takes the library's.
-    host.raw_set("load", lua.create_function(load)?)?;
     // Nothing in a VM may hold the script itself: workers keep VMs for as long as it lives.
     let sources = script.sources().clone();
     host.raw_set(
@@ -221,27 +214,6 @@ pub(super) fn scalar_to_lua(lua: &Lua, value: &AttrValue) -> mlua::Result<Value>
         AttrValue::Number(value) => Value::Number(*value),
         AttrValue::String(value) => Value::String(lua.create_string(value)?),
     })
-}
-
-/// `(function)` or `(nil, message)`.
-fn load(
-    lua: &Lua,
-    (text, name): (LuaString, Option<LuaString>),
-) -> mlua::Result<(Value, Option<String>)> {
-    let text = text.as_bytes();
-    let name = match name {
-        Some(name) => clip(&name.as_bytes(), 200),
-        None => clip(&text, 200),
-    };
-    let chunk = lua
-        .load(&*text)
-        .set_name(name.replace('\0', "?"))
-        .set_mode(ChunkMode::Text);
-    match chunk.into_function() {
-        Ok(f) => Ok((Value::Function(f), None)),
-        Err(mlua::Error::SyntaxError { message, .. }) => Ok((Value::Nil, Some(message))),
-        Err(error) => Err(error),
-    }
 }
 
 /// `(function)`, `(nil, message)`, or `(nil, nil, message)` for a message that has its own line.

@@ -159,7 +159,7 @@ fn write(lua: &Lua, value: &Value, depth: usize, out: &mut String) -> Result<(),
                 return Err(Fail::from("tables are nested too deeply for JSON"));
             }
             // Tables that share tables take long without using memory.
-            if limit::remaining().is_zero() {
+            if limit::is_over() {
                 return Err(Fail::from("time limit exceeded"));
             }
             write_table(lua, table, depth + 1, out)?;

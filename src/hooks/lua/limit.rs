@@ -1,16 +1,20 @@
 //! What stops a script that does not end.
 //!
-//! Each worker thread runs one call at a time, so the call's deadline is kept per thread and the
-//! interpreter looks at it every so often. Once the time is up it raises at every instruction:
-//! whatever catches the error (`pcall`, a coroutine, a `__close` method) raises again at once,
-//! until nothing is left.
+//! Each thread runs one call at a time, so the call's limits are kept per thread and the
+//! interpreter looks at them every so often; so do the functions of the library that could take
+//! long ([`native`](super::native)). Once the time is up it raises at every instruction: whatever
+//! catches the error (`pcall`, a coroutine, a `__close` method) raises again at once, until
+//! nothing is left.
 //!
-//! On Lua 5.4 this is a count hook, which coroutines inherit from the thread that creates them.
-//! It is set here and not by [`mlua::Lua::set_global_hook`], because an error raised through
-//! mlua clears the interrupted function's stack frame first and so runs its `__close` methods
-//! with hooks turned off, where a loop would never end. What else Lua runs with hooks turned off
-//! is kept from scripts by the prelude: `__gc` methods, `xpcall` handlers, and closing a
-//! coroutine that a hook ended.
+//! What counts is the processor time that the call has had, which is no more than what the clock
+//! on the wall says: only when that could be too much, the processor's is read, which costs a
+//! system call. Beside it the call has a limit by the wall clock.
+//!
+//! It is a count hook, which coroutines inherit from the thread that creates them. It is set
+//! here and not by [`mlua::Lua::set_global_hook`], because an error raised through mlua clears the
+//! interrupted function's stack frame first and so runs its `__close` methods with hooks turned
+//! off, where a loop would never end. What else Lua runs with hooks turned off is kept from scripts
+//! by the prelude: `__gc` methods, `xpcall` handlers, and closing a coroutine that a hook ended.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -21,63 +25,111 @@ use std::time::{Duration, Instant};
 
 use mlua::{Lua, ffi, lua_State};
 
+use crate::hooks::HookErrorKind;
+
 /// What a script sees that catches the error of its time limit.
 const TIME_IS_UP: &str = "time limit exceeded";
 
 /// How many stack levels are searched for a line of the script.
 const DEPTH: c_int = 32;
 
+/// Instructions of the interpreter between two looks at the clock.
+const EVERY: c_int = 250;
+
+/// Steps of the library's functions between two looks at the clock, of some nanoseconds each.
+const STEPS: u32 = 1000;
+
 thread_local! {
     static CLOCK: Clock = const {
         Clock {
-            deadline: Cell::new(None),
-            expired: Cell::new(false),
-            watermark: Cell::new(c_int::MAX),
+            limit: Cell::new(None),
+            next: Cell::new(None),
+            expired: Cell::new(None),
+            memory: Cell::new(usize::MAX),
             place: RefCell::new(None),
-            #[cfg(feature = "luau")]
-            ticks: Cell::new(0),
         }
     };
+    static LEFT: Cell<u32> = const { Cell::new(STEPS) };
 }
 
 struct Clock {
-    deadline: Cell<Option<Instant>>,
-    expired: Cell<bool>,
-    /// From this many KiB on, note where the script is: a memory error cannot say.
-    watermark: Cell<c_int>,
+    limit: Cell<Option<Limit>>,
+    /// When to read the processor's clock; not before, there is time left.
+    next: Cell<Option<Instant>>,
+    expired: Cell<Option<Expired>>,
+    /// What the interpreter may hold. From half of it on, note where the script is: a memory error
+    /// cannot say.
+    memory: Cell<usize>,
     /// Where the script was when its time was up, when it failed, or lately.
     place: RefCell<Option<String>>,
-    #[cfg(feature = "luau")]
-    ticks: Cell<u32>,
+}
+
+/// What a call may take.
+#[derive(Clone, Copy)]
+struct Limit {
+    /// Processor time, and of this thread's when the call began.
+    timeout: Duration,
+    computed: Duration,
+    /// Until when by the wall clock.
+    end: Instant,
+}
+
+/// Which limit a call has come to.
+#[derive(Clone, Copy)]
+enum Expired {
+    Computed,
+    Wall(Duration),
 }
 
 /// A call's limits, in force on this thread until dropped.
 pub(super) struct Guard {
-    deadline: Instant,
+    timeout: Duration,
+    wall: Duration,
     /// Belongs to the thread that made it.
     _here: PhantomData<*const ()>,
 }
 
 impl Guard {
-    /// Starts the clock of a call.
-    pub(super) fn start(timeout: Duration, memory: usize) -> Self {
-        let deadline = Instant::now() + timeout;
+    /// Starts the clocks of a call.
+    pub(super) fn start(timeout: Duration, wall: Duration, memory: usize) -> Self {
+        let now = Instant::now();
+        let limit = Limit {
+            timeout,
+            computed: computed(),
+            end: now + wall,
+        };
         CLOCK.with(|clock| {
-            clock.deadline.set(Some(deadline));
-            clock.expired.set(false);
-            let half = c_int::try_from(memory / 2048).unwrap_or(c_int::MAX);
-            clock.watermark.set(half);
+            clock.limit.set(Some(limit));
+            clock.next.set(Some(now + timeout.min(wall)));
+            clock.expired.set(None);
+            clock.memory.set(memory);
             clock.place.replace(None);
         });
         Self {
-            deadline,
+            timeout,
+            wall,
             _here: PhantomData,
         }
     }
 
-    /// Whether the call ran past its time, noticed by the script's interpreter or not.
-    pub(super) fn expired(&self) -> bool {
-        expired() || Instant::now() >= self.deadline
+    /// Which limit in time the call ran past, noticed by the script's interpreter or not.
+    pub(super) fn expired(&self) -> Option<(HookErrorKind, String)> {
+        CLOCK.with(Clock::look);
+        let expired = CLOCK.with(|clock| clock.expired.get())?;
+        Some(match expired {
+            Expired::Computed => (
+                HookErrorKind::Timeout,
+                format!("time limit of {:?} exceeded", self.timeout),
+            ),
+            Expired::Wall(computed) => (
+                HookErrorKind::WallTimeout,
+                format!(
+                    "wall-clock limit of {:?} exceeded (computed for {}ms)",
+                    self.wall,
+                    computed.as_millis()
+                ),
+            ),
+        })
     }
 
     /// Where the script was when something went wrong, `file:line`.
@@ -89,52 +141,97 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         CLOCK.with(|clock| {
-            clock.deadline.set(None);
-            clock.expired.set(false);
-            clock.watermark.set(c_int::MAX);
+            clock.limit.set(None);
+            clock.next.set(None);
+            clock.expired.set(None);
+            clock.memory.set(usize::MAX);
         });
     }
 }
 
-/// Whether the interpreter has noticed that the time of the call on this thread is up.
-fn expired() -> bool {
-    CLOCK.with(|clock| clock.expired.get())
+impl Clock {
+    /// Whether the time of the call on this thread is up.
+    fn look(&self) -> bool {
+        if self.expired.get().is_some() {
+            return true;
+        }
+        let (Some(limit), Some(next)) = (self.limit.get(), self.next.get()) else {
+            return false;
+        };
+        let now = Instant::now();
+        if now < next {
+            return false;
+        }
+        let computed = computed().saturating_sub(limit.computed);
+        let expired = if computed >= limit.timeout {
+            Expired::Computed
+        } else if now >= limit.end {
+            Expired::Wall(computed)
+        } else {
+            let next = now + (limit.timeout - computed);
+            self.next.set(Some(next.min(limit.end)));
+            return false;
+        };
+        self.expired.set(Some(expired));
+        true
+    }
 }
 
-/// What is left of the time of the call on this thread.
+/// The processor time that this thread has had.
+fn computed() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes `time` and nothing else; every system that is built for has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// What is left of the time that the call on this thread may take by the wall clock.
 pub(super) fn remaining() -> Duration {
-    CLOCK.with(|clock| match clock.deadline.get() {
-        Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+    CLOCK.with(|clock| match clock.limit.get() {
+        Some(limit) => limit.end.saturating_duration_since(Instant::now()),
         None => Duration::ZERO,
     })
 }
 
+/// Whether the time of the call on this thread is up, for host functions that take long: the
+/// script is stopped when they return.
+pub(super) fn is_over() -> bool {
+    CLOCK.with(Clock::look)
+}
+
+/// What the interpreter on this thread may hold, in bytes.
+pub(super) fn memory() -> usize {
+    CLOCK.with(|clock| clock.memory.get())
+}
+
 /// Notes where the script is, for the message of an error that is being raised.
 pub(super) fn note_place(lua: &Lua) {
-    if expired() {
-        return;
-    }
-    // SAFETY: `state` is the running state of a VM that `lua` keeps alive.
-    let place = unsafe { place(lua.state()) };
-    CLOCK.with(|clock| clock.place.replace(place));
+    CLOCK.with(|clock| {
+        if clock.expired.get().is_none() {
+            // SAFETY: `state` is the running state of a VM that `lua` keeps alive.
+            clock.place.replace(unsafe { place(lua.state()) });
+        }
+    });
 }
 
 /// Puts the VM under the limits of whatever [`Guard`] is in force while it runs.
-#[cfg(not(feature = "luau"))]
 pub(super) fn arm(lua: &Lua) {
-    /// About 10 µs of work between two looks at the clock.
-    const EVERY: c_int = 1000;
     // SAFETY: the VM is alive and not running.
     unsafe { ffi::lua_sethook(lua.state(), Some(hook), ffi::LUA_MASKCOUNT, EVERY) }
 }
 
 /// A function that raises in whatever coroutine calls it once the time is up.
-#[cfg(not(feature = "luau"))]
 pub(super) fn check_time(lua: &Lua) -> mlua::Result<mlua::Function> {
     unsafe extern "C-unwind" fn check(state: *mut lua_State) -> c_int {
-        if expired() {
-            // SAFETY: Lua calls its functions with a running state.
-            unsafe { stop(state) }
+        // SAFETY: Lua calls its functions with a running state.
+        unsafe {
+            if over(state) {
+                stop(state)
+            }
         }
         0
     }
@@ -143,7 +240,43 @@ pub(super) fn check_time(lua: &Lua) -> mlua::Result<mlua::Function> {
     unsafe { lua.create_c_function(check) }
 }
 
-#[cfg(not(feature = "luau"))]
+/// Counts steps of a function of the library, and raises when the time is up.
+///
+/// # Safety
+/// The state is running, and no frame up to the interpreter has anything to drop.
+#[inline]
+pub(super) unsafe fn charge(state: *mut lua_State, steps: usize) {
+    let left = left();
+    if (left as usize) > steps {
+        return set_left(left - steps as u32);
+    }
+    // SAFETY: as for this function.
+    unsafe {
+        if more(state) == 0 {
+            stop(state)
+        }
+    }
+}
+
+/// Steps before the next look at the clock.
+pub(super) fn left() -> u32 {
+    LEFT.with(Cell::get)
+}
+
+pub(super) fn set_left(left: u32) {
+    LEFT.with(|steps| steps.set(left));
+}
+
+/// Further steps, none if the time is up. Raises nothing.
+///
+/// # Safety
+/// The state is running.
+pub(super) unsafe fn more(state: *mut lua_State) -> u32 {
+    set_left(STEPS);
+    // SAFETY: as for this function.
+    if unsafe { over(state) } { 0 } else { STEPS }
+}
+
 unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut ffi::lua_Debug) {
     // SAFETY: Lua calls its hook with a running state.
     unsafe {
@@ -154,76 +287,33 @@ unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut ffi::lua_Debug) 
 }
 
 /// Raises the error of the time limit, now and at each further instruction of this coroutine.
-#[cfg(not(feature = "luau"))]
-unsafe fn stop(state: *mut lua_State) -> ! {
-    // SAFETY: the caller made sure of a running state and has nothing to drop.
+///
+/// # Safety
+/// The state is running with a free slot, and no frame up to the interpreter has anything to drop.
+pub(super) unsafe fn stop(state: *mut lua_State) -> ! {
+    // SAFETY: as for this function.
     unsafe {
         ffi::lua_sethook(state, Some(hook), ffi::LUA_MASKCOUNT, 1);
-        raise(state)
+        ffi::lua_pushlstring(state, TIME_IS_UP.as_ptr().cast(), TIME_IS_UP.len());
+        ffi::lua_error(state)
     }
-}
-
-/// Puts the VM under the limits of whatever [`Guard`] is in force while it runs.
-#[cfg(feature = "luau")]
-pub(super) fn arm(lua: &Lua) {
-    /// Luau asks at each call and each turn of a loop.
-    const EVERY: u32 = 64;
-    unsafe extern "C-unwind" fn interrupt(state: *mut lua_State, gc: c_int) {
-        // The collector asks too, where no error can be raised.
-        if gc >= 0 {
-            return;
-        }
-        let look = CLOCK.with(|clock| {
-            let ticks = clock.ticks.get().wrapping_add(1);
-            clock.ticks.set(ticks);
-            ticks.is_multiple_of(EVERY) || clock.expired.get()
-        });
-        // SAFETY: Luau calls its interrupt with a running state. Nothing here has a destructor
-        // when `raise` unwinds the frame.
-        unsafe {
-            if look && over(state) {
-                ffi::lua_rawcheckstack(state, 1);
-                raise(state)
-            }
-        }
-    }
-    // SAFETY: the VM is alive and not running; its callbacks live as long as it does.
-    unsafe { (*ffi::lua_callbacks(lua.state())).interrupt = Some(interrupt) }
 }
 
 /// Whether the call on this thread is over its time. Raises nothing.
 unsafe fn over(state: *mut lua_State) -> bool {
     CLOCK.with(|clock| {
-        if clock.expired.get() {
+        if clock.expired.get().is_some() {
             return true;
         }
-        let Some(deadline) = clock.deadline.get() else {
-            return false;
-        };
-        if Instant::now() >= deadline {
-            clock.expired.set(true);
-            // SAFETY: as for this function.
-            clock.place.replace(unsafe { place(state) });
-            return true;
-        }
+        let over = clock.look();
         // SAFETY: as for this function; counting changes nothing.
         let used = unsafe { ffi::lua_gc(state, ffi::LUA_GCCOUNT, 0) };
-        if used >= clock.watermark.get() {
+        if over || usize::try_from(used).unwrap_or(0) >= clock.memory.get() / 2048 {
             // SAFETY: as for this function.
             clock.place.replace(unsafe { place(state) });
         }
-        false
+        over
     })
-}
-
-/// Raises the error of the time limit.
-unsafe fn raise(state: *mut lua_State) -> ! {
-    // SAFETY: the caller made sure of a running state with a free slot, and the frames up to the
-    // interpreter hold nothing that must be dropped.
-    unsafe {
-        ffi::lua_pushlstring(state, TIME_IS_UP.as_ptr().cast(), TIME_IS_UP.len());
-        ffi::lua_error(state)
-    }
 }
 
 /// The innermost line that is being run of a file, `file:line`. Raises nothing.
@@ -232,19 +322,11 @@ unsafe fn place(state: *mut lua_State) -> Option<String> {
         // SAFETY: plain data for C, for which zeros are valid.
         let mut at: ffi::lua_Debug = unsafe { mem::zeroed() };
         // SAFETY: `state` is a live state; neither call raises with these selectors.
-        #[cfg(not(feature = "luau"))]
         unsafe {
             if ffi::lua_getstack(state, level, &mut at) == 0 {
                 return None;
             }
             ffi::lua_getinfo(state, c"Sl".as_ptr(), &mut at);
-        }
-        // SAFETY: `state` is a live state; the call does not raise with these selectors.
-        #[cfg(feature = "luau")]
-        unsafe {
-            if ffi::lua_getinfo(state, level, c"sl".as_ptr(), &mut at) == 0 {
-                return None;
-            }
         }
         if at.currentline <= 0 || at.source.is_null() {
             continue;
@@ -252,11 +334,10 @@ unsafe fn place(state: *mut lua_State) -> Option<String> {
         // SAFETY: both were filled in with strings that live as long as the function on the
         // stack, respectively as long as `at`.
         let (source, short) = unsafe {
-            #[cfg(not(feature = "luau"))]
-            let short = CStr::from_ptr(at.short_src.as_ptr());
-            #[cfg(feature = "luau")]
-            let short = CStr::from_ptr(at.short_src);
-            (CStr::from_ptr(at.source), short)
+            (
+                CStr::from_ptr(at.source),
+                CStr::from_ptr(at.short_src.as_ptr()),
+            )
         };
         // `@` marks a chunk that came from a file; the prelude has another mark.
         if source.to_bytes().starts_with(b"@") {

@@ -26,24 +26,22 @@
 //!
 //! # How it runs
 //!
-//! Calls run on the worker threads of a [`Pool`], each with its own interpreters. A script that
-//! loops, grows or recurses without end is stopped at its [`Limits`]; native code that cannot be
-//! stopped is left behind with its thread ([`HookErrorKind::Stuck`]). Built on Lua 5.4 (feature
-//! `lua`) or on Luau (feature `luau`), where little is left that cannot be stopped.
+//! Calls run on the worker threads of a [`Pool`], each with its own interpreters of Lua 5.4. A
+//! script that loops, grows or recurses without end is stopped at its [`Limits`], wherever it is:
+//! what of the library could take long is the host's own.
 //!
 //! [`Limits`]: super::spec::Limits
-//! [`HookErrorKind::Stuck`]: super::HookErrorKind::Stuck
 
 mod answer;
 mod api;
 mod json;
 mod limit;
+mod native;
+mod pattern;
 mod pool;
 mod script;
 mod source;
-mod thread;
 mod vm;
-mod workers;
 
 use std::future::{self, Future};
 use std::path::PathBuf;
@@ -57,13 +55,6 @@ use super::contract::Function;
 use super::spec::{LoadError, Spec};
 use super::{Answer, Call, Hook, Reply};
 
-#[cfg(all(feature = "lua", feature = "luau"))]
-compile_error!(
-    "the features `lua` and `luau` exclude each other: use `--no-default-features --features luau`"
-);
-#[cfg(not(any(feature = "lua", feature = "luau")))]
-compile_error!("one of the features `lua` and `luau` is needed");
-
 /// A script of one configuration generation.
 ///
 /// It stays what it was when it was loaded: its files are read once, for all its interpreters.
@@ -74,10 +65,9 @@ pub struct LuaHook {
 }
 
 impl LuaHook {
-    /// Reads a script and runs it once on a worker of `pool`.
+    /// Reads a script and runs it once, on a thread of its own; its calls run on `pool`.
     ///
-    /// Blocks, for at most twice the script's time limit, or some seconds if that is more and the
-    /// machine is busy: not for async threads.
+    /// Blocks until it is loaded, within its limits for that: not for async threads.
     pub fn load(pool: &Arc<Pool>, spec: Spec) -> Result<Self, LoadError> {
         Script::load(pool, spec).map(|script| Self { script })
     }
@@ -105,5 +95,9 @@ impl Hook for LuaHook {
     /// first to require a module.
     fn files(&self) -> Vec<PathBuf> {
         self.script.files()
+    }
+
+    fn modules(&self) -> Vec<String> {
+        self.script.modules()
     }
 }

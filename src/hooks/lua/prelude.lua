@@ -1,31 +1,24 @@
 -- Runs once in every fresh VM before the script does: takes away what scripts must not have,
--- replaces what a time limit could not stop, builds the table `gateway`, and returns the two
--- functions through which the host runs the script. Valid Lua 5.4 and valid Luau.
+-- replaces what a time limit could not stop, builds the table `gateway`, and returns the functions
+-- through which the host runs the script.
 
 local host = ...
-local luau = host.luau
 
 local error, getmetatable, next, pcall, rawget, select, setmetatable, tostring, type, xpcall =
   error, getmetatable, next, pcall, rawget, select, setmetatable, tostring, type, xpcall
-local concat = table.concat
+local concat, sub = table.concat, string.sub
+local check_time = host.check_time
 
 -- What is taken away ------------------------------------------------------------------------
 
-local raw_load, raw_setfenv = load, setfenv
-
-for _, name in next, {
-  "debug", "dofile", "gcinfo", "getfenv", "io", "loadfile", "loadstring", "newproxy", "package",
-  "setfenv", "warn",
-} do
+for _, name in next, { "debug", "dofile", "io", "loadfile", "package", "warn" } do
   _G[name] = nil
 end
 string.dump = nil
 os = { clock = os.clock, date = os.date, time = os.time }
 
 math.randomseed(host.seed)
-if not luau then
-  getmetatable("").__metatable = false
-end
+getmetatable("").__metatable = false
 
 local raw_collect = collectgarbage
 function collectgarbage(what)
@@ -33,94 +26,72 @@ function collectgarbage(what)
   if what ~= "count" and what ~= "collect" and what ~= "step" then
     error("collectgarbage takes only 'count', 'collect' and 'step'", 2)
   end
+  if what ~= "count" then check_time() end
   return raw_collect(what)
-end
-
-if luau then
-  function load(chunk, name, mode, env)
-    if mode == "b" then return nil, "attempt to load a text chunk (mode is 'b')" end
-    if type(chunk) == "function" then
-      local parts = {}
-      while true do
-        local part = chunk()
-        if part == nil or part == "" then break end
-        parts[#parts + 1] = part
-      end
-      chunk = concat(parts)
-    end
-    local f, failure = host.load(chunk, name)
-    if f and env ~= nil then raw_setfenv(f, env) end
-    return f, failure
-  end
-else
-  function load(chunk, name, mode, ...)
-    if mode == "b" then return nil, "attempt to load a text chunk (mode is 'b')" end
-    return raw_load(chunk, name, "t", ...)
-  end
 end
 
 -- What a time limit could not stop ----------------------------------------------------------
 
--- Loops of the library that can go on for ever without using memory.
-local raw_rep, raw_move = string.rep, table.move
-function string.rep(s, n, sep)
-  if type(s) == "string" and type(n) == "number" and (sep == nil or type(sep) == "string") then
-    local width = #s + (sep and #sep or 0)
-    if width == 0 then return "" end
-    if n * width > host.memory then error("not enough memory", 2) end
-  end
-  return raw_rep(s, n, sep)
-end
-function table.move(a, from, to, at, b)
-  if type(from) == "number" and type(to) == "number" and to - from > host.memory / 8 then
-    error("too many elements to move", 2)
-  end
-  if b == nil then return raw_move(a, from, to, at) end
-  return raw_move(a, from, to, at, b)
-end
-
-if not luau then
-  -- Lua runs finalizers, message handlers of errors raised by a hook, and the __close methods of
-  -- a coroutine that such an error ended, with hooks turned off: with no limit at all.
-
-  function _G.setmetatable(t, mt)
-    if type(mt) == "table" and rawget(mt, "__gc") ~= nil then
-      error("__gc is not available to scripts", 2)
+-- Text is given to the compiler in pieces, by a function that runs instructions: between those
+-- the time is looked at.
+local raw_load = load
+function load(chunk, name, mode, ...)
+  if mode == "b" then return nil, "attempt to load a text chunk (mode is 'b')" end
+  local read = chunk
+  if type(chunk) == "string" then
+    local at = 1
+    if name == nil then name = chunk end
+    function read()
+      check_time()
+      local piece = sub(chunk, at, at + 4095)
+      at = at + 4096
+      return piece
     end
-    return setmetatable(t, mt)
+  elseif type(chunk) == "function" then
+    function read()
+      check_time()
+      local piece = chunk()
+      return piece
+    end
   end
+  return raw_load(read, name, "t", ...)
+end
 
-  -- Runs the handler after unwinding. Without `debug` nothing can tell the difference.
-  local function handle(handler, ok, ...)
-    if ok then return true, ... end
-    return false, select(2, pcall(handler, ...))
+-- Lua runs finalizers, message handlers of errors raised by a hook, and the __close methods of
+-- a coroutine that such an error ended, with hooks turned off: with no limit at all.
+
+function _G.setmetatable(t, mt)
+  if type(mt) == "table" and rawget(mt, "__gc") ~= nil then
+    error("__gc is not available to scripts", 2)
   end
-  function _G.xpcall(f, handler, ...)
-    return handle(handler, pcall(f, ...))
-  end
+  return setmetatable(t, mt)
+end
+
+-- Runs the handler after unwinding. Without `debug` nothing can tell the difference.
+local function handle(handler, ok, ...)
+  if ok then return true, ... end
+  return false, select(2, pcall(handler, ...))
+end
+function _G.xpcall(f, handler, ...)
+  return handle(handler, pcall(f, ...))
 end
 
 -- A coroutine that runs out of time is told at each instruction from then on, the one that resumed
--- it only when it is its turn to look: it must not go on to start others meanwhile. On Lua,
--- `check_time` raises when the time is up; Luau looks everywhere by itself.
-local raw_close, create, resume, status =
+-- it only when it is its turn to look: it must not go on to start others meanwhile.
+local raw_close, create, raw_resume, status =
   coroutine.close, coroutine.create, coroutine.resume, coroutine.status
-local check_time = host.check_time
-if check_time then
-  local raw_resume = resume
-  local function resumed(...)
-    check_time()
-    return ...
-  end
-  function resume(co, ...)
-    check_time()
-    return resumed(raw_resume(co, ...))
-  end
-  coroutine.resume = resume
-  function coroutine.close(co)
-    check_time()
-    return raw_close(co)
-  end
+local function resumed(...)
+  check_time()
+  return ...
+end
+local function resume(co, ...)
+  check_time()
+  return resumed(raw_resume(co, ...))
+end
+coroutine.resume = resume
+function coroutine.close(co)
+  check_time()
+  return raw_close(co)
 end
 
 local function unwrap(co, ok, ...)
@@ -150,14 +121,18 @@ local function export(f)
   end
 end
 
+-- What scripts see stays empty: `rawset` refuses it, and nothing leads from it to `t`.
+local guarded = host.guarded
 local function readonly(t, name)
-  if luau then return table.freeze(t) end
-  return setmetatable({}, {
+  local function following(_, key) return next(t, key) end
+  local proxy = setmetatable({}, {
     __index = t,
     __newindex = function() error(name .. " is read-only", 2) end,
-    __pairs = function() return next, t end,
+    __pairs = function(proxy) return following, proxy end,
     __metatable = false,
   })
+  guarded[proxy] = name
+  return proxy
 end
 
 local function text(separator, ...)
@@ -244,8 +219,8 @@ local function describe(failure)
   return "error object is " .. (kind == "nil" and kind or "a " .. kind), true
 end
 
-local function run(chunk)
-  local ok, failure = xpcall(chunk, failed)
+local function run(chunk, ...)
+  local ok, failure = xpcall(chunk, failed, ...)
   if ok then return true end
   return false, describe(failure)
 end
@@ -275,4 +250,4 @@ local function call(f, target, ended, id, listener, session, transport, client_a
   return false, describe(a)
 end
 
-return run, call
+return run, call, require

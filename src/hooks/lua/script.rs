@@ -9,16 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::limit::Guard;
-use super::pool::Pool;
+use super::pool::{Lost, Order, Pool};
 use super::source::Sources;
 use super::vm::{Failure, Vm};
-use super::workers::{Lost, Order, PATIENCE};
+use crate::config::wall_timeout;
 use crate::hooks::contract::Function;
 use crate::hooks::spec::{Environment, Limits, LoadError, Spec};
 use crate::hooks::{Call, HookError, HookErrorKind, Reply};
-
-/// The least time for a worker to come free and load a script, whose own time is limited besides.
-const LOAD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A script as it was when it was loaded.
 #[derive(Debug)]
@@ -35,12 +32,13 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// Reads the script and runs it once. Blocks for at most twice its time limit.
+    /// Reads the script and runs it once, on a thread of its own. Blocks until it has ended.
     pub(super) fn load(pool: &Arc<Pool>, spec: Spec) -> Result<Arc<Self>, LoadError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name: Arc<str> = spec.name.into();
         let path = std::path::absolute(&spec.path).unwrap_or(spec.path);
-        let sources = Sources::open(&path).map_err(|message| LoadError {
+        let grown = spec.environment.grown.clone();
+        let sources = Sources::open(&path, grown).map_err(|message| LoadError {
             hook: name.clone(),
             path: path.clone(),
             message,
@@ -62,26 +60,22 @@ impl Script {
             message,
             files: script.sources.files(),
         };
-        let probe = script.clone();
         let runtime = Handle::try_current().ok();
-        let order = Order {
-            // Nobody waits for a script to be loaded but who wants it loaded, and a busy machine
-            // is no reason to do without it.
-            limit: script.limits.timeout.max(LOAD_PATIENCE),
-            priority: script.limits.timeout,
-            ..script.order("load")
-        };
-        let outcome = pool.run_blocking(order, move |_| {
+        let outcome = Pool::run_apart(|| {
             let _context = runtime.as_ref().map(Handle::enter);
-            let guard = Guard::start(probe.limits.timeout, probe.limits.memory);
-            Vm::new(&probe, &guard).map(|vm| vm.lines())
+            let guard = script.load_guard();
+            let vm = Vm::new(&script, &guard)?;
+            for module in &spec.modules {
+                vm.require(&script, module, &guard)?;
+            }
+            Ok(vm.lines())
         });
         match outcome {
             Ok(Ok(lines)) => script
                 .lines
                 .set(lines)
                 .expect("a script is loaded by this function only"),
-            Ok(Err(failure)) => return Err(failed(failure.message)),
+            Ok(Err(Failure { message, .. })) => return Err(failed(message)),
             Err(lost) => {
                 let message = script.lost(lost, "loading").message;
                 let file = script.sources.main().name();
@@ -91,19 +85,23 @@ impl Script {
         Ok(script)
     }
 
-    /// Asks the script. Ends within twice its time limit.
+    /// Asks the script. Ends within twice its limit by the wall clock, or a second.
     pub(super) async fn ask(self: Arc<Self>, call: Call) -> Reply {
         let function = Function::of(&call.question);
         let attrs = call.attrs.clone();
-        let order = self.order(function.name());
+        let order = Order {
+            script: self.id,
+            limit: self.limits.wall_timeout,
+        };
         let runtime = Handle::current();
-        let asked = Instant::now();
         let script = self.clone();
         let outcome = self
             .pool
-            .run(order, move |cache| {
+            .run(order, move |cache, reply| {
                 let _context = runtime.enter();
-                script.run(cache, call)
+                // Nobody waits any more if this fails.
+                let _ = reply.send(script.run(cache, call));
+                cache.renew(&script);
             })
             .await;
         let reply = outcome.unwrap_or_else(|lost| {
@@ -115,10 +113,7 @@ impl Script {
             Reply {
                 answer: Err(error),
                 attrs,
-                cost: match lost {
-                    Lost::Stuck => asked.elapsed(),
-                    Lost::Overloaded | Lost::Died => Duration::ZERO,
-                },
+                cost: Duration::ZERO,
             }
         });
         self.pool.count(reply.answer.is_err());
@@ -142,6 +137,10 @@ impl Script {
         self.sources.files()
     }
 
+    pub(super) fn modules(&self) -> Vec<String> {
+        self.sources.modules()
+    }
+
     pub(super) fn sources(&self) -> &Arc<Sources> {
         &self.sources
     }
@@ -162,13 +161,14 @@ impl Script {
         &self.pool
     }
 
-    fn run(self: Arc<Self>, cache: &mut Cache, call: Call) -> Reply {
-        let started = Instant::now();
-        let guard = Guard::start(self.limits.timeout, self.limits.memory);
-        let outcome = cache
-            .vm(&self, &guard)
-            .and_then(|vm| vm.call(&self, &call, &guard));
-        drop(guard);
+    fn run(self: &Arc<Self>, cache: &mut Cache, call: Call) -> Reply {
+        let mut started = Instant::now();
+        let outcome = cache.vm(self).and_then(|vm| {
+            started = Instant::now();
+            let limits = &self.limits;
+            let guard = Guard::start(limits.timeout, limits.wall_timeout, limits.memory);
+            vm.call(self, &call, &guard)
+        });
         let cost = started.elapsed();
         match outcome {
             Ok((answer, attrs)) => Reply {
@@ -179,7 +179,7 @@ impl Script {
             Err(failure) => {
                 if failure.kind != HookErrorKind::Script {
                     // Its state is whatever it was in the middle of.
-                    cache.discard(&self);
+                    cache.discard(self);
                 }
                 Reply {
                     answer: Err(HookError {
@@ -193,13 +193,10 @@ impl Script {
         }
     }
 
-    fn order(&self, what: &'static str) -> Order {
-        Order {
-            hook: self.name.clone(),
-            what,
-            limit: self.limits.timeout,
-            priority: PATIENCE,
-        }
+    /// Starts the clocks of loading.
+    fn load_guard(&self) -> Guard {
+        let timeout = self.limits.load_timeout;
+        Guard::start(timeout, wall_timeout(timeout), self.limits.memory)
     }
 
     fn line(&self, function: Function) -> Option<usize> {
@@ -208,10 +205,6 @@ impl Script {
 
     fn lost(&self, lost: Lost, what: &str) -> HookError {
         let (kind, message) = match lost {
-            Lost::Stuck => (
-                HookErrorKind::Stuck,
-                format!("{what} could not be stopped in time; its worker was given up"),
-            ),
             Lost::Overloaded => (
                 HookErrorKind::Overloaded,
                 format!("{what}: no worker is free, too many calls are slow"),
@@ -235,35 +228,38 @@ impl Drop for Script {
 #[derive(Default)]
 pub(super) struct Cache {
     vms: HashMap<u64, (Weak<Script>, Vm)>,
-    /// Interpreters to free once the answer is on its way: that may take a while.
-    discarded: Vec<Vm>,
+    /// One that the last call gave up.
+    discarded: Option<Vm>,
 }
 
 impl Cache {
     /// Frees what no call will use again.
     pub(super) fn sweep(&mut self) {
-        self.discarded.clear();
         self.vms.retain(|_, (script, _)| script.strong_count() > 0);
     }
 
-    /// Frees what the last call gave up.
-    pub(super) fn tidy(&mut self) {
-        self.discarded.clear();
-    }
-
-    fn vm(&mut self, script: &Arc<Script>, guard: &Guard) -> Result<&Vm, Failure> {
+    /// The interpreter of a script, loaded within the limits of loading if it is not there.
+    fn vm(&mut self, script: &Arc<Script>) -> Result<&Vm, Failure> {
         use std::collections::hash_map::Entry;
         match self.vms.entry(script.id) {
             Entry::Occupied(entry) => Ok(&entry.into_mut().1),
             Entry::Vacant(entry) => {
-                let vm = Vm::new(script, guard)?;
+                let vm = Vm::new(script, &script.load_guard())?;
                 Ok(&entry.insert((Arc::downgrade(script), vm)).1)
             }
         }
     }
 
     fn discard(&mut self, script: &Script) {
-        self.discarded
-            .extend(self.vms.remove(&script.id).map(|(_, vm)| vm));
+        self.discarded = self.vms.remove(&script.id).map(|(_, vm)| vm);
+    }
+
+    /// Puts a new interpreter in the place of one that was given up, once the answer is on its
+    /// way: the next call shall not wait for that.
+    fn renew(&mut self, script: &Arc<Script>) {
+        if self.discarded.take().is_some() {
+            // If it cannot be loaded, that is the next call's error.
+            let _ = self.vm(script);
+        }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua};
+use tokio::sync::Notify;
 
 /// Largest file that is taken for a script.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -59,12 +60,8 @@ impl Source {
         }
         let chunk = lua.load(self.text.as_slice()).set_mode(ChunkMode::Text);
         let function = chunk.set_name(&self.chunk).into_function()?;
-        #[cfg(not(feature = "luau"))]
-        let code = function.dump(false);
-        #[cfg(feature = "luau")]
-        let code = mlua::chunk::Compiler::new().compile(&self.text)?;
         // Another worker may have been first, with the same.
-        let _ = self.compiled.set(code);
+        let _ = self.compiled.set(function.dump(false));
         Ok(function)
     }
 }
@@ -75,6 +72,8 @@ pub(super) struct Sources {
     dir: PathBuf,
     main: Source,
     captured: Mutex<Captured>,
+    /// Told when there are more files.
+    grown: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -85,8 +84,8 @@ struct Captured {
 }
 
 impl Sources {
-    /// Reads the main file.
-    pub(super) fn open(path: &Path) -> Result<Self, String> {
+    /// Reads the main file. `grown` is told when there are further ones.
+    pub(super) fn open(path: &Path, grown: Arc<Notify>) -> Result<Self, String> {
         let name = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
@@ -99,6 +98,7 @@ impl Sources {
                 modules: HashMap::new(),
                 files: BTreeSet::from([path.to_owned()]),
             }),
+            grown,
         })
     }
 
@@ -110,6 +110,13 @@ impl Sources {
     /// All files that were read, and those that would have been had they been there.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         self.lock().files.iter().cloned().collect()
+    }
+
+    /// The names of the modules that were found.
+    pub(super) fn modules(&self) -> Vec<String> {
+        let captured = self.lock();
+        let found = captured.modules.iter().filter(|(_, found)| found.is_ok());
+        found.map(|(name, _)| name.clone()).collect()
     }
 
     /// The module of a name as `require` takes it: dots go down directories. Reads it the first
@@ -148,6 +155,7 @@ impl Sources {
             }
         }
         captured.modules.insert(name.to_owned(), found.clone());
+        self.grown.notify_one();
         found
     }
 

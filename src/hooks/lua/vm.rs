@@ -11,6 +11,7 @@ use mlua::{Function, Lua, LuaOptions, LuaString, StdLib, Table, Value};
 use super::answer;
 use super::api;
 use super::limit::{self, Guard};
+use super::native;
 use super::script::Script;
 use super::source::Source;
 use crate::hooks::contract::{Function as Hooked, Log, MAX_ERROR, clip};
@@ -33,7 +34,10 @@ pub(super) struct Failure {
 
 /// An interpreter that has run the script's main file.
 pub(super) struct Vm {
+    /// Of the prelude.
+    run: Function,
     call: Function,
+    require: Function,
     /// By [`Hooked`]: the script's function and the line it begins at.
     functions: [Option<(Function, usize)>; 4],
     log: Rc<RefCell<Log>>,
@@ -71,6 +75,30 @@ impl Vm {
         }
     }
 
+    /// Runs a module of the script, if it is there, unless it has been.
+    pub(super) fn require(
+        &self,
+        script: &Script,
+        module: &str,
+        guard: &Guard,
+    ) -> Result<(), Failure> {
+        if script.sources().module(module).is_err() {
+            return Ok(());
+        }
+        let judge = Judge {
+            script,
+            guard,
+            line: None,
+        };
+        let ran = self.run.call((self.require.clone(), module));
+        self.log.borrow_mut().end();
+        match ran {
+            Ok((true, Value::Nil, Value::Nil)) => Ok(()),
+            Ok((_, message, object)) => Err(judge.failed(&message, &object)),
+            Err(error) => Err(judge.raised(&error)),
+        }
+    }
+
     /// Lines at which the script's functions begin, for those it defines.
     pub(super) fn lines(&self) -> [Option<usize>; 4] {
         self.functions
@@ -98,8 +126,8 @@ impl Vm {
         let asked = self.ask(function, call);
         self.log.borrow_mut().end();
         match asked {
-            Ok(_) if guard.expired() => Err(judge.timeout()),
             Ok((true, a, b, attrs)) => {
+                judge.in_time()?;
                 let answer = answer::answer(hooked, a, b, call.info.is_dial());
                 answer
                     .and_then(|answer| Ok((answer, answer::attrs(&attrs)?)))
@@ -122,15 +150,16 @@ impl Vm {
             | StdLib::UTF8
             | StdLib::MATH
             | StdLib::OS;
-        #[cfg(feature = "luau")]
-        let libraries = libraries | StdLib::BIT | StdLib::BUFFER;
         let lua = Lua::new_with(libraries, LuaOptions::new())?;
         lua.set_memory_limit(script.limits().memory)?;
         limit::arm(&lua);
 
         let log = Rc::new(RefCell::new(Log::new(script.name_shared())));
+        let guarded = lua.create_table()?;
+        native::install(&lua, &guarded)?;
         let host = api::table(&lua, script, &log)?;
-        let (run, call): (Function, Function) = PRELUDE.load(&lua)?.call(host)?;
+        host.raw_set("guarded", guarded)?;
+        let (run, call, require): (Function, Function, Function) = PRELUDE.load(&lua)?.call(host)?;
 
         let chunk = match script.sources().main().load(&lua) {
             Ok(chunk) => chunk,
@@ -140,8 +169,8 @@ impl Vm {
             Err(error) => return Err(error),
         };
         let (ok, message, object): (bool, Value, Value) = run.call(chunk)?;
-        if judge.guard.expired() {
-            return Ok(Err(judge.timeout()));
+        if let Err(failure) = judge.in_time() {
+            return Ok(Err(failure));
         }
         if !ok {
             return Ok(Err(judge.failed(&message, &object)));
@@ -172,7 +201,9 @@ impl Vm {
         }
         log.borrow_mut().end();
         Ok(Ok(Self {
+            run,
             call,
+            require,
             functions,
             log,
             listener: RefCell::new(None),
@@ -272,8 +303,8 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// The interpreter gave up, or the prelude was interrupted.
     fn raised(&self, error: &mlua::Error) -> Failure {
-        if self.guard.expired() {
-            return self.timeout();
+        if let Err(failure) = self.in_time() {
+            return failure;
         }
         let mut cause = error;
         while let mlua::Error::CallbackError { cause: inner, .. } = cause {
@@ -291,8 +322,8 @@ impl Judge<'_> {
 
     /// The script raised an error. `object` is true when it raised something else than a string.
     fn failed(&self, message: &Value, object: &Value) -> Failure {
-        if self.guard.expired() {
-            return self.timeout();
+        if let Err(failure) = self.in_time() {
+            return failure;
         }
         let message = match message {
             Value::String(message) => clip_message(&message.as_bytes()),
@@ -313,10 +344,12 @@ impl Judge<'_> {
         }
     }
 
-    fn timeout(&self) -> Failure {
-        let timeout = self.script.limits().timeout;
-        let message = format!("time limit of {timeout:?} exceeded");
-        self.placed(HookErrorKind::Timeout, &message)
+    /// An error if the time is up.
+    fn in_time(&self) -> Result<(), Failure> {
+        match self.guard.expired() {
+            Some((kind, message)) => Err(self.placed(kind, &message)),
+            None => Ok(()),
+        }
     }
 
     fn no_memory(&self) -> Failure {
