@@ -262,9 +262,7 @@ unsafe fn raise(state: *mut lua_State, error: Error) -> ! {
     match error {
         Error::EndsWithEscape => fail(state, c"malformed pattern (ends with '%%')"),
         Error::MissingBracket => fail(state, c"malformed pattern (missing ']')"),
-        Error::MissingBalanced => {
-            fail(state, c"malformed pattern (missing arguments to '%%b')")
-        }
+        Error::MissingBalanced => fail(state, c"malformed pattern (missing arguments to '%%b')"),
         Error::MissingFrontier => fail(state, c"missing '[' after '%%f' in pattern"),
         Error::PatternCapture => fail(state, c"invalid pattern capture"),
         Error::TooManyCaptures => fail(state, c"too many captures"),
@@ -546,9 +544,8 @@ unsafe fn check_table(state: *mut lua_State, arg: c_int, what: u8) {
         return;
     }
     let top = ffi::lua_gettop(state);
-    let able = |key: &CStr| unsafe {
-        ffi::luaL_getmetafield(state, arg, key.as_ptr()) != ffi::LUA_TNIL
-    };
+    let able =
+        |key: &CStr| unsafe { ffi::luaL_getmetafield(state, arg, key.as_ptr()) != ffi::LUA_TNIL };
     let fits = ffi::lua_getmetatable(state, arg) != 0
         && (what & READ == 0 || able(c"__index"))
         && (what & WRITE == 0 || able(c"__newindex"))
@@ -565,12 +562,7 @@ unsafe fn length(state: *mut lua_State, arg: c_int, what: u8) -> ffi::lua_Intege
 }
 
 /// Copies an element from one place to another.
-unsafe fn copy(
-    state: *mut lua_State,
-    from: ffi::lua_Integer,
-    table: c_int,
-    to: ffi::lua_Integer,
-) {
+unsafe fn copy(state: *mut lua_State, from: ffi::lua_Integer, table: c_int, to: ffi::lua_Integer) {
     limit::charge(state, 2);
     ffi::lua_geti(state, 1, from);
     ffi::lua_seti(state, table, to);
@@ -694,8 +686,7 @@ unsafe extern "C-unwind" fn unpack(state: *mut lua_State) -> c_int {
     }
     // One less than there are: that cannot overflow.
     let more = last.wrapping_sub(first) as ffi::lua_Unsigned;
-    if more >= c_int::MAX as ffi::lua_Unsigned
-        || ffi::lua_checkstack(state, more as c_int + 1) == 0
+    if more >= c_int::MAX as ffi::lua_Unsigned || ffi::lua_checkstack(state, more as c_int + 1) == 0
     {
         fail(state, c"too many results to unpack");
     }

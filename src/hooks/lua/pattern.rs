@@ -283,7 +283,9 @@ impl<'a> Matcher<'a> {
         };
         self.step((end - start) / 64, more)?;
         let text = &self.subject[start..end];
-        Ok(self.subject[s..].starts_with(text).then_some(s + text.len()))
+        Ok(self.subject[s..]
+            .starts_with(text)
+            .then_some(s + text.len()))
     }
 
     /// As often as possible, then ever less often.

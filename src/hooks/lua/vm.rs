@@ -159,7 +159,8 @@ impl Vm {
         native::install(&lua, &guarded)?;
         let host = api::table(&lua, script, &log)?;
         host.raw_set("guarded", guarded)?;
-        let (run, call, require): (Function, Function, Function) = PRELUDE.load(&lua)?.call(host)?;
+        let (run, call, require): (Function, Function, Function) =
+            PRELUDE.load(&lua)?.call(host)?;
 
         let chunk = match script.sources().main().load(&lua) {
             Ok(chunk) => chunk,
