@@ -238,3 +238,65 @@ impl fmt::Display for End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::fastway::queue::Bounds;
+    use crate::proto::fastway::{Identity, Version};
+
+    const CLIENTS: u32 = 3000;
+
+    fn remote(switchboard: &Switchboard) -> Arc<Remote> {
+        Arc::new(Remote {
+            outbox: Outbox::new(Bounds {
+                chunks: 1,
+                bytes: 1,
+                pool: switchboard.pool.clone(),
+                pool_bytes: 1,
+            }),
+            room: Arc::default(),
+            addr: "192.0.2.1:1".parse().unwrap(),
+        })
+    }
+
+    fn ids(endpoints: &[Endpoint]) -> impl Iterator<Item = u32> {
+        endpoints.iter().map(|endpoint| endpoint.id)
+    }
+
+    #[test]
+    fn lists_are_whole_and_taken_now_and_then() {
+        let switchboard = Switchboard::default();
+        let join = |identity| {
+            let remote = remote(&switchboard);
+            switchboard.hub().join(identity, remote, &mut |_| ()).1
+        };
+        assert!(switchboard.list(Role::Client).is_empty());
+        let client = Identity::Client {
+            version: None,
+            max_connections: 1,
+        };
+        for id in 1..=CLIENTS {
+            assert_eq!(join(client), id);
+        }
+        assert!(ids(&switchboard.list(Role::Client)).eq(1..=CLIENTS));
+        // Ids of servers are any.
+        for id in [0, u32::MAX, 7] {
+            let version = Version::V3;
+            join(Identity::Server { version, id });
+        }
+        assert!(ids(&switchboard.list(Role::Server)).eq([0, 7, u32::MAX]));
+
+        let start = Instant::now();
+        let mut lists = vec![switchboard.endpoints(Role::Client)];
+        for _ in 0..10_000 {
+            let list = switchboard.endpoints(Role::Client);
+            if !Arc::ptr_eq(&list, &lists[lists.len() - 1]) {
+                lists.push(list);
+            }
+        }
+        let most = 1 + start.elapsed().as_millis() / FRESH.as_millis();
+        assert!(lists.len() as u128 <= most, "{} of {most}", lists.len());
+        assert!(ids(&lists[0]).eq(1..=CLIENTS));
+    }
+}

@@ -300,6 +300,7 @@ mod tests {
                 shared: Arc::default(),
                 hosts: Vec::new(),
                 fastway: Roster::default(),
+                grown: Arc::default(),
             },
             memory: 1 << 20,
             all_memory: Default::default(),
