@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
 use stablegate::client::scp::{Options, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -234,6 +232,92 @@ async fn a_chosen_name_that_no_host_has_is_logged() {
     assert_eq!(warned["name"], "lobbi");
 }
 
+/// A gateway whose first listener has this script, and whose second, `calm`, one that lets in.
+async fn beside(script: &str, timeout: &str) -> Gateway {
+    let calm = "function select_target() return 'echo' end";
+    let config = format!(
+        "listeners:
+  - {{name: game, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [a]}}
+  - {{name: calm, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [calm]}}
+hosts: [{{name: echo, addr: 'builtin:echo'}}]
+hooks:
+  - {{name: a, lua: a.lua, timeout: {timeout}, wall_timeout: 600s}}
+  - {{name: calm, lua: calm.lua}}
+"
+    );
+    Gateway::start_among(&[("a.lua", script), ("calm.lua", calm)], &config).await
+}
+
+async fn connect_to(gateway: &Gateway, listener: &str, target: Option<&str>) -> Stream {
+    let options = Options {
+        target: target.map(str::to_owned),
+        ..options(gateway.addrs(listener)[0])
+    };
+    connect_with(options).await
+}
+
+/// What clients send to an innocent script may take it for ever.
+#[tokio::test]
+async fn a_pattern_that_clients_make_backtrack_holds_up_nobody_else() {
+    let script = r#"
+        function access(session)
+          return (session.target or ""):match("^(.-)@(.-)/(.-):ok$") ~= nil, "who are you"
+        end
+    "#;
+    let gateway = beside(script, "100ms").await;
+    let target = "@/".repeat(1900);
+    let mut strangers = Vec::new();
+    for _ in 0..90 {
+        strangers.push(connect(&gateway, Some(&target)).await);
+    }
+    for _ in 0..10 {
+        let mut fresh = connect_to(&gateway, "calm", None).await;
+        echoed(&mut fresh, b"fresh").await;
+    }
+    let decided = gateway.log().all("session closed").len();
+    assert!(decided < strangers.len(), "they waited for all strangers");
+    for stranger in strangers {
+        let failed = gateway.log().of(stranger.id(), "hook failed").await;
+        assert_eq!(text(&failed, "kind"), "timeout", "{failed}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_puts_a_script_right_while_calls_loop() {
+    let script = "function access() while true do end end";
+    let gateway = beside(script, "600s").await;
+    let mut looping = Vec::new();
+    for _ in 0..64 {
+        looping.push(connect(&gateway, None).await);
+    }
+    gateway.save("a.lua", "function access(s) return s.target == 'x' end");
+    assert_eq!(gateway.log().nth("reloaded", 0).await["generation"], 2);
+    let mut fresh = connect(&gateway, Some("x")).await;
+    echoed(&mut fresh, b"fresh").await;
+    let mut calm = connect_to(&gateway, "calm", None).await;
+    echoed(&mut calm, b"calm").await;
+    assert!(gateway.log().all("session closed").is_empty());
+}
+
+#[tokio::test]
+async fn modules_that_calls_require_are_watched_from_then_on() {
+    let route = "function access() return require('late') end";
+    let files = [("a.lua", route), ("late.lua", "return true")];
+    let gateway = Gateway::start_among(&files, &config(&["a"], "x:1", "")).await;
+    let mut first = connect(&gateway, Some("echo")).await;
+    echoed(&mut first, b"first").await;
+    gateway.save("late.lua", "return return");
+    let failed = gateway.log().nth("reload failed, nothing changed", 0).await;
+    assert!(text(&failed, "error").contains("late.lua:1:"), "{failed}");
+    let mut second = connect(&gateway, Some("echo")).await;
+    echoed(&mut second, b"second").await;
+    gateway.save("late.lua", "return false");
+    gateway.log().nth("reloaded", 0).await;
+    let third = connect(&gateway, Some("echo")).await;
+    let closed = gateway.log().of(third.id(), "session closed").await;
+    assert_eq!(text(&closed, "reason"), "denied");
+}
+
 /// Every way a script can hurt, many at once, beside sessions of the same script that must not
 /// feel it.
 #[tokio::test]
@@ -253,7 +337,7 @@ async fn bombs_beside_live_traffic() {
         end
         function select_target() return "echo" end
     "#;
-    let gateway = Gateway::start_among(&[("a.lua", script)], &config(&["a"], "x:1", "")).await;
+    let gateway = beside(script, "500ms").await;
     let mut live = connect(&gateway, None).await;
     echoed(&mut live, b"before").await;
 
@@ -272,34 +356,23 @@ async fn bombs_beside_live_traffic() {
             victims.push((bomb, connect(&gateway, Some(bomb)).await));
         }
     }
-    // While those go off: new sessions of the same script come in, and live ones go on.
-    let mut slowest = Duration::ZERO;
+    // While those go off: new sessions of another script come in, and live ones go on.
     for _ in 0..10 {
-        let start = Instant::now();
-        let mut fresh = connect(&gateway, None).await;
+        let mut fresh = connect_to(&gateway, "calm", None).await;
         echoed(&mut fresh, b"fresh").await;
         echoed(&mut live, b"live").await;
-        slowest = slowest.max(start.elapsed());
     }
-    assert!(
-        slowest < Duration::from_secs(3),
-        "a session felt it: {slowest:?}"
-    );
+    let decided = gateway.log().all("session closed").len();
+    assert!(decided < victims.len(), "they waited for all bombs");
     for (bomb, victim) in victims {
         let closed = gateway.log().of(victim.id(), "session closed").await;
         assert_eq!(text(&closed, "reason"), "denied", "{bomb}");
-        // A second to wait and twice the limit, on a machine that is busy with all of them.
-        assert!(
-            closed["duration_ms"].as_u64().unwrap() < 5000,
-            "{bomb}: {closed}"
-        );
         let failed = gateway.log().of(victim.id(), "hook failed").await;
-        // With so many at once any may be given up before it is begun or notices that its time is
-        // over, and time may be over before memory is.
+        // Time may be over before memory is.
         let kinds: &[&str] = match bomb {
-            "object" => &["script", "overloaded"],
-            "loop" | "pcall" | "coroutine" | "pattern" => &["timeout", "stuck", "overloaded"],
-            _ => &["memory", "script", "timeout", "stuck", "overloaded"],
+            "object" => &["script"],
+            "loop" | "pcall" | "coroutine" | "pattern" => &["timeout"],
+            _ => &["memory", "script", "timeout"],
         };
         assert!(kinds.contains(&text(&failed, "kind")), "{bomb}: {failed}");
     }

@@ -79,7 +79,7 @@ pub(super) struct HookFile {
     /// on with the next hook. Default `deny`.
     #[serde(default)]
     on_error: OnError,
-    /// The most time a call may take; more than 0s. Default 100ms.
+    /// The most processor time a call may take; more than 0s. Default 100ms.
     #[serde(
         default = "default_hook_timeout",
         deserialize_with = "read::<Timeout, _, _>"
@@ -88,7 +88,8 @@ pub(super) struct HookFile {
     /// The most time a call may take by the clock, its waiting for a processor and for others
     /// included; more than 0s. Default 20 times `timeout`.
     wall_timeout: Option<Timeout>,
-    /// The most time that loading it may take; more than 0s. Default 5s.
+    /// The most processor time that loading it may take, and by the clock 20 times that; more than
+    /// 0s. Default 5s.
     #[serde(
         default = "default_load_timeout",
         deserialize_with = "read::<Timeout, _, _>"

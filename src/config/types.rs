@@ -518,13 +518,14 @@ pub struct Hook {
     pub program: Program,
     /// What becomes of a session when a call fails or breaks a limit. Default `deny`.
     pub on_error: OnError,
-    /// The most time a call may take; more than 0s. Default 100ms.
+    /// The most processor time a call may take; more than 0s. Default 100ms.
     #[serde(serialize_with = "write::<Timeout, _, _>")]
     pub timeout: Duration,
     /// The most time a call may take by the clock; more than 0s. Default 20 times `timeout`.
     #[serde(serialize_with = "write::<Timeout, _, _>")]
     pub wall_timeout: Duration,
-    /// The most time that loading it may take; more than 0s. Default 5s.
+    /// The most processor time that loading it may take, and by the clock 20 times that; more than
+    /// 0s. Default 5s.
     #[serde(serialize_with = "write::<Timeout, _, _>")]
     pub load_timeout: Duration,
     /// The most memory, in bytes, that each interpreter or instance may hold; 1MiB to 1GiB.

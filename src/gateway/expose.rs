@@ -255,19 +255,19 @@ impl Gateway {
             (
                 Kind::Gauge,
                 "stablegate_script_workers_slow",
-                "Workers with a slow call, which others stand in for.",
+                "Workers whose call has run for more than 5 ms.",
                 pool.slow as u64,
             ),
             (
                 Kind::Gauge,
                 "stablegate_script_workers_stuck",
-                "Workers whose call could not be stopped and has not ended.",
+                "Workers whose call is far past its limits and has not ended.",
                 pool.stuck as u64,
             ),
             (
                 Kind::Counter,
                 "stablegate_script_calls_stuck_total",
-                "Calls that could not be stopped.",
+                "Calls that went far past their limits.",
                 pool.stuck_ever,
             ),
             (

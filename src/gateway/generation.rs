@@ -205,6 +205,11 @@ impl Generation {
         found.map_or_else(Vec::new, |hook| hook.modules())
     }
 
+    /// Whether files that its hooks asked for have changed since. Blocks for a few file reads.
+    pub(super) fn is_stale(&self) -> bool {
+        self.hooks.iter().any(|hook| hook.is_stale())
+    }
+
     /// The files it was made of.
     pub fn files(&self) -> Vec<PathBuf> {
         let hooks = self.hooks.iter().flat_map(|hook| hook.files());

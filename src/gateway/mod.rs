@@ -196,11 +196,9 @@ impl Gateway {
                 let Some(gateway) = watching.upgrade() else {
                     return;
                 };
-                if changed {
+                if changed || gateway.watch_more().await {
                     tracing::info!("files have changed");
                     let _ = gateway.reload().await;
-                } else {
-                    gateway.watch_also(gateway.generation().files()).await;
                 }
             }
         });
@@ -287,11 +285,16 @@ impl Gateway {
         let _ = tokio::task::spawn_blocking(move || watcher.watch_files(files)).await;
     }
 
-    /// Watches these files beside those that are watched.
-    async fn watch_also(&self, files: Vec<PathBuf>) {
-        let watcher = self.watcher.clone();
+    /// Watches what the hooks have asked for since they were loaded. Says whether some of it has
+    /// changed before it was watched.
+    async fn watch_more(&self) -> bool {
+        let (watcher, generation) = (self.watcher.clone(), self.generation());
+        let watch = move || {
+            watcher.watch_also(generation.files());
+            generation.is_stale()
+        };
         // Fails only while the runtime shuts down.
-        let _ = tokio::task::spawn_blocking(move || watcher.watch_also(files)).await;
+        tokio::task::spawn_blocking(watch).await.unwrap_or(false)
     }
 
     fn listen(

@@ -195,6 +195,8 @@ pub enum HookErrorKind {
     WallTimeout,
     /// The call ran past its memory limit and was stopped.
     Memory,
+    /// The call has not ended long after its limit by the wall clock.
+    Stuck,
     /// No worker was free in time: too many calls are slow.
     Overloaded,
 }
@@ -208,6 +210,7 @@ impl HookErrorKind {
             Self::Timeout => "timeout",
             Self::WallTimeout => "wall_timeout",
             Self::Memory => "memory",
+            Self::Stuck => "stuck",
             Self::Overloaded => "overloaded",
         }
     }
@@ -218,8 +221,8 @@ pub trait Hook: Send + Sync {
     /// The name it has in the configuration.
     fn name(&self) -> &str;
 
-    /// Asks it. The future ends within twice the hook's limit by the wall clock, or two seconds,
-    /// whatever the hook does, and may be dropped at any time.
+    /// Asks it. The future ends within three times the hook's limit by the wall clock and two
+    /// seconds, whatever the hook does, and may be dropped at any time.
     fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
 
     /// The files that it was made of, absolute, and those that it looked for in vain. May grow
@@ -231,5 +234,10 @@ pub trait Hook: Send + Sync {
     /// The names of those of them that it asked for by name.
     fn modules(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Whether one of those has changed since it was read. Blocks for a few file reads.
+    fn is_stale(&self) -> bool {
+        false
     }
 }

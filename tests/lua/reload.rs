@@ -158,7 +158,8 @@ async fn a_generation_stays_what_it_was() {
 #[tokio::test]
 async fn every_worker_runs_the_captured_text() {
     let mut rig = Rig::new();
-    rig.pool = Pool::new(3);
+    // One script may have three of six.
+    rig.pool = Pool::new(6);
     rig.write("m.lua", "return 'old'");
     let hook = rig.script(
         "local m = require 'm'
@@ -198,10 +199,9 @@ async fn the_interpreters_of_a_dropped_script_are_freed() {
 }
 
 #[tokio::test]
-async fn loading_is_limited_too() {
+async fn loading_has_a_limit_of_its_own() {
     let mut rig = Rig::new();
-    rig.limits.timeout = Duration::from_millis(200);
-    let started = std::time::Instant::now();
+    rig.limits.load_timeout = Duration::from_millis(200);
     for (text, want) in [
         (
             "\nwhile true do end",
@@ -217,11 +217,8 @@ async fn loading_is_limited_too() {
         ),
     ] {
         let message = rig.load_error(text);
-        // On a busy machine the loader may give up before the script has noticed.
-        let given_up = message.ends_with("could not be stopped in time; its worker was given up");
-        assert!(message.starts_with(want) || given_up, "{message}");
+        assert!(message.starts_with(want), "{message}");
     }
-    assert!(started.elapsed() < 3 * 2 * rig.limits.timeout + Duration::from_secs(1));
     // Interpreters are made anew for a worker that has none; a script may fail there only.
     let hook = rig.script(
         "if gateway.shared.incr('loads') > 1 then error('second time') end
@@ -239,4 +236,55 @@ async fn loading_is_limited_too() {
         ask(&hook, Question::Access).await.answer.unwrap(),
         Answer::Pass
     );
+}
+
+#[tokio::test]
+async fn what_loads_is_called() {
+    let mut rig = Rig::new();
+    rig.limits.timeout = Duration::from_millis(100);
+    rig.limits.wall_timeout = Duration::from_secs(2);
+    rig.limits.load_timeout = Duration::from_secs(5);
+    let names: String = (0..100_000)
+        .map(|number| format!("'player-{number:013}',\n"))
+        .collect();
+    assert!(names.len() > 2_300_000);
+    let hook = rig.script(&format!(
+        "local names = {{{names}}}
+         function select_target() return names[#names] end"
+    ));
+    for _ in 0..10 {
+        let calls = tokio::join!(name(&hook), name(&hook), name(&hook), name(&hook));
+        assert_eq!(calls.0, "player-0000000099999");
+    }
+    assert!(rig.pool.stats().vms > 1);
+}
+
+#[tokio::test]
+async fn what_was_asked_for_late_is_loaded_with_the_script() {
+    let mut rig = Rig::new();
+    let text = "function select_target() return require 'late' end";
+    rig.write("late.lua", "return 'late'");
+    let hook = rig.script(text);
+    assert_eq!(hook.modules(), [] as [&str; 0]);
+    assert_eq!(name(&hook).await, "late");
+    assert_eq!(hook.modules(), ["late"]);
+    assert!(!hook.is_stale());
+
+    rig.modules = hook.modules();
+    rig.write("late.lua", "return 'later'");
+    assert!(hook.is_stale());
+    let hook = rig.script(text);
+    assert!(files(&rig, &hook).contains("late.lua"));
+    for (broken, want) in [
+        ("\nreturn return", "late.lua:2: "),
+        ("\nerror 'no'", "late.lua:2: no"),
+    ] {
+        rig.write("late.lua", broken);
+        let error = rig.load().unwrap_err();
+        assert!(error.message.starts_with(want), "{error}");
+        assert!(error.files.contains(&rig.dir.path().join("late.lua")));
+    }
+    // What is gone may not be asked for any more.
+    std::fs::remove_file(rig.dir.path().join("late.lua")).unwrap();
+    rig.load().unwrap();
 }

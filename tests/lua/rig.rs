@@ -23,6 +23,7 @@ pub struct Rig {
     pub fastway: Roster,
     pub limits: Limits,
     pub config: serde_json::Value,
+    pub modules: Vec<String>,
 }
 
 impl Rig {
@@ -41,6 +42,7 @@ impl Rig {
                 memory: 32 * 1024 * 1024,
             },
             config: serde_json::json!({}),
+            modules: Vec::new(),
         }
     }
 
@@ -66,7 +68,7 @@ impl Rig {
                     fastway: self.fastway.clone(),
                     grown: Arc::default(),
                 },
-                modules: Vec::new(),
+                modules: self.modules.clone(),
             },
         )
     }

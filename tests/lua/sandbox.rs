@@ -63,15 +63,53 @@ async fn what_is_left_works() {
         "setmetatable({}, {__index = {x = 1}}).x == 1 and not pcall(setmetatable, 1, {})",
     ])
     .await;
-    #[cfg(not(feature = "luau"))]
     rig.check(&["('ab'):rep(3, '-') == 'ab-ab-ab' and (''):rep(9, '-') == '--------'"])
         .await;
-    #[cfg(not(feature = "luau"))]
     rig.check_error("os.date('%Ez')", "invalid conversion specifier")
         .await;
+    rig.check_error("os.date(('%c'):rep(600))", "format is too long")
+        .await;
+    // The line of the script that made the call, and the name that it has there.
+    for (call, message) in [
+        (
+            "string.find(nil, 'x')",
+            "bad argument #1 to 'find' (string expected, got nil)",
+        ),
+        (
+            "('x'):match()",
+            "bad argument #1 to 'match' (string expected, got no value)",
+        ),
+        (
+            "('x'):gsub('x', print, {})",
+            "bad argument #3 to 'gsub' (number expected, got table)",
+        ),
+        (
+            "('x'):rep({})",
+            "bad argument #1 to 'rep' (number expected, got table)",
+        ),
+        ("('x'):find('[a')", "malformed pattern (missing ']')"),
+        ("('x'):gsub('x', '%2')", "invalid capture index %2"),
+        (
+            "table.concat({{}})",
+            "invalid value (table) at index 1 in table for 'concat'",
+        ),
+        (
+            "table.insert({}, 5, 5)",
+            "bad argument #2 to 'insert' (position out of bounds)",
+        ),
+        (
+            "table.sort({3, 2, 1}, 1)",
+            "bad argument #2 to 'sort' (function expected, got number)",
+        ),
+        (
+            "load({})",
+            "bad argument #1 to 'load' (function expected, got table)",
+        ),
+    ] {
+        rig.check_error(call, message).await;
+    }
 }
 
-#[cfg(not(feature = "luau"))]
 #[tokio::test]
 async fn finalizers_are_refused() {
     let rig = Rig::new();
@@ -116,4 +154,31 @@ async fn a_first_line_for_the_shell_is_skipped() {
         ask(&hook, Question::Access).await.answer.unwrap(),
         Answer::Allow
     );
+}
+
+#[tokio::test]
+async fn the_gateway_is_read_only() {
+    let rig = Rig::new();
+    for (change, table) in [
+        ("gateway.log = 1", "gateway"),
+        ("gateway.log.info = 1", "gateway.log"),
+        ("rawset(gateway, 'log', 1)", "gateway"),
+        ("rawset(gateway.log, 'info', 1)", "gateway.log"),
+        ("rawset(gateway.shared, 'get', 1)", "gateway.shared"),
+    ] {
+        let change = format!("(function() {change} end)()");
+        rig.check_error(&change, &format!("{table} is read-only"))
+            .await;
+    }
+    rig.check(&[
+        "select(2, pcall(table.insert, gateway.json, 1)) == 'gateway.json is read-only'",
+        "select(2, pcall(table.move, {1}, 1, 1, 1, gateway.hash)) == 'gateway.hash is read-only'",
+        "rawget(gateway, 'log') == nil and next(gateway) == nil and rawlen(gateway) == 0",
+        "(function() for k in pairs(gateway) do if k == 'log' then return true end end end)()",
+        // What iterates leads to nothing that could be changed.
+        "(function() local _, t = pairs(gateway.log) return t == gateway.log end)()",
+        "not pcall(setmetatable, gateway, {}) and getmetatable(gateway) == false",
+        "rawset({}, 1, 2)[1] == 2 and not pcall(rawset, 1, 2, 3) and not pcall(rawset, {}, 1)",
+    ])
+    .await;
 }

@@ -15,21 +15,17 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::rig::{Rig, target};
 
-/// Long enough for a busy machine to tell calls that were stopped from calls that were not.
-const LIMIT: Duration = Duration::from_millis(400);
-/// The limit of one that goes off alone: long enough to be stopped by what stops it, and not by
-/// the machine's being busy.
-const ALONE: Duration = Duration::from_millis(1500);
+/// The processor time of a call that loops.
+const LIMIT: Duration = Duration::from_millis(100);
+/// That of one that comes to the end of something else.
+const ROOM: Duration = Duration::from_secs(10);
 const MEMORY: usize = 32 * 1024 * 1024;
-const BOMBS: usize = 20;
-const GOOD: usize = 40;
+const BOMBS: usize = 10;
+const GOOD: usize = 20;
 
-/// Whatever was interrupted, the interpreter may be starved among twenty others: then its caller
-/// is answered in its place.
-const LOOPS: &[HookErrorKind] = &[Timeout, Stuck];
 /// Growing may take longer than the time limit.
-const GROWS: &[HookErrorKind] = &[Memory, Timeout, Stuck];
-const RECURSES: &[HookErrorKind] = &[Script, Memory, Timeout, Stuck];
+const GROWS: &[HookErrorKind] = &[Memory, Timeout];
+const RECURSES: &[HookErrorKind] = &[Script, Memory, Timeout];
 
 /// One test at a time: they measure whether others are held up.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -38,26 +34,20 @@ async fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().await
 }
 
-/// Asks a script whose `select_target` is `body` once alone and then twenty times at once, beside
-/// calls that must not feel it. Alone it must fail as `alone`.
+/// Asks a script whose `select_target` is `body` once alone and then ten times at once, beside
+/// calls that must not wait for it. Alone it must fail as `alone`.
 async fn bomb(body: &str, alone: &[HookErrorKind], together: &[HookErrorKind]) -> String {
     let _turn = turn().await;
     let mut rig = Rig::new();
     let good = rig.script("function select_target() return 'good' end");
     rig.limits.memory = MEMORY;
     let text = format!("function select_target()\n{body}\nend");
-    rig.limits.timeout = ALONE;
+    rig.limits.timeout = if alone == [Timeout] { LIMIT } else { ROOM };
     let lone = rig.script(&text);
     rig.limits.timeout = LIMIT;
     let bad = rig.script(&text);
 
-    let started = Instant::now();
     let message = fail(&lone, alone).await;
-    assert!(
-        started.elapsed() < 2 * ALONE + SLACK,
-        "{:?}",
-        started.elapsed()
-    );
     assert!(message.starts_with("route.lua:"), "{message}");
 
     let started = Instant::now();
@@ -77,28 +67,27 @@ async fn bomb(body: &str, alone: &[HookErrorKind], together: &[HookErrorKind]) -
         assert_good(&good).await;
     }
     let answered = started.elapsed();
-    assert!(answered < PROMPT, "good calls took {answered:?}");
+    let mut last = Duration::ZERO;
     for bomb in bombs {
-        let took = bomb.await.unwrap();
-        assert!(took < 2 * LIMIT + SLACK, "{took:?}");
+        last = last.max(bomb.await.unwrap());
+    }
+    // Those that are over at once hold up nobody either way.
+    if last > BOMBS as u32 * LIMIT / 4 {
+        assert!(
+            answered < last,
+            "good calls took {answered:?}, all of it {last:?}"
+        );
     }
     assert!(rig.pool.wait_quiet(Duration::from_secs(60)));
     let stats = rig.pool.stats();
     assert_eq!(
-        (stats.slow, stats.stuck, stats.queued),
-        (0, 0, 0),
+        (stats.slow, stats.stuck, stats.stuck_ever, stats.queued),
+        (0, 0, 0, 0),
         "{stats:?}"
     );
     assert_good(&good).await;
     message
 }
-
-/// Some 70 ms on two cores. In line behind twenty bombs it would be four seconds; on a machine that
-/// has more to do than this test it is in between.
-const PROMPT: Duration = Duration::from_millis(2400);
-
-/// For the test itself to be scheduled.
-const SLACK: Duration = Duration::from_secs(1);
 
 async fn assert_good(hook: &LuaHook) {
     let want = Answer::Target(Target::Name("good".into()));
@@ -111,11 +100,11 @@ async fn fail(hook: &LuaHook, kinds: &[HookErrorKind]) -> String {
     error.message
 }
 
-/// A loop must be stopped by its interpreter when it is alone, at a line of its own.
+/// A loop must be stopped at a line of its own.
 async fn looping(body: &str) {
-    let message = bomb(body, &[Timeout], LOOPS).await;
+    let message = bomb(body, &[Timeout], &[Timeout]).await;
     assert!(
-        message.ends_with(": time limit of 1.5s exceeded"),
+        message.ends_with(": time limit of 100ms exceeded"),
         "{message}"
     );
     let line = message.split(':').nth(1).unwrap().parse::<usize>().unwrap();
@@ -230,7 +219,6 @@ async fn loop_in_metamethods_and_library_calls() {
     .await;
 }
 
-#[cfg(not(feature = "luau"))]
 mod closing {
     use super::looping;
 
@@ -452,69 +440,120 @@ async fn recursion_through_the_library() {
     .await;
 }
 
-/// The pattern of the issue, of a size that takes a while but not for ever.
-const PATTERN: &str = "return tostring(string.find(('a'):rep(N), ('a?'):rep(N) .. ('a'):rep(N)))";
+/// Takes longer than anybody waits, with nothing but the library.
+const PATTERN: &str = "string.find(('a'):rep(30), ('a?'):rep(30) .. ('a'):rep(30))";
 
-#[cfg(not(feature = "luau"))]
 #[tokio::test]
-async fn pattern_that_backtracks() {
-    let _turn = turn().await;
-    // Double the work until once is more than a call may take with all patience.
-    let rig = Rig::new();
-    let mut size = 20;
-    loop {
-        let hook = rig.script(&format!(
-            "function select_target() {} end",
-            PATTERN.replace('N', &size.to_string())
-        ));
-        let reply = target(&hook).await;
-        reply.answer.unwrap();
-        if reply.cost > 2 * LIMIT {
-            break;
-        }
-        size += 1;
-    }
+async fn patterns_that_backtrack() {
+    looping(PATTERN).await;
+    looping("local s = ('@/'):rep(2000) return s:match('^(.-)@(.-)/(.-):ok$')").await;
+    looping("local s = ('@/'):rep(2000) for _ in s:gmatch('(.-)@(.-)/(.-):ok$') do end").await;
+    looping("local s = ('@/'):rep(2000) return (s:gsub('(.-)@(.-)/(.-):ok$', '%1'))").await;
+}
 
+#[tokio::test]
+async fn patterns_that_are_long() {
+    looping("return ('a'):rep(1e5):find('[' .. ('b'):rep(1e6) .. ']')").await;
+    looping("return ('a'):rep(1e5):find('%f[' .. ('b'):rep(1e6) .. ']')").await;
+    looping("return ('('):rep(1e5):find('%b()x')").await;
+    looping("return (('a'):rep(1e5) .. 'b'):rep(9):find('(a+)b%1c')").await;
+}
+
+/// What may use the library natively, from within the library, without an instruction.
+#[tokio::test]
+async fn the_library_in_itself() {
+    looping("return (('x'):rep(8e6):gsub('x', string.len))").await;
+    looping(
+        "local t = {} for i = 1, 1e5 do t[i] = ('a'):rep(30) end
+         while true do pcall(table.sort, t, string.find) end",
+    )
+    .await;
+    looping("load(os.time)").await;
+    looping("load(function() return ' ' end)").await;
+    looping(
+        "local t = {} for i = 1, 2e5 do t[i] = '' end
+         local all = setmetatable(t, {__tostring = table.concat})
+         local many = {} for i = 1, 200 do many[i] = all end
+         local format = ('%s'):rep(200)
+         while true do format:format(table.unpack(many)) end",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn counts_that_are_strings() {
+    looping("string.rep('', '9223372036854775807')\nwhile true do string.rep('', '0x7fffffffffffffff') end")
+        .await;
+    looping("table.move({}, '1', '4611686018427387904', '2')").await;
+    looping("table.move({}, 1, 4611686018427387904, 2)").await;
+}
+
+#[tokio::test]
+async fn tables_that_say_they_are_long() {
+    let long = "local t = setmetatable({}, {__len = function() return math.maxinteger - 1 end})";
+    looping(&format!("{long} table.insert(t, 1, 'x')")).await;
+    looping(&format!("{long} table.remove(t, 1)")).await;
+    let strings = "local t = setmetatable({}, {__index = function() return '' end})";
+    looping(&format!(
+        "{strings} table.concat(t, '', 1, math.maxinteger)"
+    ))
+    .await;
+    // By natives alone.
+    looping(
+        "local t = setmetatable({}, {__index = rawlen, __len = function() return 1 << 30 end})
+             table.move(setmetatable({}, {__index = rawget}), 1, 1 << 62, 1, {})",
+    )
+    .await;
+    looping(
+        "local t = setmetatable({}, {__index = math.max, __len = function() return 1 << 30 end})
+         local n = setmetatable({}, {__index = string.len, __len = t})
+         while true do pcall(table.sort, t) pcall(table.unpack, n, 1, 9e5) end",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn natives_that_take_long_each() {
+    looping("local s = ('x'):rep(8e6) while true do local _ = s:upper() end").await;
+    looping("local t = {} for i = 1, 1e5 do t[i] = {} end while true do collectgarbage() end")
+        .await;
+    looping(
+        "local t = {} for i = 1, 2e5 do t[i] = i end
+             for i = 1, 2e5 do t[i] = nil end while true do next(t) end",
+    )
+    .await;
+    looping("while true do load(('x=1 '):rep(2e5)) end").await;
+}
+
+/// One instruction of the interpreter cannot be stopped: whoever waits is answered all the same,
+/// and nobody else is held up.
+#[tokio::test]
+async fn an_instruction_that_takes_long() {
+    let _turn = turn().await;
     let mut rig = Rig::new();
     let good = rig.script("function select_target() return 'good' end");
-    rig.limits.timeout = LIMIT;
-    let bad = rig.script(&format!(
-        "function select_target() {} end",
-        PATTERN.replace('N', &size.to_string())
-    ));
-    let started = Instant::now();
-    let bombs: Vec<_> = (0..3)
-        .map(|_| {
-            let bad = bad.clone();
-            tokio::spawn(async move {
-                let message = fail(&bad, &[Stuck]).await;
-                assert_eq!(
-                    message,
-                    "route.lua:1: select_target could not be stopped in time; its worker was given up"
-                );
-                started.elapsed()
-            })
-        })
-        .collect();
-    tokio::task::yield_now().await;
+    rig.limits.wall_timeout = Duration::from_millis(100);
+    // Of a table of that size, all these keys begin at one place.
+    let bad = rig.script(
+        "local t = {}
+         for i = 1, 1 << 14 do t[i * ((1 << 15) - 1)] = true end
+         function select_target() t[-1] = true end",
+    );
+    let bad = tokio::spawn(async move { fail(&bad, &[Stuck]).await });
+    while rig.pool.stats().slow == 0 {
+        tokio::task::yield_now().await;
+    }
     for _ in 0..GOOD {
         assert_good(&good).await;
     }
-    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
-    for bomb in bombs {
-        let took = bomb.await.unwrap();
-        assert!(took < 2 * LIMIT + SLACK, "{took:?}");
-    }
-    let stats = rig.pool.stats();
-    assert_eq!(stats.stuck_ever, 3);
-    assert!(rig.pool.wait_quiet(Duration::from_secs(60)));
-    let stats = rig.pool.stats();
-    assert_eq!((stats.stuck, stats.slow, stats.stuck_ever), (0, 0, 3));
+    let message = bad.await.unwrap();
+    assert_eq!(
+        message,
+        "route.lua:3: select_target has not ended within twice its wall-clock limit"
+    );
+    assert_eq!(rig.pool.stats().stuck, 1);
     assert_good(&good).await;
-}
-
-#[cfg(feature = "luau")]
-#[tokio::test]
-async fn pattern_that_backtracks() {
-    looping(&PATTERN.replace('N', "30")).await;
+    assert!(rig.pool.wait_quiet(Duration::from_secs(600)));
+    let stats = rig.pool.stats();
+    assert_eq!((stats.stuck, stats.stuck_ever), (0, 1));
 }

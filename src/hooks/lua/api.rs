@@ -35,6 +35,9 @@ use crate::proto::sproto::{self, Field, SprotoError};
 /// Longest name that is looked up.
 const MAX_NAME: usize = 253;
 
+/// The longest that a name is waited for, whatever time is left.
+const MAX_LOOKUP: Duration = Duration::from_secs(5);
+
 /// Why a host function gave no value.
 pub(super) enum Fail {
     /// The script's fault: raised with its line.
@@ -477,7 +480,7 @@ fn lookup(name: &str) -> Result<Vec<String>, String> {
     let Ok(runtime) = Handle::try_current() else {
         return Err("names cannot be resolved outside of the gateway".to_owned());
     };
-    let patience = limit::remaining().mul_f64(0.8);
+    let patience = limit::remaining().mul_f64(0.8).min(MAX_LOOKUP);
     let answer = runtime.block_on(async {
         tokio::time::timeout(patience, tokio::net::lookup_host((name, 0))).await
     });

@@ -34,7 +34,7 @@ const TIME_IS_UP: &str = "time limit exceeded";
 const DEPTH: c_int = 32;
 
 /// Instructions of the interpreter between two looks at the clock.
-const EVERY: c_int = 250;
+const EVERY: c_int = 100;
 
 /// Steps of the library's functions between two looks at the clock, of some nanoseconds each.
 const STEPS: u32 = 1000;
@@ -298,9 +298,10 @@ unsafe fn over(state: *mut lua_State) -> bool {
         let over = clock.look();
         // SAFETY: as for this function; counting changes nothing.
         let used = unsafe { ffi::lua_gc(state, ffi::LUA_GCCOUNT, 0) };
-        if over || usize::try_from(used).unwrap_or(0) >= clock.memory.get() / 2048 {
-            // SAFETY: as for this function.
-            clock.place.replace(unsafe { place(state) });
+        let noted = over || usize::try_from(used).unwrap_or(0) >= clock.memory.get() / 2048;
+        // SAFETY: as for this function.
+        if noted && let Some(place) = unsafe { place(state) } {
+            clock.place.replace(Some(place));
         }
         over
     })

@@ -37,6 +37,8 @@ mod api;
 mod json;
 mod limit;
 mod native;
+#[cfg(test)]
+mod native_tests;
 mod pattern;
 mod pool;
 mod script;
@@ -99,5 +101,9 @@ impl Hook for LuaHook {
 
     fn modules(&self) -> Vec<String> {
         self.script.modules()
+    }
+
+    fn is_stale(&self) -> bool {
+        self.script.is_stale()
     }
 }

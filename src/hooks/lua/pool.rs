@@ -63,6 +63,8 @@ pub struct Stats {
 pub(super) enum Lost {
     /// It was not begun in time.
     Overloaded,
+    /// It did not end in time, and may still.
+    Stuck,
     /// It panicked.
     Died,
 }
@@ -73,6 +75,14 @@ pub(super) struct Order {
     pub(super) script: u64,
     /// By the wall clock.
     pub(super) limit: Duration,
+}
+
+impl Order {
+    /// How long after its beginning the work has ended for sure, but for a single instruction that
+    /// takes long.
+    fn end(&self) -> Duration {
+        self.limit * 2 + QUEUED
+    }
 }
 
 impl Pool {
@@ -144,7 +154,8 @@ impl Pool {
             script: order.script,
             job: Shared::submit(&self.shared, order, work),
         };
-        let due = submitted + order.limit.max(QUEUED);
+        let mut begun = false;
+        let mut due = submitted + order.limit.max(QUEUED);
         let mut look = submitted + PATIENCE;
         loop {
             tokio::select! {
@@ -152,16 +163,23 @@ impl Pool {
                 answered = &mut answer => return answered.map_err(|_| Lost::Died),
                 () = tokio::time::sleep_until(look.into()) => {}
             }
-            if !place.waits() {
-                return answer.await.map_err(|_| Lost::Died);
-            }
             // Real time, also where a test has stopped the runtime's clock; ever more seldom, as
             // not to let all of it pass at once there.
             let now = Instant::now();
-            if now >= due && place.leave() {
-                return Err(Lost::Overloaded);
+            if !begun && !place.waits() {
+                begun = true;
+                due = now + order.end();
             }
-            look = due.min(now + (now - submitted).max(PATIENCE));
+            if now >= due {
+                if begun {
+                    return Err(Lost::Stuck);
+                } else if place.leave() {
+                    return Err(Lost::Overloaded);
+                }
+            }
+            look = due
+                .max(now + PATIENCE)
+                .min(now + (now - submitted).max(PATIENCE));
         }
     }
 
@@ -289,7 +307,7 @@ impl Place<'_> {
     fn waits(&self) -> bool {
         let state = self.shared.lock();
         let line = state.lines.get(&self.script);
-        line.is_some_and(|line| line.waiting.iter().any(|job| job.id == self.job))
+        line.is_some_and(|line| line.position(self.job).is_some())
     }
 
     /// Gives it up; says whether the call had not begun.
@@ -397,6 +415,13 @@ impl Shared {
     }
 }
 
+impl Line {
+    /// Where a call waits; their numbers go up.
+    fn position(&self, job: u64) -> Option<usize> {
+        self.waiting.binary_search_by_key(&job, |it| it.id).ok()
+    }
+}
+
 impl State {
     /// Whose turn it is, as an index of `turns`.
     fn turn(&self, size: usize) -> Option<usize> {
@@ -442,7 +467,7 @@ impl State {
     /// Takes a call that waits out of its line.
     fn remove(&mut self, script: u64, job: u64) -> Option<Job> {
         let line = self.lines.get_mut(&script)?;
-        let at = line.waiting.iter().position(|it| it.id == job)?;
+        let at = line.position(job)?;
         let job = line.waiting.remove(at);
         if line.waiting.is_empty() {
             self.turns.retain(|&it| it != script);
@@ -468,6 +493,6 @@ impl State {
 impl Running {
     /// Whether it has run for much longer than it may.
     fn is_stuck(&self) -> bool {
-        self.since.elapsed() > self.order.limit * 2 + QUEUED
+        self.since.elapsed() > self.order.end()
     }
 }

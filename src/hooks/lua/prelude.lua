@@ -37,8 +37,8 @@ end
 local raw_load = load
 function load(chunk, name, mode, ...)
   if mode == "b" then return nil, "attempt to load a text chunk (mode is 'b')" end
-  local read = chunk
-  if type(chunk) == "string" then
+  local kind, read = type(chunk)
+  if kind == "string" or kind == "number" then
     local at = 1
     if name == nil then name = chunk end
     function read()
@@ -47,12 +47,14 @@ function load(chunk, name, mode, ...)
       at = at + 4096
       return piece
     end
-  elseif type(chunk) == "function" then
+  elseif kind == "function" then
     function read()
       check_time()
       local piece = chunk()
       return piece
     end
+  else
+    error("bad argument #1 to 'load' (function expected, got " .. kind .. ")", 2)
   end
   return raw_load(read, name, "t", ...)
 end

@@ -37,8 +37,7 @@ impl Script {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name: Arc<str> = spec.name.into();
         let path = std::path::absolute(&spec.path).unwrap_or(spec.path);
-        let grown = spec.environment.grown.clone();
-        let sources = Sources::open(&path, grown).map_err(|message| LoadError {
+        let sources = Sources::open(&path).map_err(|message| LoadError {
             hook: name.clone(),
             path: path.clone(),
             message,
@@ -82,10 +81,11 @@ impl Script {
                 return Err(failed(format!("{file}: {message}")));
             }
         }
+        script.sources.tell(script.environment.grown.clone());
         Ok(script)
     }
 
-    /// Asks the script. Ends within twice its limit by the wall clock, or a second.
+    /// Asks the script. Ends when its turn has come and twice its limit by the wall clock is over.
     pub(super) async fn ask(self: Arc<Self>, call: Call) -> Reply {
         let function = Function::of(&call.question);
         let attrs = call.attrs.clone();
@@ -94,6 +94,7 @@ impl Script {
             limit: self.limits.wall_timeout,
         };
         let runtime = Handle::current();
+        let asked = Instant::now();
         let script = self.clone();
         let outcome = self
             .pool
@@ -113,7 +114,10 @@ impl Script {
             Reply {
                 answer: Err(error),
                 attrs,
-                cost: Duration::ZERO,
+                cost: match lost {
+                    Lost::Stuck => asked.elapsed(),
+                    Lost::Overloaded | Lost::Died => Duration::ZERO,
+                },
             }
         });
         self.pool.count(reply.answer.is_err());
@@ -139,6 +143,10 @@ impl Script {
 
     pub(super) fn modules(&self) -> Vec<String> {
         self.sources.modules()
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.sources.is_stale()
     }
 
     pub(super) fn sources(&self) -> &Arc<Sources> {
@@ -205,6 +213,10 @@ impl Script {
 
     fn lost(&self, lost: Lost, what: &str) -> HookError {
         let (kind, message) = match lost {
+            Lost::Stuck => (
+                HookErrorKind::Stuck,
+                format!("{what} has not ended within twice its wall-clock limit"),
+            ),
             Lost::Overloaded => (
                 HookErrorKind::Overloaded,
                 format!("{what}: no worker is free, too many calls are slow"),

@@ -72,8 +72,8 @@ pub(super) struct Sources {
     dir: PathBuf,
     main: Source,
     captured: Mutex<Captured>,
-    /// Told when there are more files.
-    grown: Arc<Notify>,
+    /// Told when there are more files, once the script is loaded.
+    grown: OnceLock<Arc<Notify>>,
 }
 
 #[derive(Debug)]
@@ -84,8 +84,8 @@ struct Captured {
 }
 
 impl Sources {
-    /// Reads the main file. `grown` is told when there are further ones.
-    pub(super) fn open(path: &Path, grown: Arc<Notify>) -> Result<Self, String> {
+    /// Reads the main file.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
         let name = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
@@ -98,8 +98,14 @@ impl Sources {
                 modules: HashMap::new(),
                 files: BTreeSet::from([path.to_owned()]),
             }),
-            grown,
+            grown: OnceLock::new(),
         })
+    }
+
+    /// From now on, tells when there are more files.
+    pub(super) fn tell(&self, grown: Arc<Notify>) {
+        // Told once, by whoever has loaded the script.
+        let _ = self.grown.set(grown);
     }
 
     /// The main file.
@@ -117,6 +123,15 @@ impl Sources {
         let captured = self.lock();
         let found = captured.modules.iter().filter(|(_, found)| found.is_ok());
         found.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a module has changed since it was read.
+    pub(super) fn is_stale(&self) -> bool {
+        let found: Vec<_> = self.lock().modules.values().flatten().cloned().collect();
+        found.iter().any(|source| {
+            let now = read(&self.dir.join(source.name()));
+            now.is_ok_and(|text| text != source.text)
+        })
     }
 
     /// The module of a name as `require` takes it: dots go down directories. Reads it the first
@@ -155,7 +170,9 @@ impl Sources {
             }
         }
         captured.modules.insert(name.to_owned(), found.clone());
-        self.grown.notify_one();
+        if let Some(grown) = self.grown.get() {
+            grown.notify_one();
+        }
         found
     }
 
