@@ -13,10 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
+use crate::proto::fastway::queue::{BATCH, Bounds, Queue};
 use crate::proto::fastway::{Decoder, Error, Frame};
 
-/// Frames written at once, at most.
-const BATCH: usize = 64;
 /// Up to that many bytes, frames are copied together for a stream that takes one slice at a time.
 const COPIED: usize = 16 * 1024;
 
@@ -33,15 +32,14 @@ pub(crate) struct Link<S> {
 }
 
 /// Frames to be written, and who is to write them. `E` is why nothing more will be.
-pub(crate) struct Outbox<E> {
-    limit: usize,
-    state: Mutex<State<E>>,
-}
+pub(crate) struct Outbox<E>(Mutex<State<E>>);
 
 struct State<E> {
-    frames: VecDeque<Bytes>,
+    queue: Queue,
     end: Option<E>,
     writer: Option<Waker>,
+    /// Since when somebody waits for room.
+    waited_for: Option<Instant>,
 }
 
 /// Fires when nothing has come for a while.
@@ -62,48 +60,68 @@ pub(crate) enum Pushed {
 }
 
 impl<E: Clone> Outbox<E> {
-    /// `limit` is how many chunks of frames should wait at most, beyond those that are being written.
-    pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            state: Mutex::new(State {
-                frames: VecDeque::new(),
-                end: None,
-                writer: None,
-            }),
-        }
+    pub fn new(bounds: Bounds) -> Self {
+        Self(Mutex::new(State {
+            queue: Queue::new(bounds),
+            end: None,
+            writer: None,
+            waited_for: None,
+        }))
     }
 
-    /// Leaves a frame of `chunks`, never a part of it.
+    /// Leaves a frame of `chunks`, never a part of it. One for which there is no room waits for it:
+    /// the writer tells when there is.
     pub fn push(&self, chunks: impl IntoIterator<Item = Bytes>) -> Pushed {
         let mut state = self.state();
         if state.end.is_some() {
             return Pushed::Ended;
         }
-        if state.frames.len() >= self.limit {
+        if state.queue.len() >= state.queue.limit() || state.queue.is_full() {
+            state.wait_for_room();
             return Pushed::Full;
         }
         state.leave(chunks);
         Pushed::Taken
     }
 
-    /// The same for those who cannot wait. Returns how many are beyond the limit; the writer is
-    /// woken for them, so that it has had its turn before it is found to be [behind](Self::beyond).
+    /// The same for those who cannot wait. Returns how many chunks are beyond their limit; the
+    /// writer is woken for them, so that it has had its turn before it is found to be
+    /// [behind](Self::beyond).
     pub fn push_anyway(&self, chunks: impl IntoIterator<Item = Bytes>) -> usize {
         let mut state = self.state();
         if state.end.is_none() {
             state.leave(chunks);
         }
-        let beyond = state.frames.len().saturating_sub(self.limit);
+        let beyond = state.beyond();
         if beyond > 0 {
             state.wake();
         }
         beyond
     }
 
-    /// How many are beyond the limit.
+    /// How many chunks are beyond their limit.
     pub fn beyond(&self) -> usize {
-        self.state().frames.len().saturating_sub(self.limit)
+        self.state().beyond()
+    }
+
+    /// Whether it holds as many bytes as it should.
+    pub fn is_full(&self) -> bool {
+        self.state().is_full()
+    }
+
+    /// The same for one who then waits for room: the writer tells when there is.
+    pub fn waits_for_room(&self) -> bool {
+        let mut state = self.state();
+        let full = state.is_full();
+        if full {
+            state.wait_for_room();
+        }
+        full
+    }
+
+    /// Since when somebody waits for room.
+    pub fn waited_for(&self) -> Option<Instant> {
+        self.state().waited_for
     }
 
     /// Takes no more frames, and tells the writer why. The first reason stays.
@@ -132,21 +150,48 @@ impl<E: Clone> Outbox<E> {
         self.state().end.clone()
     }
 
-    /// How many should wait at most.
+    /// How many chunks should wait at most.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.state().queue.limit()
+    }
+
+    /// Adds to `batch` what is to be written next; what was there is written. Whether those who
+    /// wait for room may go on.
+    fn take(&self, batch: &mut VecDeque<Bytes>) -> bool {
+        let mut state = self.state();
+        state.queue.take(batch);
+        let low = state.queue.is_low() && state.queue.len() <= state.queue.limit() / 2;
+        low && state.waited_for.take().is_some()
     }
 
     fn state(&self) -> MutexGuard<'_, State<E>> {
         // Nothing panics while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<E> State<E> {
+    fn beyond(&self) -> usize {
+        self.queue.len().saturating_sub(self.queue.limit())
+    }
+
+    fn is_full(&self) -> bool {
+        self.end.is_none() && self.queue.is_full()
+    }
+
+    /// The writer may want to know for how long.
+    fn wait_for_room(&mut self) {
+        if self.waited_for.is_none() {
+            self.waited_for = Some(Instant::now());
+            self.wake();
+        }
+    }
+
     fn leave(&mut self, chunks: impl IntoIterator<Item = Bytes>) {
-        let idle = self.frames.is_empty();
-        self.frames.extend(chunks);
+        let idle = self.queue.is_empty();
+        for chunk in chunks {
+            self.queue.push(chunk);
+        }
         // One who has not taken what is there has been woken for it, or waits for the stream.
         if idle {
             self.wake();
@@ -194,28 +239,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     /// Writes what is left in the outbox. Ready when that is nothing. What was left before the outbox
-    /// was closed is still written. `took` is called whenever frames have been taken out of it.
+    /// was closed is still written. `room` is called when those who wait for room may go on.
     pub fn poll_write<E: Clone>(
         &mut self,
         cx: &mut Context<'_>,
         outbox: &Outbox<E>,
-        mut took: impl FnMut(),
+        mut room: impl FnMut(),
     ) -> Poll<io::Result<()>> {
         loop {
             if self.batch.is_empty() {
-                let mut state = outbox.state();
-                if state.frames.is_empty() {
-                    drop(state);
+                if outbox.take(&mut self.batch) {
+                    room();
+                }
+                if self.batch.is_empty() {
                     return self.poll_flush(cx);
                 }
-                let len = state.frames.len().min(BATCH);
-                self.batch.extend(state.frames.drain(..len));
-                if state.frames.is_empty() {
-                    // A burst may have made it large.
-                    state.frames.shrink_to(BATCH);
-                }
-                drop(state);
-                took();
                 if !self.stream.is_write_vectored() {
                     copy_together(&mut self.batch);
                 }

@@ -313,6 +313,10 @@ replay_memory: 1GiB
                     idle: Some(Duration::from_secs(30)),
                     client_queue: 1024,
                     server_queue: 102_400,
+                    client_queue_bytes: 4 << 20,
+                    server_queue_bytes: 16 << 20,
+                    queue_memory: 256 << 20,
+                    stall_timeout: Duration::from_secs(10),
                 },
             }],
             upstream: Upstream {

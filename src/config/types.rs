@@ -290,11 +290,21 @@ settings! {
         /// their connection is closed, v3 at once. `0s` (`None`) is for ever. Default 30s.
         idle: Option<Duration> as OffOr<0, YEAR> = Some(Duration::from_secs(30)),
         /// How many frames wait for a client that reads too slowly; with more its connection is
-        /// closed. They may take as many times `max_packet` of memory for each client. 1 to
-        /// 1000000. Default 1024.
+        /// closed. 1 to 1000000. Default 1024.
         client_queue: usize as Int<usize, 1, 1_000_000> = 1024,
         /// The same for a server. Default 102400.
         server_queue: usize as Int<usize, 1, 1_000_000> = 102_400,
+        /// Memory that these frames may take for each client, with 192 bytes for each frame. Who has
+        /// more for it is not read from until half of that is written. 64KiB to 1GiB. Default 4MiB.
+        client_queue_bytes: usize as Size<{ 64 * KIB }, { 1024 * MIB }> = 4 * MIB,
+        /// The same for a server. Default 16MiB.
+        server_queue_bytes: usize as Size<{ 64 * KIB }, { 1024 * MIB }> = 16 * MIB,
+        /// Memory that the queues of all endpoints may take together. The less of it is left, the
+        /// less each may have: no more than that. 1MiB to 1TiB. Default 256MiB.
+        queue_memory: usize as Size<MIB, { 1024 * 1024 * MIB }> = 256 * MIB,
+        /// How long an endpoint that reads too slowly may keep those waiting who send to it; then its
+        /// connection is closed. More than 0s. Default 10s.
+        stall_timeout: Duration as Timeout = Duration::from_secs(10),
     }
 
     /// How servers are reached.

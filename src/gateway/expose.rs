@@ -289,13 +289,19 @@ impl Gateway {
             "Endpoints that have joined.",
         );
         for (name, role) in [("client", Role::Client), ("server", Role::Server)] {
-            text.sample(&[("role", name)], switchboard.endpoints(role).len());
+            text.sample(&[("role", name)], switchboard.count(role));
         }
         text.single(
             Kind::Gauge,
             "stablegate_fastway_virtual_connections",
             "Virtual connections.",
             switchboard.connections(),
+        );
+        text.single(
+            Kind::Gauge,
+            "stablegate_fastway_queue_bytes",
+            "What waits to be written to endpoints.",
+            switchboard.queued(),
         );
         text.counts(
             Kind::Counter,

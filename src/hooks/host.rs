@@ -59,16 +59,16 @@ pub struct Endpoint {
 
 /// Lists the fastway endpoints that are connected.
 #[derive(Clone)]
-pub struct Roster(Arc<dyn Fn(Role) -> Vec<Endpoint> + Send + Sync>);
+pub struct Roster(Arc<dyn Fn(Role) -> Arc<[Endpoint]> + Send + Sync>);
 
 impl Roster {
     /// `list` gives the endpoints of a kind by their ids.
-    pub fn new(list: impl Fn(Role) -> Vec<Endpoint> + Send + Sync + 'static) -> Self {
+    pub fn new(list: impl Fn(Role) -> Arc<[Endpoint]> + Send + Sync + 'static) -> Self {
         Self(Arc::new(list))
     }
 
     /// The endpoints of a kind by their ids.
-    pub fn list(&self, role: Role) -> Vec<Endpoint> {
+    pub fn list(&self, role: Role) -> Arc<[Endpoint]> {
         (self.0)(role)
     }
 }
@@ -76,7 +76,7 @@ impl Roster {
 impl Default for Roster {
     /// Nobody is connected.
     fn default() -> Self {
-        Self::new(|_| Vec::new())
+        Self::new(|_| Arc::default())
     }
 }
 

@@ -22,6 +22,7 @@ mod contract;
 pub mod host;
 mod load;
 pub mod lua;
+mod processor;
 pub mod shared;
 pub mod spec;
 pub mod stats;

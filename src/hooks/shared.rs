@@ -2,11 +2,17 @@
 //!
 //! It outlives reloads and is bounded: a script that never deletes gets an error, not the
 //! gateway's memory. [`Store`] is the pure part, told the time by its caller; [`Shared`] is the
-//! one that hooks use.
+//! one that hooks use: many stores, each for a part of the keys, under locks that are held for
+//! nothing that grows with a key, a value or the number of entries.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use hashbrown::HashTable;
 
 use super::AttrValue;
 
@@ -16,8 +22,14 @@ pub const CAPACITY: usize = 64 * 1024 * 1024;
 /// What an entry costs beside its key and its value: two map nodes and the key's counts.
 pub const ENTRY_COST: usize = 192;
 
+/// Stores of a [`Shared`]. Each grows by itself, and with it the time that growing takes.
+const SHARDS: usize = 64;
+
 /// Expired entries removed by one call at most, so that no call pays for all of them.
 const SWEEP: usize = 8;
+
+/// Expired entries of a store removed at once when all are full.
+const SLICE: usize = 64;
 
 /// Why the store refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,13 +45,18 @@ pub enum SharedError {
 /// The store that hooks use, on the system's monotonic clock.
 #[derive(Debug)]
 pub struct Shared {
-    store: Mutex<Store>,
+    shards: Vec<Mutex<Store>>,
+    hasher: RandomState,
 }
 
 impl Default for Shared {
     fn default() -> Self {
+        let room = Arc::new(Room::new(CAPACITY));
         Self {
-            store: Mutex::new(Store::new(CAPACITY)),
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(Store::new(room.clone())))
+                .collect(),
+            hasher: RandomState::new(),
         }
     }
 }
@@ -47,7 +64,7 @@ impl Default for Shared {
 impl Shared {
     /// See [`Store::get`].
     pub fn get(&self, key: &[u8]) -> Option<AttrValue> {
-        self.lock().get(key, Instant::now())
+        self.at(&self.key(key), |store, key| store.get(key, Instant::now()))
     }
 
     /// See [`Store::set`].
@@ -57,7 +74,9 @@ impl Shared {
         value: AttrValue,
         ttl: Option<Duration>,
     ) -> Result<(), SharedError> {
-        self.lock().set(key, value, ttl, Instant::now())
+        self.with_room(key, |store, key| {
+            store.set(key, value.clone(), ttl, Instant::now())
+        })
     }
 
     /// See [`Store::add`].
@@ -67,7 +86,9 @@ impl Shared {
         value: AttrValue,
         ttl: Option<Duration>,
     ) -> Result<bool, SharedError> {
-        self.lock().add(key, value, ttl, Instant::now())
+        self.with_room(key, |store, key| {
+            store.add(key, value.clone(), ttl, Instant::now())
+        })
     }
 
     /// See [`Store::incr`].
@@ -77,80 +98,163 @@ impl Shared {
         by: AttrValue,
         ttl: Option<Duration>,
     ) -> Result<AttrValue, SharedError> {
-        self.lock().incr(key, by, ttl, Instant::now())
+        self.with_room(key, |store, key| {
+            store.incr(key, by.clone(), ttl, Instant::now())
+        })
     }
 
     /// See [`Store::delete`].
     pub fn delete(&self, key: &[u8]) -> bool {
-        self.lock().delete(key, Instant::now())
+        self.at(&self.key(key), |store, key| {
+            store.delete(key, Instant::now())
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Store> {
-        // The store is consistent between its own statements; a panic leaves it usable.
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    fn key(&self, bytes: &[u8]) -> Key {
+        Key {
+            hash: self.hasher.hash_one(bytes),
+            bytes: bytes.into(),
+        }
     }
+
+    /// Does something that may need room, again if there is more without what has expired.
+    fn with_room<T>(
+        &self,
+        key: &[u8],
+        mut run: impl FnMut(&mut Store, &Key) -> Result<T, SharedError>,
+    ) -> Result<T, SharedError> {
+        let key = self.key(key);
+        loop {
+            let result = self.at(&key, &mut run);
+            if !matches!(result, Err(SharedError::Full)) || !self.sweep() {
+                return result;
+            }
+        }
+    }
+
+    /// Removes some of what has expired; says whether there was any.
+    fn sweep(&self) -> bool {
+        let mut any = false;
+        for shard in &self.shards {
+            any |= locked(shard, |store| store.sweep(SLICE, Instant::now()));
+        }
+        any
+    }
+
+    /// Runs under the lock of a key's store.
+    fn at<T>(&self, key: &Key, run: impl FnOnce(&mut Store, &Key) -> T) -> T {
+        // The table takes its buckets from the low bits and its tags from the high ones.
+        let shard = &self.shards[(key.hash >> 32) as usize % SHARDS];
+        locked(shard, |store| run(store, key))
+    }
+}
+
+/// Runs under the lock of a store. What is removed from it is dropped without.
+fn locked<T>(shard: &Mutex<Store>, run: impl FnOnce(&mut Store) -> T) -> T {
+    // The store is consistent between its own statements; a panic leaves it usable.
+    let mut store = shard.lock().unwrap_or_else(PoisonError::into_inner);
+    let result = run(&mut store);
+    let removed = mem::take(&mut store.removed);
+    drop(store);
+    drop(removed);
+    result
+}
+
+/// What stores may take together.
+#[derive(Debug)]
+pub struct Room {
+    used: AtomicUsize,
+    capacity: usize,
+}
+
+impl Room {
+    /// For `capacity` bytes.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            used: AtomicUsize::new(0),
+            capacity,
+        }
+    }
+
+    /// Bytes accounted for.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Accounts for something in the place of something else, if there is room.
+    fn exchange(&self, freed: usize, cost: usize) -> Result<(), SharedError> {
+        let fits = |used: usize| {
+            let used = used - freed + cost;
+            (used <= self.capacity).then_some(used)
+        };
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .map(drop)
+            .map_err(|_| SharedError::Full)
+    }
+
+    fn free(&self, cost: usize) {
+        self.used.fetch_sub(cost, Ordering::Relaxed);
+    }
+}
+
+/// A key with its hash. Those of one store are hashed alike.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub hash: u64,
+    pub bytes: Arc<[u8]>,
 }
 
 /// A bounded map with expiry. `now` must not go back between calls.
 #[derive(Debug)]
 pub struct Store {
-    entries: HashMap<Arc<[u8]>, Entry>,
+    entries: HashTable<Entry>,
     /// When entries expire, with a number that tells apart those of one instant.
-    expiry: BTreeMap<(Instant, u64), Arc<[u8]>>,
+    expiry: BTreeMap<(Instant, u64), Key>,
     next: u64,
-    used: usize,
-    capacity: usize,
+    room: Arc<Room>,
+    /// What was removed, for the caller to drop.
+    removed: Vec<Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    key: Key,
     value: AttrValue,
     expires: Option<(Instant, u64)>,
 }
 
 impl Store {
-    /// An empty store for `capacity` bytes.
-    pub fn new(capacity: usize) -> Self {
+    /// An empty store.
+    pub fn new(room: Arc<Room>) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: HashTable::new(),
             expiry: BTreeMap::new(),
             next: 0,
-            used: 0,
-            capacity,
+            room,
+            removed: Vec::new(),
         }
     }
 
     /// The value of a key that has not expired.
-    pub fn get(&mut self, key: &[u8], now: Instant) -> Option<AttrValue> {
-        self.sweep(now);
+    pub fn get(&mut self, key: &Key, now: Instant) -> Option<AttrValue> {
+        self.sweep(SWEEP, now);
         self.live(key, now).map(|entry| entry.value.clone())
     }
 
-    /// Sets a key; without `ttl` it stays until it is deleted.
+    /// Sets a key; without `ttl` it stays until it is deleted. Room that is held by what has
+    /// expired and was not [swept](Self::sweep) yet is no room.
     pub fn set(
         &mut self,
-        key: &[u8],
+        key: &Key,
         value: AttrValue,
         ttl: Option<Duration>,
         now: Instant,
     ) -> Result<(), SharedError> {
-        self.sweep(now);
-        let freed = self
-            .entries
-            .get(key)
-            .map_or(0, |entry| cost(key, &entry.value));
-        if self.used - freed + cost(key, &value) > self.capacity {
-            // Room may be held by what has expired and was not swept yet.
-            self.sweep_all(now);
-            let freed = self
-                .entries
-                .get(key)
-                .map_or(0, |entry| cost(key, &entry.value));
-            if self.used - freed + cost(key, &value) > self.capacity {
-                return Err(SharedError::Full);
-            }
-        }
-        self.remove(key);
+        self.sweep(SWEEP, now);
+        let old = self.entries.find(key.hash, is(key)).map_or(0, cost_of);
+        self.room.exchange(old, cost(&key.bytes, &value))?;
+        self.unlink(key);
         self.insert(key, value, ttl, now);
         Ok(())
     }
@@ -158,7 +262,7 @@ impl Store {
     /// Sets a key that is not there; says whether it did.
     pub fn add(
         &mut self,
-        key: &[u8],
+        key: &Key,
         value: AttrValue,
         ttl: Option<Duration>,
         now: Instant,
@@ -173,7 +277,7 @@ impl Store {
     /// call that creates the key, so that a counter covers a fixed window.
     pub fn incr(
         &mut self,
-        key: &[u8],
+        key: &Key,
         by: AttrValue,
         ttl: Option<Duration>,
         now: Instant,
@@ -189,27 +293,34 @@ impl Store {
     }
 
     /// Removes a key; says whether it was there.
-    pub fn delete(&mut self, key: &[u8], now: Instant) -> bool {
-        self.sweep(now);
+    pub fn delete(&mut self, key: &Key, now: Instant) -> bool {
+        self.sweep(SWEEP, now);
         let was = self.live(key, now).is_some();
         self.remove(key);
         was
     }
 
-    /// Bytes accounted for.
-    pub fn used(&self) -> usize {
-        self.used
+    /// Removes so many expired entries at most; says whether there was any.
+    pub fn sweep(&mut self, most: usize, now: Instant) -> bool {
+        for swept in 0..most {
+            match self.expiry.first_key_value() {
+                Some((&(at, _), key)) if at <= now => {
+                    let key = key.clone();
+                    self.remove(&key);
+                }
+                _ => return swept > 0,
+            }
+        }
+        true
     }
 
-    fn live(&mut self, key: &[u8], now: Instant) -> Option<&mut Entry> {
+    fn live(&mut self, key: &Key, now: Instant) -> Option<&mut Entry> {
         self.entries
-            .get_mut(key)
+            .find_mut(key.hash, is(key))
             .filter(|entry| entry.expires.is_none_or(|(at, _)| at > now))
     }
 
-    fn insert(&mut self, key: &[u8], value: AttrValue, ttl: Option<Duration>, now: Instant) {
-        self.used += cost(key, &value);
-        let key: Arc<[u8]> = key.into();
+    fn insert(&mut self, key: &Key, value: AttrValue, ttl: Option<Duration>, now: Instant) {
         // An expiry beyond what the clock can say is none.
         let expires = ttl
             .and_then(|ttl| now.checked_add(ttl))
@@ -218,40 +329,40 @@ impl Store {
             self.next += 1;
             self.expiry.insert(slot, key.clone());
         }
-        self.entries.insert(key, Entry { value, expires });
+        let entry = Entry {
+            key: key.clone(),
+            value,
+            expires,
+        };
+        self.entries
+            .insert_unique(key.hash, entry, |entry| entry.key.hash);
     }
 
-    fn remove(&mut self, key: &[u8]) {
-        if let Some(entry) = self.entries.remove(key) {
-            self.used -= cost(key, &entry.value);
-            if let Some(slot) = entry.expires {
-                self.expiry.remove(&slot);
-            }
+    fn remove(&mut self, key: &Key) {
+        if let Some(cost) = self.unlink(key) {
+            self.room.free(cost);
         }
     }
 
-    fn sweep(&mut self, now: Instant) {
-        for _ in 0..SWEEP {
-            if !self.sweep_one(now) {
-                return;
-            }
+    /// Removes a key and leaves the accounts; returns what it cost.
+    fn unlink(&mut self, key: &Key) -> Option<usize> {
+        let found = self.entries.find_entry(key.hash, is(key)).ok()?;
+        let (entry, _) = found.remove();
+        if let Some(slot) = entry.expires {
+            self.expiry.remove(&slot);
         }
+        let cost = cost_of(&entry);
+        self.removed.push(entry);
+        Some(cost)
     }
+}
 
-    fn sweep_all(&mut self, now: Instant) {
-        while self.sweep_one(now) {}
-    }
+fn is(key: &Key) -> impl FnMut(&Entry) -> bool {
+    |entry| entry.key.bytes == key.bytes
+}
 
-    fn sweep_one(&mut self, now: Instant) -> bool {
-        match self.expiry.first_key_value() {
-            Some((&(at, _), key)) if at <= now => {
-                let key = key.clone();
-                self.remove(&key);
-                true
-            }
-            _ => false,
-        }
-    }
+fn cost_of(entry: &Entry) -> usize {
+    cost(&entry.key.bytes, &entry.value)
 }
 
 fn cost(key: &[u8], value: &AttrValue) -> usize {
@@ -283,10 +394,24 @@ fn number(value: &AttrValue) -> Result<f64, SharedError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use proptest::prelude::*;
+    use std::collections::HashMap;
 
     fn text(text: &str) -> AttrValue {
         AttrValue::String(text.to_owned().into())
+    }
+
+    fn key(bytes: &[u8]) -> Key {
+        Key {
+            // Some have the same.
+            hash: bytes.iter().map(|&byte| u64::from(byte % 3)).sum(),
+            bytes: bytes.into(),
+        }
+    }
+
+    fn store(capacity: usize) -> Store {
+        Store::new(Arc::new(Room::new(capacity)))
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -294,81 +419,102 @@ mod tests {
     #[test]
     fn values_are_kept_replaced_and_deleted() {
         let now = Instant::now();
-        let mut store = Store::new(CAPACITY);
-        assert_eq!(store.get(b"k", now), None);
-        store.set(b"k", text("a"), None, now).unwrap();
-        store.set(b"k", text("bb"), None, now).unwrap();
-        assert_eq!(store.get(b"k", now + SECOND * 1_000_000), Some(text("bb")));
-        assert!(store.delete(b"k", now));
-        assert!(!store.delete(b"k", now));
-        assert_eq!(store.used(), 0);
+        let mut store = store(CAPACITY);
+        assert_eq!(store.get(&key(b"k"), now), None);
+        store.set(&key(b"k"), text("a"), None, now).unwrap();
+        store.set(&key(b"k"), text("bb"), None, now).unwrap();
+        assert_eq!(
+            store.get(&key(b"k"), now + SECOND * 1_000_000),
+            Some(text("bb"))
+        );
+        assert!(store.delete(&key(b"k"), now));
+        assert!(!store.delete(&key(b"k"), now));
+        assert_eq!(store.room.used(), 0);
     }
 
     #[test]
     fn entries_expire_at_their_instant() {
         let now = Instant::now();
-        let mut store = Store::new(CAPACITY);
-        store.set(b"k", text("a"), Some(SECOND), now).unwrap();
+        let mut store = store(CAPACITY);
+        store.set(&key(b"k"), text("a"), Some(SECOND), now).unwrap();
         let last = now + SECOND - Duration::from_nanos(1);
-        assert_eq!(store.get(b"k", last), Some(text("a")));
-        assert_eq!(store.get(b"k", now + SECOND), None);
-        assert_eq!(store.used(), 0);
+        assert_eq!(store.get(&key(b"k"), last), Some(text("a")));
+        assert_eq!(store.get(&key(b"k"), now + SECOND), None);
+        assert_eq!(store.room.used(), 0);
         // A new value forgets the old expiry.
-        store.set(b"k", text("a"), Some(SECOND), now).unwrap();
-        store.set(b"k", text("b"), None, now).unwrap();
-        assert_eq!(store.get(b"k", now + SECOND * 2), Some(text("b")));
+        store.set(&key(b"k"), text("a"), Some(SECOND), now).unwrap();
+        store.set(&key(b"k"), text("b"), None, now).unwrap();
+        assert_eq!(store.get(&key(b"k"), now + SECOND * 2), Some(text("b")));
     }
 
     #[test]
     fn add_takes_only_absent_or_expired_keys() {
         let now = Instant::now();
-        let mut store = Store::new(CAPACITY);
-        assert_eq!(store.add(b"k", text("a"), Some(SECOND), now), Ok(true));
-        assert_eq!(store.add(b"k", text("b"), None, now), Ok(false));
-        assert_eq!(store.add(b"k", text("c"), None, now + SECOND), Ok(true));
-        assert_eq!(store.get(b"k", now + SECOND), Some(text("c")));
+        let mut store = store(CAPACITY);
+        assert_eq!(
+            store.add(&key(b"k"), text("a"), Some(SECOND), now),
+            Ok(true)
+        );
+        assert_eq!(store.add(&key(b"k"), text("b"), None, now), Ok(false));
+        assert_eq!(
+            store.add(&key(b"k"), text("c"), None, now + SECOND),
+            Ok(true)
+        );
+        assert_eq!(store.get(&key(b"k"), now + SECOND), Some(text("c")));
     }
 
     #[test]
     fn counters_cover_a_fixed_window() {
         let now = Instant::now();
-        let mut store = Store::new(CAPACITY);
+        let mut store = store(CAPACITY);
         let one = || AttrValue::Integer(1);
         for (at, want) in [(0, 1), (400, 2), (999, 3), (1000, 1)] {
             let now = now + Duration::from_millis(at);
-            let sum = store.incr(b"k", one(), Some(SECOND), now);
+            let sum = store.incr(&key(b"k"), one(), Some(SECOND), now);
             assert_eq!(sum, Ok(AttrValue::Integer(want)));
         }
-        let half = store.incr(b"k", AttrValue::Number(0.5), None, now + SECOND);
+        let half = store.incr(&key(b"k"), AttrValue::Number(0.5), None, now + SECOND);
         assert_eq!(half, Ok(AttrValue::Number(1.5)));
-        store.set(b"s", text("a"), None, now + SECOND).unwrap();
-        let sum = store.incr(b"s", one(), None, now + SECOND);
+        store
+            .set(&key(b"s"), text("a"), None, now + SECOND)
+            .unwrap();
+        let sum = store.incr(&key(b"s"), one(), None, now + SECOND);
         assert_eq!(sum, Err(SharedError::NotANumber));
         store
-            .set(b"m", AttrValue::Integer(i64::MAX), None, now + SECOND)
+            .set(&key(b"m"), AttrValue::Integer(i64::MAX), None, now + SECOND)
             .unwrap();
-        let sum = store.incr(b"m", one(), None, now + SECOND);
+        let sum = store.incr(&key(b"m"), one(), None, now + SECOND);
         assert_eq!(sum, Err(SharedError::Overflow));
     }
 
     #[test]
     fn a_full_store_refuses_until_there_is_room() {
         let now = Instant::now();
-        let mut store = Store::new(3 * (ENTRY_COST + 1));
-        store.set(b"a", AttrValue::Integer(1), None, now).unwrap();
-        for key in [b"b", b"c"] {
+        let mut store = store(3 * (ENTRY_COST + 1));
+        store
+            .set(&key(b"a"), AttrValue::Integer(1), None, now)
+            .unwrap();
+        for name in [b"b", b"c"] {
             store
-                .set(key, AttrValue::Integer(1), Some(SECOND), now)
+                .set(&key(name), AttrValue::Integer(1), Some(SECOND), now)
                 .unwrap();
         }
-        let set = |store: &mut Store, now| store.set(b"d", AttrValue::Integer(1), None, now);
+        let set = |store: &mut Store, now| store.set(&key(b"d"), AttrValue::Integer(1), None, now);
         assert_eq!(set(&mut store, now), Err(SharedError::Full));
-        assert_eq!(store.get(b"d", now), None);
+        assert_eq!(store.get(&key(b"d"), now), None);
         // What is there can still be replaced and counted.
-        assert!(store.set(b"a", AttrValue::Integer(2), None, now).is_ok());
-        assert!(store.incr(b"a", AttrValue::Integer(2), None, now).is_ok());
+        assert!(
+            store
+                .set(&key(b"a"), AttrValue::Integer(2), None, now)
+                .is_ok()
+        );
+        assert!(
+            store
+                .incr(&key(b"a"), AttrValue::Integer(2), None, now)
+                .is_ok()
+        );
         assert_eq!(
-            store.set(b"a", text("longer"), None, now),
+            store.set(&key(b"a"), text("longer"), None, now),
             Err(SharedError::Full)
         );
         assert_eq!(set(&mut store, now + SECOND), Ok(()));
@@ -377,16 +523,82 @@ mod tests {
     #[test]
     fn expired_entries_go_without_being_asked_for() {
         let now = Instant::now();
-        let mut store = Store::new(CAPACITY);
-        for key in 0..1000u32 {
+        let mut store = store(CAPACITY);
+        for number in 0..1000u32 {
             store
-                .set(&key.to_le_bytes(), text("x"), Some(SECOND), now)
+                .set(&key(&number.to_le_bytes()), text("x"), Some(SECOND), now)
                 .unwrap();
         }
         for _ in 0..1000 / SWEEP {
-            store.get(b"other", now + SECOND);
+            store.get(&key(b"other"), now + SECOND);
         }
-        assert_eq!(store.used(), 0);
+        assert_eq!(store.room.used(), 0);
+    }
+
+    /// A value that finds out whether a lock is held when it goes.
+    struct Witness {
+        store: Arc<Shared>,
+        unlocked: Arc<AtomicUsize>,
+    }
+
+    impl AsRef<[u8]> for Witness {
+        fn as_ref(&self) -> &[u8] {
+            b"value"
+        }
+    }
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            if self
+                .store
+                .shards
+                .iter()
+                .all(|shard| shard.try_lock().is_ok())
+            {
+                self.unlocked.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_removed_is_dropped_without_a_lock() {
+        let store = Arc::<Shared>::default();
+        let unlocked = Arc::<AtomicUsize>::default();
+        let witness = || {
+            let (store, unlocked) = (store.clone(), unlocked.clone());
+            AttrValue::String(Bytes::from_owner(Witness { store, unlocked }))
+        };
+        let ttl = Some(Duration::from_nanos(1));
+        // Replaced, deleted, swept by another call for the same key.
+        store.set(b"key", witness(), None).unwrap();
+        store.set(b"key", witness(), None).unwrap();
+        store.delete(b"key");
+        store.set(b"key", witness(), ttl).unwrap();
+        store.get(b"key");
+        assert_eq!(unlocked.load(Ordering::Relaxed), 3);
+        // Swept for room.
+        let rest = CAPACITY - store.shards[0].lock().unwrap().room.used() - 10_000;
+        let large = AttrValue::String(vec![7; rest].into());
+        store.set(b"large", large, None).unwrap();
+        store.set(b"other", witness(), ttl).unwrap();
+        let more = AttrValue::String(vec![7; 9_500].into());
+        store.set(b"more", more, None).unwrap();
+        assert_eq!(unlocked.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn what_has_expired_makes_room_at_once() {
+        let store = Shared::default();
+        let value = text(&"x".repeat(1 << 20));
+        for number in 0..60u8 {
+            let ttl = Some(Duration::from_nanos(1));
+            store.set(&[number], value.clone(), ttl).unwrap();
+        }
+        let half = AttrValue::String(vec![7; CAPACITY / 2].into());
+        store.set(b"half", half.clone(), None).unwrap();
+        assert_eq!(store.set(b"more", half, None), Err(SharedError::Full));
+        assert_eq!(store.get(b"more"), None);
+        assert!(store.delete(b"half"));
     }
 
     proptest! {
@@ -397,7 +609,7 @@ mod tests {
         )) {
             let start = Instant::now();
             let mut now = start;
-            let mut store = Store::new(CAPACITY);
+            let mut store = store(CAPACITY);
             let mut model: HashMap<u8, (AttrValue, Option<Instant>)> = HashMap::new();
             for (step, (op, key, ttl, pass)) in steps.into_iter().enumerate() {
                 now += SECOND * pass as u32;
@@ -405,7 +617,7 @@ mod tests {
                 let ttl = (ttl > 0).then(|| SECOND * ttl as u32);
                 let at = ttl.map(|ttl| now + ttl);
                 let value = AttrValue::Integer(step as i64);
-                let name = [key];
+                let name = super::tests::key(&[key]);
                 match op {
                     0 => {
                         store.set(&name, value.clone(), ttl, now).unwrap();

@@ -8,7 +8,10 @@ use crate::rig::{self, client, connect, joined, listeners, passes, server, setti
 
 const SCRIPT: &str = r#"
     function access(session)
-      if session.server_id == 13 then return false, "unlucky" end
+      if session.server_id == 13 then
+        session.attrs.asked = "thirteen"
+        return false, "unlucky"
+      end
       local dial = session.dial
       if not dial then
         gateway.log.info("joins " .. session.listener .. " " .. tostring(session.server_id))
@@ -39,7 +42,7 @@ const SCRIPT: &str = r#"
 
 async fn start(script: &str) -> Gateway {
     let config = format!(
-        "{}{}hooks: [{{name: h, lua: h.lua}}]\n",
+        "{}{}hooks: [{{name: h, lua: h.lua, timeout: 1s}}]\n",
         listeners(", hooks: [h]"),
         settings("")
     );
@@ -62,6 +65,7 @@ async fn connections_and_dials_are_decided() {
     soon("its end", unlucky.unwrap().closed()).await;
     let fits = |line: &Value| line["detail"] == "denied by hook h: unlucky";
     gateway.log().wait("why", fits).await;
+    logged(&gateway, "closed thirteen 0 0 denied").await;
 
     let client = client(&gateway, Version::V2).await;
     logged(&gateway, "joins clients2 nil").await;

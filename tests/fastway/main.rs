@@ -10,3 +10,4 @@ mod recorded;
 mod resumed;
 mod rig;
 mod soak;
+mod stalled;

@@ -259,7 +259,7 @@ async fn draining_ends_with_the_last_connection() {
 #[tokio::test]
 async fn draining_delivers_what_was_sent() {
     const MESSAGES: usize = 400;
-    let mut gateway = Gateway::start(&config("")).await;
+    let mut gateway = Gateway::start(&config(", client_queue_bytes: 16MiB")).await;
     let server = server(&gateway, Version::V3, 9).await;
     let mut slow = Raw::narrow(clients(&gateway, Version::V3)).await;
     let (conn, remote) = (0, 9);

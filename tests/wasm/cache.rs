@@ -174,3 +174,19 @@ async fn old_code_goes() {
     assert_eq!(left.len(), 3, "{left:?}");
     assert!(!left.contains(&cache.join("old.cwasm")), "{left:?}");
 }
+
+#[tokio::test]
+async fn what_is_no_file_is_neither_read_nor_waited_for() {
+    let rig = rig();
+    let cache = rig.dir.path().join("cache");
+    load(&rig, &cache, "plugin.wat").await;
+    let [kept] = &files(&cache)[..] else {
+        panic!("{:?}", files(&cache))
+    };
+    fs::remove_file(kept).unwrap();
+    let path = std::ffi::CString::new(kept.as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: the path ends with a zero, and is only read.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    load(&rig, &cache, "plugin.wat").await;
+    assert!(fs::metadata(kept).unwrap().is_file());
+}

@@ -25,7 +25,11 @@ use inbox::Inbox;
 
 use crate::link::Outbox;
 pub use crate::proto::fastway::Version;
+use crate::proto::fastway::queue::Bounds;
 use crate::proto::fastway::{self as proto, auth};
+
+/// Bytes that wait to be written, beyond which sending waits.
+const SEND_QUEUE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How an endpoint speaks, and how much it holds.
 #[derive(Debug, Clone)]
@@ -34,8 +38,8 @@ pub struct Options {
     pub version: Version,
     /// The gateway's limit of a frame's length, bytes. A message has 4 bytes less.
     pub max_packet: u32,
-    /// Frames that wait to be written, those of more than 1 KiB counted twice; sending waits while
-    /// there are as many.
+    /// Frames that wait to be written, those of more than 1 KiB counted twice; sending waits once
+    /// there are as many, or 4 MiB, until there are half.
     pub send_queue: usize,
     /// Messages that wait to be received, for each connection. One more closes the connection: it
     /// does not hold up the others.
@@ -118,7 +122,12 @@ impl Endpoint {
         options: Options,
     ) -> Self {
         let shared = Arc::new(Shared {
-            outbox: Outbox::new(options.send_queue),
+            outbox: Outbox::new(Bounds {
+                chunks: options.send_queue,
+                bytes: SEND_QUEUE_BYTES,
+                pool: Arc::default(),
+                pool_bytes: usize::MAX,
+            }),
             room: Notify::new(),
             state: Mutex::new(State {
                 protocol: proto::Endpoint::new(options.version),

@@ -9,14 +9,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::task::coop::has_budget_remaining;
+use tokio::time::{Sleep, sleep_until};
 
 use super::dial::{Call, Dialler};
-use super::{End, Remote, emit};
+use super::{End, Remote, Room, emit, emit_and_look};
+use crate::config::Fastway as Settings;
 use crate::gateway::State;
 use crate::gateway::client::Client;
 use crate::hooks::chain::Denied;
-use crate::link::{Link, Silence};
-use crate::proto::fastway::{Dial, Peer};
+use crate::link::{Link, Outbox, Silence};
+use crate::proto::fastway::{Dial, Frame, Peer};
 
 /// Dials that wait for hooks; with more, the endpoint is not read from.
 const MAX_WAITING: usize = 64;
@@ -32,6 +34,21 @@ pub(super) struct Physical {
     pub dialler: Dialler,
     pub silence: Option<Silence>,
     dials: Dials,
+    held: Option<Held>,
+    stall: Stall,
+}
+
+/// Why an endpoint is not read from: somebody it has frames for has no room.
+struct Held {
+    room: Room,
+    /// The next of those frames.
+    frame: Option<Frame>,
+}
+
+/// Fires when others have waited long for room in an outbox.
+struct Stall {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Dials for hooks to decide, one after the other: an endpoint may tell their answers apart by
@@ -50,15 +67,20 @@ impl Physical {
         remote: Arc<Remote>,
         peer: Peer,
         dialler: Dialler,
-        idle: Option<Duration>,
+        settings: &Settings,
     ) -> Self {
         Self {
             link,
             remote,
             peer,
             dialler,
-            silence: idle.map(Silence::new),
+            silence: settings.idle.map(Silence::new),
             dials: Dials::default(),
+            held: None,
+            stall: Stall {
+                limit: settings.stall_timeout,
+                timer: None,
+            },
         }
     }
 
@@ -71,7 +93,11 @@ impl Physical {
             }
             // With no connection left, nobody leaves it anything more.
             let drained = self.dialler.state.draining.is_cancelled() && self.is_idle();
-            match self.link.poll_write(cx, &self.remote.outbox, || ()) {
+            let room = &self.remote.room;
+            let written = self
+                .link
+                .poll_write(cx, &self.remote.outbox, || room.notify_waiters());
+            match written {
                 Poll::Ready(Ok(())) if drained => return Poll::Ready(End::Drained),
                 Poll::Ready(Err(error)) => return Poll::Ready(End::of(&error)),
                 // Not if it is only the runtime that wants others to go on.
@@ -80,17 +106,30 @@ impl Physical {
                 }
                 _ => {}
             }
+            if self.stall.poll(cx, &self.remote.outbox).is_ready() {
+                return Poll::Ready(End::Stalled(self.stall.limit));
+            }
             self.poll_dials(cx);
-            if self.dials.waiting.len() >= MAX_WAITING {
-                break;
+            if !self.may_read(cx) {
+                // It is not silent, but not heard. One that reads is attended to by that.
+                if let Some(silence) = &mut self.silence {
+                    silence.broken();
+                }
+                if self.link.stream_mut().poll_attend(cx).is_ready() {
+                    return Poll::Ready(End::Broken(io::ErrorKind::TimedOut));
+                }
+                return Poll::Pending;
             }
-            match self.link.poll_fill(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(End::of(&error)),
-                Poll::Pending => break,
-            }
-            if let Some(silence) = &mut self.silence {
-                silence.broken();
+            // What is left of the last read comes first.
+            if self.held.is_none() {
+                match self.link.poll_fill(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(End::of(&error)),
+                    Poll::Pending => break,
+                }
+                if let Some(silence) = &mut self.silence {
+                    silence.broken();
+                }
             }
             match self.receive() {
                 Ok(frames) => taken += frames,
@@ -102,6 +141,13 @@ impl Physical {
             }
         }
         self.poll_silence(cx)
+    }
+
+    /// Whether what the endpoint says can be taken in now.
+    fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
+        let held = self.held.as_mut();
+        self.dials.waiting.len() < MAX_WAITING
+            && held.is_none_or(|held| held.room.as_mut().poll(cx).is_ready())
     }
 
     /// Delivers what was written, and waits until the endpoint has closed, too: one that still says
@@ -121,40 +167,63 @@ impl Physical {
             .fastway
             .hub()
             .leave(peer, &mut emit(&state));
+        self.remote.room.notify_waiters();
         if let Some(deciding) = self.dials.deciding.take() {
             let connections = &self.dialler.state.connections;
-            connections.spawn(async move { decided(&state, peer, deciding.await) });
+            connections.spawn(async move { drop(decided(&state, peer, deciding.await)) });
         }
     }
 
-    /// Takes what was read to the hub; returns how many frames that was.
+    /// Takes what was read to the hub, as far as there is room for it; returns how many frames that
+    /// was.
     fn receive(&mut self) -> Result<usize, End> {
         let mut frames = 0;
+        let mut next = self.held.take().and_then(|held| held.frame);
         let state = &self.dialler.state;
         let mut hub = state.environment.fastway.hub();
-        let mut emit = emit(state);
-        while let Some(frame) = self.link.next_frame().map_err(End::Violation)? {
-            frames += 1;
-            let dial = hub.receive(self.peer, frame, &mut emit);
-            let Some(dial) = dial.map_err(End::Violation)? else {
-                continue;
+        loop {
+            let frame = match next.take() {
+                Some(frame) => frame,
+                None => match self.link.next_frame().map_err(End::Violation)? {
+                    Some(frame) => frame,
+                    None => return Ok(frames),
+                },
             };
-            if state.draining.is_cancelled() {
-                state.metrics.answered_dial("draining");
-                hub.refuse(self.peer, dial, &mut emit);
+            let to = hub.destination(self.peer, &frame);
+            if let Some(room) = to.and_then(|to| to.full()) {
+                let frame = Some(frame);
+                self.held = Some(Held { room, frame });
+                return Ok(frames);
+            }
+            frames += 1;
+            if frame.conn() != 0 {
+                let received = hub.receive(self.peer, frame, &mut emit(state));
+                received.map_err(End::Violation)?;
                 continue;
             }
-            match self.dialler.call(dial.from, dial.to) {
-                Some(call) => self.dials.waiting.push_back((dial, call)),
-                None => {
+            // Others are told what comes of a command, room or not; then it is waited for.
+            let mut full = None;
+            let mut emit = emit_and_look(state, &mut full);
+            let dial = hub.receive(self.peer, frame, &mut emit);
+            if let Some(dial) = dial.map_err(End::Violation)? {
+                if state.draining.is_cancelled() {
+                    state.metrics.answered_dial("draining");
+                    hub.refuse(self.peer, dial, &mut emit);
+                } else if let Some(call) = self.dialler.call(dial.from, dial.to) {
+                    self.dials.waiting.push_back((dial, call));
+                } else {
                     let to = dial.to;
                     let connected = hub.connect(self.peer, dial, to, None, &mut emit);
                     let refusal = connected.err().map(|(refusal, _)| refusal.label());
                     state.metrics.answered_dial(refusal.unwrap_or("connected"));
                 }
             }
+            drop(emit);
+            if let Some(room) = full {
+                self.held = Some(Held { room, frame: None });
+                return Ok(frames);
+            }
         }
-        Ok(frames)
     }
 
     fn poll_dials(&mut self, cx: &mut Context<'_>) {
@@ -174,7 +243,10 @@ impl Physical {
                 return;
             };
             dials.deciding = None;
-            decided(&self.dialler.state, self.peer, decision);
+            let full = decided(&self.dialler.state, self.peer, decision);
+            if let (None, Some(room)) = (&self.held, full) {
+                self.held = Some(Held { room, frame: None });
+            }
         }
     }
 
@@ -204,18 +276,40 @@ impl Physical {
     }
 }
 
-/// Does what hooks have decided about a dial of `peer`, which may have left meanwhile.
-fn decided(state: &Arc<State>, peer: Peer, (dial, call, decision): Decided) {
+impl Stall {
+    /// Ready when others wait for room in `outbox` and have for too long.
+    fn poll(&mut self, cx: &mut Context<'_>, outbox: &Outbox<End>) -> Poll<()> {
+        let Some(since) = outbox.waited_for() else {
+            self.timer = None;
+            return Poll::Pending;
+        };
+        let until = since + self.limit;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// Does what hooks have decided about a dial of `peer`, which may have left meanwhile. Returns for
+/// whose room to wait before the next.
+fn decided(state: &Arc<State>, peer: Peer, (dial, call, decision): Decided) -> Option<Room> {
     let (from, to) = (dial.from, dial.to);
+    let mut full = None;
+    let mut emit = emit_and_look(state, &mut full);
     let mut hub = state.environment.fastway.hub();
     let (label, call) = match decision {
         Ok(target) => {
             let target = target.unwrap_or(to);
-            match hub.connect(peer, dial, target, Some(call), &mut emit(state)) {
+            match hub.connect(peer, dial, target, Some(call), &mut emit) {
                 Ok(conn) => {
+                    drop(emit);
                     state.metrics.answered_dial("connected");
                     tracing::debug!(from, to, target, conn, "virtual connection opened");
-                    return;
+                    return full;
                 }
                 Err((refusal, call)) => {
                     tracing::debug!(from, to, target, reason = refusal.label(), "refused");
@@ -224,16 +318,17 @@ fn decided(state: &Arc<State>, peer: Peer, (dial, call, decision): Decided) {
             }
         }
         Err(Denied { hook, reason }) => {
-            hub.refuse(peer, dial, &mut emit(state));
+            hub.refuse(peer, dial, &mut emit);
             tracing::info!(from, to, hook, reason, "dial denied");
             ("denied", Some(call))
         }
     };
-    drop(hub);
+    drop((hub, emit));
     state.metrics.answered_dial(label);
     if let Some(call) = call {
         state.connections.spawn(call.closed(0, 0, label));
     }
+    full
 }
 
 impl End {

@@ -21,6 +21,7 @@ use crate::gateway::live::Registration;
 use crate::hooks::chain::{Chain, Subject};
 use crate::hooks::{Attrs, Ended, Fastway, SessionInfo};
 use crate::link::{Link, Outbox};
+use crate::proto::fastway::queue::{Bounds, Pool};
 use crate::proto::fastway::{Decoder, Identity, auth};
 
 /// Room for one read from a client, which says little, and from a server, which says much; bytes.
@@ -49,38 +50,32 @@ struct Account {
 
 impl Service<'_> {
     /// Serves an endpoint to its end, which is logged and told to the hooks.
-    pub async fn run(mut self, mut client: Client) {
+    pub async fn run(self, mut client: Client) {
         let started = Instant::now();
         let state = self.state;
         let record = self.registration.record().clone();
+        let mut subject = Subject {
+            info: Arc::new(self.info.clone()),
+            attrs: Attrs::new(),
+            trace: Some(record.trace.clone()),
+        };
         // In a box of its own, which is gone when the connection idles.
-        let entering = Box::pin(self.enter(&mut client));
+        let entering = Box::pin(self.enter(&mut client, &mut subject));
         let entered = state.shutdown.interrupts(record.until_kicked(entering));
         let entered = match caught(entered).await {
             Some(Some(entered)) => entered.unwrap_or(Err(End::Kicked)),
             Some(None) => Err(End::Shutdown),
             None => Err(End::Fault),
         };
-        let mut subject;
         let account = match entered {
-            Ok((entered, server_id)) => {
-                subject = entered;
-                self.serve(client, &subject, server_id).await
-            }
-            Err(end) => {
-                subject = Subject {
-                    info: Arc::new(self.info.clone()),
-                    attrs: Attrs::new(),
-                    trace: None,
-                };
-                Account {
-                    endpoint: None,
-                    received: 0,
-                    sent: 0,
-                    resumes: client.resumes(),
-                    end,
-                }
-            }
+            Ok(server_id) => self.serve(client, &subject, server_id).await,
+            Err(end) => Account {
+                endpoint: None,
+                received: 0,
+                sent: 0,
+                resumes: client.resumes(),
+                end,
+            },
         };
         let duration = started.elapsed();
         let end = &account.end;
@@ -109,7 +104,7 @@ impl Service<'_> {
     }
 
     /// Finds out whether the endpoint may join, and if it is a server, as which.
-    async fn enter(&mut self, client: &mut Client) -> Result<(Subject, Option<u32>), End> {
+    async fn enter(&self, client: &mut Client, subject: &mut Subject) -> Result<Option<u32>, End> {
         let settings = &self.listener.fastway;
         let mut server_id = None;
         if self.listener.service == config::Service::FastwayServer {
@@ -119,31 +114,29 @@ impl Service<'_> {
                 .map_err(|_| End::LateHandshake)??;
             server_id = Some(id);
         }
-        self.info.fastway = Some(Fastway {
+        let mut info = self.info.clone();
+        info.fastway = Some(Fastway {
             server_id,
             dial: None,
         });
-        let mut subject = Subject {
-            info: Arc::new(self.info.clone()),
-            attrs: Attrs::new(),
-            trace: Some(self.registration.record().trace.clone()),
-        };
+        subject.info = Arc::new(info);
         self.registration.record().story().info = subject.info.clone();
         // The endpoint may lose its connection and come back meanwhile.
-        let access = client.attend(self.chain.access(&mut subject)).await;
+        let access = client.attend(self.chain.access(subject)).await;
         access.ok_or(End::Left)?.map_err(End::Denied)?;
-        Ok((subject, server_id))
+        Ok(server_id)
     }
 
     async fn serve(&self, client: Client, subject: &Subject, server_id: Option<u32>) -> Account {
         let settings = &self.listener.fastway;
         let (state, info) = (self.state, &subject.info);
-        let (identity, queue, read_size) = terms(settings, server_id);
+        let switchboard = &state.environment.fastway;
+        let (identity, bounds, read_size) = terms(settings, server_id, &switchboard.pool);
         let remote = Arc::new(Remote {
-            outbox: Outbox::new(queue),
+            outbox: Outbox::new(bounds),
+            room: Arc::default(),
             addr: info.client_addr,
         });
-        let switchboard = &state.environment.fastway;
         let (peer, id) = switchboard
             .hub()
             .join(identity, remote.clone(), &mut emit(state));
@@ -161,7 +154,7 @@ impl Service<'_> {
             info: info.clone(),
         };
         let link = Link::new(client, Decoder::new(settings.max_packet as u32, read_size));
-        let mut physical = Physical::new(link, remote, peer, dialler, settings.idle);
+        let mut physical = Physical::new(link, remote, peer, dialler, settings);
         let record = self.registration.record();
         record.story().endpoint = Some(id);
         let serving = async {
@@ -204,20 +197,32 @@ impl Service<'_> {
     }
 }
 
-/// What an endpoint joins as, how many frames may wait for it, and how much is read at once.
-fn terms(settings: &Settings, server_id: Option<u32>) -> (Identity, usize, usize) {
+/// What an endpoint joins as, how much may wait for it, and how much is read at once.
+fn terms(
+    settings: &Settings,
+    server_id: Option<u32>,
+    pool: &Arc<Pool>,
+) -> (Identity, Bounds, usize) {
+    let bounds = |chunks, bytes| Bounds {
+        chunks,
+        bytes,
+        pool: pool.clone(),
+        pool_bytes: settings.queue_memory,
+    };
     match server_id {
         Some(id) => {
             let version = settings.server_version;
             let identity = Identity::Server { version, id };
-            (identity, settings.server_queue, SERVER_READ)
+            let bounds = bounds(settings.server_queue, settings.server_queue_bytes);
+            (identity, bounds, SERVER_READ)
         }
         None => {
             let identity = Identity::Client {
                 version: settings.client_version,
                 max_connections: settings.max_virtual_connections,
             };
-            (identity, settings.client_queue, CLIENT_READ)
+            let bounds = bounds(settings.client_queue, settings.client_queue_bytes);
+            (identity, bounds, CLIENT_READ)
         }
     }
 }

@@ -442,7 +442,7 @@ fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
         let list = move |lua: &Lua, ()| {
             let endpoints = roster.list(role);
             let list = lua.create_table_with_capacity(endpoints.len(), 0)?;
-            for endpoint in endpoints {
+            for endpoint in endpoints.iter() {
                 let entry = lua.create_table_with_capacity(0, 3)?;
                 entry.raw_set("id", endpoint.id)?;
                 entry.raw_set("addr", endpoint.addr.to_string())?;

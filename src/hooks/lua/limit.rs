@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use mlua::{Lua, ffi, lua_State};
 
-use crate::hooks::HookErrorKind;
+use crate::hooks::{HookErrorKind, processor};
 
 /// What a script sees that catches the error of its time limit.
 const TIME_IS_UP: &str = "time limit exceeded";
@@ -95,7 +95,7 @@ impl Guard {
         let now = Instant::now();
         let limit = Limit {
             timeout,
-            computed: computed(),
+            computed: processor::Clock::OWN.computed(),
             end: now + wall,
         };
         CLOCK.with(|clock| {
@@ -162,7 +162,9 @@ impl Clock {
         if now < next {
             return false;
         }
-        let computed = computed().saturating_sub(limit.computed);
+        let computed = processor::Clock::OWN
+            .computed()
+            .saturating_sub(limit.computed);
         let expired = if computed >= limit.timeout {
             Expired::Computed
         } else if now >= limit.end {
@@ -175,18 +177,6 @@ impl Clock {
         self.expired.set(Some(expired));
         true
     }
-}
-
-/// The processor time that this thread has had.
-fn computed() -> Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: writes `time` and nothing else; every system that is built for has this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// What is left of the time that the call on this thread may take by the wall clock.

@@ -115,9 +115,13 @@ impl Cache {
         private(&self.directory)?;
         let mut opened = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
+            // Nor waits for what is none.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(file)?;
         let meta = opened.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
         own(&meta)?;
         // For the order in which files go. Without it this one goes earlier than it should.
         let _ = opened.set_modified(SystemTime::now());

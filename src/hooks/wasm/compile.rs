@@ -2,13 +2,24 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, SourceMap, WorldId};
 
 use super::engine::{Engine, background};
+use crate::hooks::processor::Clock;
+
+/// How many times its limit a compilation may take by the clock: its threads have the lowest claim
+/// to the processors.
+const WALL: u32 = 4;
 
 /// The contract, and the part of the system interfaces that core modules can use.
 const WIT: [&[(&str, &str)]; 3] = [
@@ -40,22 +51,55 @@ const WIT: [&[(&str, &str)]; 3] = [
     )],
 ];
 
+/// Most compilations that go on although they have taken too long. The compiler cannot be
+/// interrupted.
+const MAX_LATE: usize = 2;
+
+/// How often it is looked whether a compilation takes too long.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The contents of which the compilation takes too long.
+#[derive(Debug, Default)]
+pub(super) struct Late(Mutex<Vec<Hash>>);
+
+type Hash = [u8; 32];
+
+impl Late {
+    /// Fails if the content is among them, or too many others are.
+    fn check(&self, content: &Hash) -> Result<(), String> {
+        let late = self.lock();
+        if late.contains(content) {
+            return Err("is still being compiled, which takes longer than `load_timeout`".into());
+        }
+        if late.len() >= MAX_LATE {
+            return Err("is not compiled while others are that have taken too long".into());
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Hash>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The component that a file's content is or stands for, compiled: from the cache if it is there.
-/// The file's name is for messages.
-pub(super) fn compile(engine: &Engine, content: &[u8], name: &str) -> Result<Component, String> {
-    let file = engine
-        .cache
-        .as_ref()
-        .map(|cache| (cache, cache.file(content)));
-    if let Some((cache, file)) = &file
+/// The file's name is for messages. What is not compiled within `limit` is an error; it goes on and
+/// may be in the cache later.
+pub(super) fn compile(
+    engine: &Arc<Engine>,
+    content: Vec<u8>,
+    name: &str,
+    limit: Duration,
+) -> Result<Component, String> {
+    let file = engine.cache.as_ref().map(|cache| cache.file(&content));
+    if let Some((cache, file)) = engine.cache.as_ref().zip(file.as_ref())
         && let Some(component) = cache.load(&engine.wasm, file)
     {
         return Ok(component);
     }
-    let component = component(content, name)?;
-    let code = generate(engine, &component)?;
-    if let Some((cache, file)) = &file {
-        cache.store(file, &code);
+    let code = generate(engine, content, name, file.clone(), limit)?;
+    if let Some((cache, file)) = engine.cache.as_ref().zip(file.as_ref()) {
         // Its pages are shared, and can be given back to the system.
         if let Some(component) = cache.load(&engine.wasm, file) {
             return Ok(component);
@@ -66,17 +110,67 @@ pub(super) fn compile(engine: &Engine, content: &[u8], name: &str) -> Result<Com
     loaded.map_err(|error| format!("{error:#}"))
 }
 
-/// Machine code for a component. Takes all processors, but only what sessions leave of them.
-fn generate(engine: &Engine, component: &[u8]) -> Result<Vec<u8>, String> {
+/// Machine code for the component of a file, which is put into the cache. Takes all processors, but
+/// only what sessions leave of them.
+///
+/// None of its threads may compute for longer than `limit`, and all of it may take
+/// [as much more](WALL) by the clock on the wall.
+fn generate(
+    engine: &Arc<Engine>,
+    content: Vec<u8>,
+    name: &str,
+    file: Option<PathBuf>,
+    limit: Duration,
+) -> Result<Vec<u8>, String> {
+    let failed = |error: &dyn Display| format!("cannot be compiled: {error}");
+    let hash: Hash = Sha256::digest(&content).into();
+    engine.late.check(&hash)?;
+    let clocks = Arc::<Mutex<Vec<Clock>>>::default();
+    let started = clocks.clone();
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(engine.processors)
         .thread_name(|number| format!("wasm-compile-{number}"))
-        .start_handler(|_| background())
+        .start_handler(move |_| {
+            background();
+            let mut clocks = started.lock().unwrap_or_else(PoisonError::into_inner);
+            clocks.push(Clock::of_this_thread());
+        })
         .build()
-        .map_err(|error| format!("cannot be compiled: {error}"))?;
-    threads
-        .install(|| engine.wasm.precompile_component(component))
-        .map_err(|error| format!("{error:#}"))
+        .map_err(|error| failed(&error))?;
+    let (result, code) = mpsc::sync_channel(1);
+    let (own, name) = (engine.clone(), name.to_owned());
+    threads.spawn(move || {
+        let code = component(&content, &name).and_then(|component| {
+            let code = own.wasm.precompile_component(&component);
+            code.map_err(|error| format!("{error:#}"))
+        });
+        if let (Ok(code), Some(cache), Some(file)) = (&code, &own.cache, &file) {
+            cache.store(file, code);
+        }
+        let mut late = own.late.lock();
+        late.retain(|late| *late != hash);
+        // Nobody may wait any more.
+        let _ = result.send(code);
+    });
+    let until = Instant::now() + limit * WALL;
+    loop {
+        match code.recv_timeout(LOOK) {
+            Ok(code) => return code,
+            Err(RecvTimeoutError::Disconnected) => return Err(failed(&"the compiler panicked")),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let clocks = clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest = clocks.iter().map(|clock| clock.computed()).max();
+        if longest < Some(limit) && Instant::now() < until {
+            continue;
+        }
+        let mut late = engine.late.lock();
+        // It may have ended by now.
+        return code.try_recv().unwrap_or_else(|_| {
+            late.push(hash);
+            Err(format!("compiling takes longer than {limit:?}"))
+        });
+    }
 }
 
 /// The component in binary form.

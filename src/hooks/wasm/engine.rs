@@ -8,6 +8,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 
 use super::cache::Cache;
 use super::clock::Clock;
+use super::compile::Late;
 use super::idle::Idle;
 use super::slow::Slow;
 
@@ -50,6 +51,8 @@ pub(super) struct Engine {
     pub(super) slow: Slow,
     pub(super) idle: Idle,
     pub(super) cache: Option<Cache>,
+    /// What is compiled although nobody waits for it any more.
+    pub(super) late: Late,
     /// Threads that can run plugins at once.
     pub(super) processors: usize,
 }
@@ -75,6 +78,7 @@ impl Engine {
             slow: Slow::start(processors).map_err(|error| failed(error.to_string()))?,
             idle: Idle::new((IDLE * processors).min(MAX_IDLE)),
             cache: cache.and_then(|directory| Cache::open(directory, &wasm)),
+            late: Late::default(),
             wasm,
             processors,
         }))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wasmtime::ResourceLimiter;
 
@@ -20,6 +21,9 @@ pub(super) struct Surroundings {
     pub(super) environment: Environment,
     /// The most memory an instance may have, bytes.
     pub(super) memory: usize,
+    /// What all of them have, bytes, and may have.
+    pub(super) all_memory: AtomicUsize,
+    pub(super) most_memory: usize,
 }
 
 /// The host's side of one instance.
@@ -53,6 +57,11 @@ pub(super) struct AttrsFull;
 #[derive(Debug, thiserror::Error)]
 #[error("out of memory")]
 pub(super) struct OutOfMemory;
+
+/// All instances of the plugin together need more memory than they may have.
+#[derive(Debug, thiserror::Error)]
+#[error("too many instances")]
+pub(super) struct Crowded;
 
 impl Guest {
     pub(super) fn new(around: Arc<Surroundings>) -> Self {
@@ -92,6 +101,13 @@ impl Guest {
     }
 }
 
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let all = &self.around.all_memory;
+        all.fetch_sub(self.memory, Ordering::Relaxed);
+    }
+}
+
 impl Notes {
     /// Makes of the attributes what was noted, or leaves them as they are.
     pub(super) fn apply(self, attrs: &mut Attrs) -> Result<(), AttrsFull> {
@@ -121,13 +137,15 @@ impl ResourceLimiter for Guest {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        grow(
-            &mut self.memory,
-            self.around.memory,
-            current,
-            desired,
-            maximum,
-        )
+        let before = self.memory;
+        let limit = self.around.memory;
+        let grows = grow(&mut self.memory, limit, current, desired, maximum)?;
+        let more = self.memory - before;
+        let all = self.around.all_memory.fetch_add(more, Ordering::Relaxed) + more;
+        if all > self.around.most_memory {
+            return Err(Crowded.into());
+        }
+        Ok(grows)
     }
 
     fn table_growing(
@@ -152,9 +170,10 @@ fn grow(
     if maximum.is_some_and(|maximum| desired > maximum) {
         return Ok(false);
     }
-    *used += desired.saturating_sub(current);
-    if *used > limit {
+    let after = *used + desired.saturating_sub(current);
+    if after > limit {
         return Err(OutOfMemory.into());
     }
+    *used = after;
     Ok(true)
 }

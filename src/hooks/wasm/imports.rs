@@ -116,7 +116,7 @@ fn hosts(linker: &mut Linker<Guest>) -> Result<()> {
     ] {
         hosts.func_wrap(name, move |context: Context<'_>, ()| {
             let endpoints = context.data().around.environment.fastway.list(role);
-            let list = endpoints.into_iter().map(|endpoint| Endpoint {
+            let list = endpoints.iter().map(|endpoint| Endpoint {
                 id: endpoint.id,
                 addr: endpoint.addr.to_string(),
                 connections: endpoint.connections as u64,

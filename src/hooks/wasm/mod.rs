@@ -10,8 +10,8 @@
 //! All plugins of a gateway share one engine, which a [`Host`] starts with the first of them. A
 //! call begins on the thread that asks. Most end within microseconds; one that does not is taken
 //! off that thread after a millisecond or two and goes on, a slice at a time, on threads of lower
-//! priority, until it answers or its time is over. A plugin that traps or exceeds its [`Limits`]
-//! loses its instance and nothing else.
+//! priority, until it answers or its time is over. Where that took long lately a call begins there. A
+//! plugin that traps or exceeds its [`Limits`] loses its instance and nothing else.
 //!
 //! Plugins reach nothing but what the contract offers. Of the system interfaces that compilers
 //! link in, clocks and randomness work, standard output goes to the log, and there are no

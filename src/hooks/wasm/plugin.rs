@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -21,18 +22,26 @@ use super::bindings::{
 };
 use super::compile::compile;
 use super::engine::Engine;
-use super::guest::{Guest, OutOfMemory, Surroundings};
+use super::guest::{Crowded, Guest, OutOfMemory, Surroundings};
 use super::idle::Live;
-use super::slow::{Running, Unfinished};
+use super::slow::{Limits, Pace, Running, Unfinished};
 use super::{imports, wasi};
 use crate::config::Instance;
 use crate::files::{Files, MAX_FILE};
 use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
+use crate::hooks::processor::Clock;
 use crate::hooks::spec::Spec;
 use crate::hooks::{Answer, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target};
 
-/// The least time for a plugin to start, which nobody waits for but who loads it.
-const LOAD_PATIENCE: Duration = Duration::from_secs(2);
+/// Most bytes that a plugin passes to the gateway at once: the longest message, and some more.
+const MAX_PASSED: usize = MAX_MESSAGE + 64 * 1024;
+
+/// How the engine's error begins when it does.
+const PASSED_TOO_MUCH: &str = "too much data is being copied";
+
+/// How often the memory that an instance may have all of them may have together; more where more
+/// can run at once.
+const INSTANCES: usize = 16;
 
 /// A plugin as it was when it was loaded.
 pub(super) struct Plugin {
@@ -40,6 +49,8 @@ pub(super) struct Plugin {
     /// The file's name, for messages.
     file: String,
     timeout: Duration,
+    wall_timeout: Duration,
+    pace: Arc<Pace>,
     around: Arc<Surroundings>,
     instance: Instance,
     /// By [`Function`].
@@ -74,7 +85,8 @@ impl Plugin {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        let component = compile(engine, &content, &file)?;
+        let limits = spec.limits;
+        let component = compile(engine, content, &file, limits.load_timeout)?;
         let exports = exports(&component)?;
         let linker = linker(&component)?;
         let component = linker
@@ -83,25 +95,28 @@ impl Plugin {
         let plugin = Self {
             file,
             files: files.clone(),
-            timeout: spec.limits.timeout,
+            timeout: limits.timeout,
+            wall_timeout: limits.wall_timeout,
+            pace: Pace::new(),
             around: Arc::new(Surroundings {
                 hook: spec.name.into(),
                 config: spec.config,
                 environment: spec.environment,
-                memory: spec.limits.memory,
+                memory: limits.memory,
+                all_memory: AtomicUsize::new(0),
+                most_memory: limits.memory * INSTANCES.max(2 * engine.processors),
             }),
             instance,
             exports,
             component,
             engine: engine.clone(),
         };
-        plugin.probe()?;
+        plugin.probe(limits.load_timeout)?;
         Ok(plugin)
     }
 
     /// Starts an instance and compares the types of its exports with those of the contract.
-    fn probe(&self) -> Result<(), String> {
-        let limit = self.timeout.max(LOAD_PATIENCE);
+    fn probe(&self, limit: Duration) -> Result<(), String> {
         let started = block_on(&self.engine, limit, self.start())
             .ok_or_else(|| format!("does not start within {limit:?}"))?;
         let mut live = started.map_err(|error| self.describe(&error).message)?;
@@ -150,24 +165,28 @@ impl Plugin {
         self.exports[function as usize].is_some()
     }
 
-    /// Asks the plugin. Ends within twice its time limit.
+    /// Asks the plugin. Ends within its limits and the time of a few turns.
     pub(super) async fn ask(self: Arc<Self>, call: Call) -> Reply {
         let started = Instant::now();
-        let deadline = started + self.timeout;
+        let limits = Limits {
+            timeout: self.timeout,
+            end: started + self.wall_timeout,
+        };
         let (function, attrs) = (Function::of(&call.question), call.attrs.clone());
         let mut running: Running = Box::pin(self.clone().answer(call, started));
         let engine = &self.engine;
         let ticking = engine.clock.ticking();
-        // Most calls end here. One that does not wants to go on at once, and elsewhere.
-        let first = running
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
+        // Most calls end here. One that does not wants to go on at once, and elsewhere; one that
+        // probably will not is elsewhere from the start.
+        let first = match self.pace.is_overloaded() || self.pace.is_slow() {
+            true => Poll::Pending,
+            false => running
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop())),
+        };
         let finished = match first {
             Poll::Ready(reply) => Ok(reply),
-            Poll::Pending => {
-                let hook = &self.around.hook;
-                engine.slow.finish(hook, running, deadline).await
-            }
+            Poll::Pending => engine.slow.finish(&self.pace, running, limits).await,
         };
         drop(ticking);
         finished.unwrap_or_else(|unfinished| {
@@ -175,6 +194,14 @@ impl Plugin {
                 Unfinished::Timeout => (
                     HookErrorKind::Timeout,
                     format!("time limit of {:?} exceeded", self.timeout),
+                ),
+                Unfinished::WallTimeout(computed) => (
+                    HookErrorKind::WallTimeout,
+                    format!(
+                        "wall-clock limit of {:?} exceeded (computed for {}ms)",
+                        self.wall_timeout,
+                        computed.as_millis()
+                    ),
                 ),
                 Unfinished::Overloaded => (
                     HookErrorKind::Overloaded,
@@ -291,6 +318,7 @@ impl Plugin {
     async fn start(&self) -> wasmtime::Result<Live> {
         let mut store = Store::new(&self.engine.wasm, Guest::new(self.around.clone()));
         store.limiter(|guest| guest);
+        store.set_hostcall_fuel(MAX_PASSED);
         store.epoch_deadline_async_yield_and_update(1);
         store.set_epoch_deadline(1);
         let instance = self.component.instantiate_async(&mut store).await?;
@@ -313,6 +341,12 @@ impl Plugin {
                 HookErrorKind::Memory,
                 format!("memory limit of {limit} exceeded"),
             )
+        } else if error.is::<Crowded>() {
+            let limit = ByteSize::b(self.around.most_memory as u64);
+            (
+                HookErrorKind::Overloaded,
+                format!("all calls together take more than {limit}"),
+            )
         } else if error.is::<PoolConcurrencyLimitError>() {
             (
                 HookErrorKind::Overloaded,
@@ -321,7 +355,14 @@ impl Plugin {
         } else if let Some(trap) = error.downcast_ref::<Trap>() {
             (HookErrorKind::Trap, trap.to_string())
         } else {
-            (HookErrorKind::Trap, error.root_cause().to_string())
+            let cause = error.root_cause().to_string();
+            match cause.starts_with(PASSED_TOO_MUCH) {
+                true => (
+                    HookErrorKind::Trap,
+                    "passes strings or lists of more than 1 MiB at once".to_owned(),
+                ),
+                false => (HookErrorKind::Trap, cause),
+            }
         };
         let frame = error
             .downcast_ref::<WasmBacktrace>()
@@ -389,16 +430,17 @@ fn announce(message: Option<Vec<u8>>) -> Result<Answer, String> {
     }
 }
 
-/// Runs what gives way at each tick of the clock to its end. `None`: it took longer than `limit`.
+/// Runs what gives way at each tick of the clock to its end. `None`: it computed for longer than
+/// `limit`.
 fn block_on<F: Future>(engine: &Engine, limit: Duration, running: F) -> Option<F::Output> {
     let _ticking = engine.clock.ticking();
-    let deadline = Instant::now() + limit;
+    let end = Clock::OWN.computed() + limit;
     let mut running = pin!(running);
     let mut context = Context::from_waker(Waker::noop());
     loop {
         match running.as_mut().poll(&mut context) {
             Poll::Ready(output) => return Some(output),
-            Poll::Pending if Instant::now() >= deadline => return None,
+            Poll::Pending if Clock::OWN.computed() >= end => return None,
             Poll::Pending => {}
         }
     }

@@ -1,36 +1,94 @@
 //! The threads that finish calls which did not end at once.
 //!
 //! A call that is interrupted by the clock is a future that is ready to go on. The threads take
-//! turns with all of them, a tick each, and drop those whose time is over. Each hook has its turn,
-//! however many calls the others have: those of a hook that loops wait for one another.
+//! turns with all of them, a tick each, and drop those whose time is over. Each plugin has its turn,
+//! however many calls the others have: those of one that loops wait for one another.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::engine::background;
 use crate::hooks::Reply;
+use crate::hooks::processor::Clock;
 
-/// Most calls of one hook that are on their way at once. Each holds an instance with all its
+/// Most calls of one plugin that are on their way at once. Each holds an instance with all its
 /// memory.
 const MAX_SLOW: usize = 64;
 
-/// A call that has begun.
+/// A call that computes for longer is slow.
+const SLOW: Duration = Duration::from_millis(1);
+
+/// For how long after a slow call of a plugin its calls begin here.
+const SLOW_FOR: Duration = Duration::from_secs(1);
+
+/// A call that has begun, or is to begin.
 pub(super) type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// What a call may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Processor time.
+    pub(super) timeout: Duration,
+    /// When it is over by the clock on the wall.
+    pub(super) end: Instant,
+}
 
 /// Why a call was not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unfinished {
-    /// Its time is over.
+    /// It has had its time.
     Timeout,
-    /// There are too many of its hook.
+    /// Its time is over; it has computed for so long.
+    WallTimeout(Duration),
+    /// There are too many of its plugin.
     Overloaded,
+}
+
+/// What is known of a plugin's calls without asking the threads.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Those in the queue or being run.
+    jobs: AtomicUsize,
+    since: Instant,
+    /// Until when its calls count as slow, in milliseconds from `since`.
+    slow_until: AtomicU64,
+}
+
+impl Pace {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            jobs: AtomicUsize::new(0),
+            since: Instant::now(),
+            slow_until: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether another call would be refused if it did not end at once.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.jobs.load(Ordering::Relaxed) >= MAX_SLOW
+    }
+
+    /// Whether a call was slow lately.
+    pub(super) fn is_slow(&self) -> bool {
+        self.now() < self.slow_until.load(Ordering::Relaxed)
+    }
+
+    fn was_slow(&self) {
+        let until = self.now() + SLOW_FOR.as_millis() as u64;
+        self.slow_until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        self.since.elapsed().as_millis() as u64
+    }
 }
 
 /// Threads that end when it is dropped.
@@ -47,23 +105,22 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Hooks that have calls under way, the last that had its turn last.
+    /// Plugins that have calls under way, the last that had its turn last.
     lines: Vec<Line>,
     closing: bool,
 }
 
-/// The calls of one hook.
+/// The calls of one plugin.
 struct Line {
-    hook: Arc<str>,
+    pace: Arc<Pace>,
     queue: VecDeque<Job>,
-    /// Jobs that are in the queue or being run.
-    jobs: usize,
 }
 
 struct Job {
-    hook: Arc<str>,
+    pace: Arc<Pace>,
     running: Running,
-    deadline: Instant,
+    limits: Limits,
+    computed: Duration,
     reply: oneshot::Sender<Result<Reply, Unfinished>>,
 }
 
@@ -80,25 +137,26 @@ impl Slow {
         Ok(slow)
     }
 
-    /// Runs a call of a hook to its end, or to its deadline. Dropping the future drops the call.
+    /// Runs a call of a plugin to its end, or to that of its time. Dropping the future drops the
+    /// call.
     pub(super) async fn finish(
         &self,
-        hook: &Arc<str>,
+        pace: &Arc<Pace>,
         running: Running,
-        deadline: Instant,
+        limits: Limits,
     ) -> Result<Reply, Unfinished> {
         let (reply, answer) = oneshot::channel();
         {
             let mut state = self.shared.lock();
-            let line = state.line(hook);
-            if line.jobs >= MAX_SLOW {
+            if pace.is_overloaded() {
                 return Err(Unfinished::Overloaded);
             }
-            line.jobs += 1;
-            line.queue.push_back(Job {
-                hook: hook.clone(),
+            pace.jobs.fetch_add(1, Ordering::Relaxed);
+            state.line(pace).queue.push_back(Job {
+                pace: pace.clone(),
                 running,
-                deadline,
+                limits,
+                computed: Duration::ZERO,
                 reply,
             });
         }
@@ -137,28 +195,30 @@ impl Shared {
                 continue;
             };
             drop(state);
-            let hook = job.hook.clone();
+            let pace = job.pace.clone();
             let unfinished = job.turn();
             state = self.lock();
-            let line = state.line(&hook);
             match unfinished {
-                Some(job) => line.queue.push_back(job),
-                None => line.jobs -= 1,
+                Some(job) => state.line(&pace).queue.push_back(job),
+                None => drop(pace.jobs.fetch_sub(1, Ordering::Relaxed)),
             }
-            state.lines.retain(|line| line.jobs > 0);
+            let idle = |line: &Line| line.pace.jobs.load(Ordering::Relaxed) == 0;
+            state.lines.retain(|line| !idle(line));
         }
     }
 }
 
 impl State {
-    /// The calls of a hook.
-    fn line(&mut self, hook: &Arc<str>) -> &mut Line {
-        let known = self.lines.iter().position(|line| line.hook == *hook);
+    /// The calls of a plugin.
+    fn line(&mut self, pace: &Arc<Pace>) -> &mut Line {
+        let known = self
+            .lines
+            .iter()
+            .position(|line| Arc::ptr_eq(&line.pace, pace));
         let at = known.unwrap_or_else(|| {
             self.lines.push(Line {
-                hook: hook.clone(),
+                pace: pace.clone(),
                 queue: VecDeque::new(),
-                jobs: 0,
             });
             self.lines.len() - 1
         });
@@ -166,7 +226,7 @@ impl State {
         &mut self.lines[at]
     }
 
-    /// A call of the hook whose turn it is.
+    /// A call of the plugin whose turn it is.
     fn next(&mut self) -> Option<Job> {
         let at = self.lines.iter().position(|line| !line.queue.is_empty())?;
         // invariant: it was found there.
@@ -183,10 +243,18 @@ impl Job {
         }
         // What is ready to go on needs no waking.
         let mut context = Context::from_waker(Waker::noop());
-        let outcome = match self.running.as_mut().poll(&mut context) {
+        let before = Clock::OWN.computed();
+        let polled = self.running.as_mut().poll(&mut context);
+        self.computed += Clock::OWN.computed().saturating_sub(before);
+        if self.computed >= SLOW {
+            self.pace.was_slow();
+        }
+        let Limits { timeout, end } = self.limits;
+        let outcome = match polled {
             Poll::Ready(reply) => Ok(reply),
-            Poll::Pending if Instant::now() < self.deadline => return Some(self),
-            Poll::Pending => Err(Unfinished::Timeout),
+            Poll::Pending if self.computed >= timeout => Err(Unfinished::Timeout),
+            Poll::Pending if Instant::now() >= end => Err(Unfinished::WallTimeout(self.computed)),
+            Poll::Pending => return Some(self),
         };
         // The instance goes first: who is told may count what is left.
         drop(self.running);

@@ -304,6 +304,8 @@ mod tests {
                 grown: Arc::default(),
             },
             memory: 1 << 20,
+            all_memory: Default::default(),
+            most_memory: 1 << 20,
         }));
         let log = Arc::new(tempfile::tempfile().unwrap());
         let subscriber = tracing_subscriber::fmt()

@@ -17,6 +17,7 @@ mod endpoint;
 mod frame;
 mod hub;
 pub mod message;
+pub mod queue;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::queue::{Bounds, CHUNK_COST, Queue};
 use super::*;
 
 type TestHub = Hub<usize, usize>;
@@ -645,6 +646,74 @@ fn versions_are_found() {
             .unwrap();
         assert_eq!(said.frames.len(), 0);
     }
+}
+
+fn bounds(bytes: usize, pool_bytes: usize) -> Bounds {
+    Bounds {
+        chunks: 100,
+        bytes,
+        pool: Default::default(),
+        pool_bytes,
+    }
+}
+
+fn chunk(len: usize) -> Bytes {
+    vec![7; len - CHUNK_COST].into()
+}
+
+#[test]
+fn a_queue_is_full_until_half_is_written() {
+    let mut queue = Queue::new(bounds(4000, usize::MAX));
+    let mut batch = VecDeque::new();
+    for _ in 0..4 {
+        assert!(!queue.is_full());
+        queue.push(chunk(1000));
+    }
+    assert!(queue.is_full() && !queue.is_low());
+    queue.take(&mut batch);
+    // Taken is not written.
+    assert_eq!((queue.bytes(), queue.len(), batch.len()), (4000, 0, 4));
+    queue.push(chunk(2000));
+    queue.take(&mut batch);
+    assert!(queue.is_low() && !queue.is_full());
+    queue.take(&mut batch);
+    assert_eq!((queue.bytes(), batch.len()), (0, 5));
+    // One chunk can always be had.
+    queue.push(chunk(9000));
+    assert!(queue.is_full());
+}
+
+#[test]
+fn queues_of_a_pool_share_it() {
+    let bounds = bounds(8000, 9000);
+    let mut queues: Vec<_> = (0..3).map(|_| Queue::new(bounds.clone())).collect();
+    let fill = |queue: &mut Queue| {
+        while !queue.is_full() {
+            queue.push(chunk(500));
+        }
+        queue.bytes()
+    };
+    // Of what the others leave each gets half, and none of them nothing.
+    let filled: Vec<_> = queues.iter_mut().map(fill).collect();
+    assert_eq!(filled, [4500, 2500, 1000]);
+    assert_eq!(bounds.pool.bytes(), 8000);
+    drop(queues.swap_remove(0));
+    assert_eq!(bounds.pool.bytes(), 3500);
+    assert!(queues.iter().all(|queue| !queue.is_full()));
+}
+
+#[test]
+fn a_chunk_that_waits_behind_others_keeps_no_memory_but_its_own() {
+    let mut queue = Queue::new(bounds(1 << 20, usize::MAX));
+    let read = Bytes::from(vec![7; 4096]);
+    queue.push(read.slice(..10));
+    queue.push(chunk(100_000));
+    queue.push(read.slice(10..20));
+    let mut batch = VecDeque::new();
+    queue.take(&mut batch);
+    let memory = read.as_ptr_range();
+    let shares = [0, 2].map(|at: usize| memory.contains(&batch[at].as_ptr()));
+    assert_eq!(shares, [true, false]);
 }
 
 /// A client whose version is to be found, with a connection, just pinged.

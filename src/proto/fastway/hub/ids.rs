@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// The next id that is not taken; 0 is none.
-pub(super) fn next_id<V>(last: &mut u32, taken: &IdMap<u32, V>) -> u32 {
+pub(super) fn next_id(last: &mut u32, is_taken: impl Fn(u32) -> bool) -> u32 {
     loop {
         *last = last.wrapping_add(1);
-        if *last != 0 && !taken.contains_key(last) {
+        if *last != 0 && !is_taken(*last) {
             return *last;
         }
     }

@@ -3,6 +3,8 @@
 mod ids;
 mod words;
 
+use std::collections::BTreeMap;
+
 use ids::{IdMap, IdSet, next_id};
 pub use words::{Cause, Dial, Event, Identity, Refusal, Role};
 
@@ -29,8 +31,8 @@ const MAX_OPENED: usize = 1024;
 #[derive(Debug)]
 pub struct Hub<P, C> {
     members: IdMap<Peer, Member<P>>,
-    clients: IdMap<u32, Peer>,
-    servers: IdMap<u32, Peer>,
+    clients: BTreeMap<u32, Peer>,
+    servers: BTreeMap<u32, Peer>,
     connections: IdMap<u32, Connection<C>>,
     last_peer: u64,
     last_client: u32,
@@ -100,8 +102,8 @@ impl<P, C> Default for Hub<P, C> {
     fn default() -> Self {
         Self {
             members: IdMap::default(),
-            clients: IdMap::default(),
-            servers: IdMap::default(),
+            clients: BTreeMap::new(),
+            servers: BTreeMap::new(),
             connections: IdMap::default(),
             last_peer: 0,
             last_client: 0,
@@ -126,7 +128,7 @@ impl<P, C> Hub<P, C> {
                 version,
                 max_connections,
             } => {
-                let id = next_id(&mut self.last_client, &self.clients);
+                let id = next_id(&mut self.last_client, |id| self.clients.contains_key(&id));
                 let known = match version {
                     Some(_) => Known::Certain,
                     None => Known::Nothing,
@@ -212,10 +214,7 @@ impl<P, C> Hub<P, C> {
         let Some(dialler) = self.members.get(&peer).filter(|_| self.stands(&dial)) else {
             return Err((Refusal::Withdrawn, context));
         };
-        let found = match dialler.role.other() {
-            Role::Client => self.clients.get(&to),
-            Role::Server => self.servers.get(&to),
-        };
+        let found = self.ids(dialler.role.other()).get(&to);
         let limit = dialler.max_connections;
         let dialled = match found {
             _ if limit > 0 && dialler.connections.len() >= limit => Err(Refusal::TooMany),
@@ -232,7 +231,9 @@ impl<P, C> Hub<P, C> {
         let from = dialler.id;
         let conn = match dial.conn {
             Some(conn) => conn,
-            None => next_id(&mut self.last_connection, &self.connections),
+            None => next_id(&mut self.last_connection, |id| {
+                self.connections.contains_key(&id)
+            }),
         };
         let link = Link {
             dialler: peer,
@@ -304,27 +305,48 @@ impl<P, C> Hub<P, C> {
         Some(member.handle)
     }
 
+    /// Who gets a frame of an endpoint: `None` for a command, and for data of no connection.
+    pub fn destination(&self, peer: Peer, frame: &Frame) -> Option<&P> {
+        let Some(Connection::Linked(link)) = self.connections.get(&frame.conn()) else {
+            return None;
+        };
+        let other = match link.dialler == peer {
+            true => link.dialled,
+            false => link.dialler,
+        };
+        self.members.get(&other).map(|member| &member.handle)
+    }
+
     /// How many virtual connections an endpoint has.
     pub fn connections_of(&self, peer: Peer) -> usize {
         let member = self.members.get(&peer);
         member.map_or(0, |member| member.connections.len())
     }
 
-    /// All endpoints of a kind in no order: id, handle, virtual connections.
-    pub fn endpoints(&self, role: Role) -> impl Iterator<Item = (u32, &P, usize)> {
-        let ids = match role {
-            Role::Client => &self.clients,
-            Role::Server => &self.servers,
-        };
-        ids.iter().filter_map(|(&id, peer)| {
+    /// The endpoints of a kind from an id on, in their order: id, handle, virtual connections.
+    pub fn endpoints(&self, role: Role, from: u32) -> impl Iterator<Item = (u32, &P, usize)> {
+        let ids = self.ids(role);
+        ids.range(from..).filter_map(|(&id, peer)| {
             let member = self.members.get(peer)?;
             Some((id, &member.handle, member.connections.len()))
         })
     }
 
+    /// How many endpoints of a kind there are.
+    pub fn count(&self, role: Role) -> usize {
+        self.ids(role).len()
+    }
+
     /// How many virtual connections there are.
     pub fn connections(&self) -> usize {
         self.connections.len()
+    }
+
+    fn ids(&self, role: Role) -> &BTreeMap<u32, Peer> {
+        match role {
+            Role::Client => &self.clients,
+            Role::Server => &self.servers,
+        }
     }
 
     fn data(
@@ -376,7 +398,9 @@ impl<P, C> Hub<P, C> {
                 if member.opened.len() >= MAX_OPENED {
                     return Err(Error::TooManyOpened);
                 }
-                let conn = next_id(&mut self.last_connection, &self.connections);
+                let conn = next_id(&mut self.last_connection, |id| {
+                    self.connections.contains_key(&id)
+                });
                 member.opened.insert(conn);
                 let opened = Connection::Opened {
                     by: peer,

@@ -1,0 +1,34 @@
+//! What a thread has computed, which on a busy machine is less than what has passed.
+
+use std::time::Duration;
+
+/// A thread's clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock(libc::clockid_t);
+
+impl Clock {
+    /// That of the thread which reads it.
+    pub(super) const OWN: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
+
+    /// That of this thread, for others.
+    #[cfg(feature = "wasm")]
+    pub(super) fn of_this_thread() -> Self {
+        let mut id = libc::CLOCK_THREAD_CPUTIME_ID;
+        // SAFETY: this thread is there while it asks; writes `id` and nothing else.
+        let failed = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut id) };
+        debug_assert_eq!(failed, 0);
+        Self(id)
+    }
+
+    /// The processor time that the thread has had; none once it is gone.
+    pub(super) fn computed(self) -> Duration {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: writes `time` and nothing else; fails for the clock of a thread that is gone.
+        unsafe { libc::clock_gettime(self.0, &mut time) };
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+    }
+}
