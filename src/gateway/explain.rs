@@ -126,6 +126,7 @@ struct ReplayView {
     kept_bytes: u64,
     unconfirmed_bytes: usize,
     window_bytes: usize,
+    unread_bytes: usize,
 }
 
 impl Gateway {
@@ -272,6 +273,7 @@ impl Explained {
                 kept_bytes: replay.kept,
                 unconfirmed_bytes: replay.unconfirmed,
                 window_bytes: replay.window,
+                unread_bytes: replay.unread,
             }),
         }
     }

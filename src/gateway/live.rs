@@ -122,6 +122,8 @@ pub(super) struct ReplayUse {
     /// Those that count as not received, and how many there may be.
     pub unconfirmed: usize,
     pub window: usize,
+    /// Those from the client, on connections that were lost, that its server has not taken.
+    pub unread: usize,
 }
 
 /// A session's place among the live ones, until it is dropped.

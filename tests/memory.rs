@@ -1,0 +1,109 @@
+//! What strangers, clients and servers can make the gateway hold, as the system counts it.
+
+mod common;
+
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::interval;
+
+use common::*;
+
+/// A server whose system takes little before it is read.
+async fn narrow_server() -> (TcpListener, std::net::SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let any = "127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(1024).unwrap();
+    let listener = TcpListener::from_std(socket.into()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+/// Clients that send all they can to servers that read nothing, and lose their connections again
+/// and again: what each connection has delivered stays in it, and is there when the server reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_comes_back_to_a_stuck_server_takes_little() {
+    const SESSIONS: u64 = 40;
+    // More than the systems between gateway and server hold.
+    const EACH: u64 = 6 << 20;
+    const ROUNDS: usize = 5;
+    let (server, addr) = narrow_server().await;
+    let config = scp_to(addr, "admin: 127.0.0.1:0\nscp: {resume_wait: 1h}");
+    let gateway = Gateway::start(&config).await;
+    let admin = gateway.admin().await;
+    let mut sessions = Vec::new();
+    for name in 0..SESSIONS {
+        let options = stablegate::client::scp::Options {
+            resume_wait: Duration::from_secs(3600),
+            ..options(gateway.addr())
+        };
+        let client = connect_with(options).await;
+        let (connection, _) = soon("the gateway", server.accept()).await.unwrap();
+        sessions.push((name, client, connection));
+    }
+    let before = gateway.resident();
+    let mut cutters = Vec::new();
+    let mut connections = Vec::new();
+    let mut clients = tokio::task::JoinSet::new();
+    for (name, mut client, connection) in sessions {
+        cutters.push(client.cutter());
+        connections.push((name, client.id(), connection));
+        clients.spawn(async move {
+            let mut sent = Pattern::new(name);
+            while sent.position() < EACH {
+                let bytes = sent.next((EACH - sent.position()).min(16 * 1024) as usize);
+                client.write_all(bytes).await.unwrap();
+            }
+            client.flush().await.unwrap();
+            client
+        });
+    }
+    // What waits in connections that were lost is told.
+    let unread = async || {
+        let mut each = Vec::new();
+        for (_, id, _) in &connections {
+            let explained = http::get(admin, &format!("/sessions/{id}")).await.good();
+            let unread = &explained["replay_buffer"]["unread_bytes"];
+            each.push(unread.as_u64().unwrap());
+        }
+        each
+    };
+    // Until all are stuck, and for some rounds more.
+    let mut pace = interval(Duration::from_millis(500));
+    let mut rounds = 0;
+    let cutting = async {
+        while rounds < ROUNDS {
+            pace.tick().await;
+            cutters.iter().for_each(|cutter| cutter.cut());
+            let unread = unread().await;
+            rounds += usize::from(unread.iter().all(|unread| *unread > 0));
+        }
+    };
+    soon("all that they can send", cutting).await;
+    let each = gateway.resident().saturating_sub(before) / SESSIONS;
+    assert!(each < 1 << 20, "{each} bytes each");
+    let unread: u64 = unread().await.into_iter().sum();
+    println!("{each} bytes of memory each, {unread} unread in all");
+
+    let mut readers = tokio::task::JoinSet::new();
+    for (name, _, mut connection) in connections {
+        readers.spawn(async move {
+            let mut got = Pattern::new(name);
+            let mut space = vec![0; 64 * 1024];
+            while got.position() < EACH {
+                let reading = connection.read(&mut space);
+                let len = soon("bytes of a session", reading).await.unwrap();
+                assert_ne!(len, 0, "the end after {}", got.position());
+                got.check(&space[..len]);
+            }
+            connection
+        });
+    }
+    let (clients, _connections) = (clients.join_all().await, readers.join_all().await);
+    assert!(clients.iter().all(|client| client.resumes() > 0));
+}
