@@ -5,6 +5,7 @@ mod common;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
+use stablegate::crypto::Dialect;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::interval;
@@ -106,4 +107,39 @@ async fn a_client_that_comes_back_to_a_stuck_server_takes_little() {
     }
     let (clients, _connections) = (clients.join_all().await, readers.join_all().await);
     assert!(clients.iter().all(|client| client.resumes() > 0));
+}
+
+/// However a hello is cut into lines, a session holds no more of it than its text.
+#[tokio::test]
+async fn a_hello_of_many_lines_takes_no_more_than_its_text() {
+    const SESSIONS: u64 = 2_000;
+    const LEN: usize = 4_000;
+    let config = scp_to("builtin:echo", "scp: {resume_wait: 1h}");
+    let hellos = [
+        String::new(),
+        format!("\n\n0\n{}", "x".repeat(LEN)),
+        format!("\n\n0{}", "\n".repeat(LEN)),
+    ];
+    let mut each = Vec::new();
+    for hello in hellos {
+        let gateway = Gateway::start(&config).await;
+        let open = async |count| {
+            for _ in 0..count {
+                let mut client = Raw::open(gateway.addr(), Dialect::Current, &hello).await;
+                client.echo("hello").await;
+                // It waits for its client.
+                client.leave(Cut::Close);
+            }
+        };
+        open(200).await;
+        let before = gateway.resident();
+        open(SESSIONS).await;
+        each.push((gateway.resident() - before) / SESSIONS);
+    }
+    let [none, one, many] = each[..] else {
+        unreachable!();
+    };
+    println!("{none} bytes without more, {one} with one line, {many} with {LEN}");
+    let most = none + 5 * LEN as u64 / 4;
+    assert!(one < most && many < most);
 }

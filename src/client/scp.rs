@@ -84,7 +84,7 @@ impl Protocol for Options {
             self.dialect,
             self.target.clone(),
             self.flags,
-            self.extra.clone(),
+            &self.extra,
         );
         connection.write_all(&self.preface).await?;
         write_record(connection, request).await?;
