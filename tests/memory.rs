@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::process::Stdio;
 use std::time::Duration;
 
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use stablegate::crypto::Dialect;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::time::interval;
 
@@ -142,4 +144,54 @@ async fn a_hello_of_many_lines_takes_no_more_than_its_text() {
     println!("{none} bytes without more, {one} with one line, {many} with {LEN}");
     let most = none + 5 * LEN as u64 / 4;
     assert!(one < most && many < most);
+}
+
+/// A log that nobody reads takes what it may, then lines are dropped; whoever reads again is told.
+#[tokio::test]
+async fn a_log_that_nobody_reads_is_bounded() {
+    const LIMIT: u64 = 16 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let script = "function access() for _ = 1, 100 do gateway.log.info(('x'):rep(8000)) end end";
+    let config =
+        "listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [talk]}]
+hosts: [{name: echo, addr: 'builtin:echo'}]
+hooks: [{name: talk, lua: talk.lua, timeout: 10s}]";
+    std::fs::write(directory.path().join("talk.lua"), script).unwrap();
+    std::fs::write(directory.path().join("config.yaml"), without_admin(config)).unwrap();
+    let mut gateway = command(directory.path(), &["run", "--log-format", "json"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(gateway.stderr.take().unwrap());
+    let mut line = String::new();
+    soon("a line", log.read_line(&mut line)).await.unwrap();
+    let listening: Value = serde_json::from_str(&line).unwrap();
+    let addr = listening["addr"].as_str().unwrap().parse().unwrap();
+    let pid = gateway.id().unwrap();
+    // Loads what a session takes, and what the script does.
+    Raw::connect(addr).await.echo("hello").await;
+    let before = resident(pid);
+    for _ in 0..79 {
+        Raw::connect(addr).await.echo("hello").await;
+    }
+    let grown = resident(pid) - before;
+    println!("{grown} bytes for 64 MB of log");
+    assert!(grown < 5 * LIMIT / 4, "{grown}");
+    // Of 8,000 lines those that fit are there, and how many there were beside them.
+    let (mut whole, mut dropped) = (0, None);
+    while dropped.is_none() {
+        line.clear();
+        let read = soon("a line", log.read_line(&mut line)).await.unwrap();
+        assert!(read > 0, "the end of the log");
+        let object: Value = serde_json::from_str(&line).unwrap();
+        match object["message"].as_str().unwrap() {
+            "the log was not read, lines dropped" => dropped = object["lines"].as_u64(),
+            message => whole += u64::from(message.starts_with("xxx")),
+        }
+    }
+    let (whole, dropped) = (whole, dropped.unwrap());
+    assert!(
+        whole >= LIMIT / 10_000 && whole + dropped >= 8_000 - LIMIT / 8_000 / 2,
+        "{whole} {dropped}"
+    );
 }
