@@ -11,6 +11,7 @@ use serde_yaml as yaml;
 use super::settings::{Int, Name, Timeout, read};
 use super::types::{
     FastwayPatch, HookMemory, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch,
+    default_replay_memory,
 };
 use super::{
     Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Instance, Kcp, Limits, Listener,
@@ -35,7 +36,10 @@ pub(super) struct File {
     hosts: Option<Vec<Host>>,
     hooks: Option<Vec<HookFile>>,
     announce: Option<Announce>,
-    #[serde(default, deserialize_with = "read::<ReplayMemory, _, _>")]
+    #[serde(
+        default = "default_replay_memory",
+        deserialize_with = "read::<ReplayMemory, _, _>"
+    )]
     replay_memory: Option<usize>,
 }
 

@@ -51,7 +51,8 @@ pub enum Refusal {
 /// What a session could do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spare {
-    /// When bytes were last sent to its peer, on a clock of the [`Memory`](super::Memory).
+    /// When bytes were last sent to its peer while memory was not plenty, on a clock of the
+    /// [`Memory`](super::Memory).
     pub active: u64,
     /// Bytes of its replay buffer; 0 when it has been asked and had no more.
     pub bytes: usize,
@@ -255,9 +256,11 @@ impl<C> Mailbox<C> {
         self.ended_cleanly.load(Ordering::Relaxed)
     }
 
-    /// Notes that a replay buffer of that size has been used.
-    pub fn used(&self, bytes: usize, now: u64) {
-        self.active.store(now, Ordering::Relaxed);
+    /// Notes that a replay buffer of that size has been used, and when, if that matters.
+    pub fn used(&self, bytes: usize, now: Option<u64>) {
+        if let Some(now) = now {
+            self.active.store(now, Ordering::Relaxed);
+        }
         self.spare_bytes.store(bytes, Ordering::Relaxed);
     }
 

@@ -425,13 +425,13 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Nobody asks where there is no limit.
+    /// Nobody asks where there is no limit, and nobody compares as long as it is far.
     fn note_use(&self) {
         if let Some(memory) = self.core.memory()
-            && memory.limit().is_some()
+            && let Some(limit) = memory.limit()
         {
-            let bytes = self.core.replay_memory();
-            self.mailbox.used(bytes, memory.age());
+            let now = (memory.used() > limit / 2).then(|| memory.age());
+            self.mailbox.used(self.core.replay_memory(), now);
         }
     }
 
