@@ -327,7 +327,7 @@ impl Client {
 }
 
 async fn handshake(stream: &mut TcpStream) -> Result<Rc4> {
-    let (request, hello) = Hello::new(rand::random(), Dialect::Current, None, 0, Vec::new());
+    let (request, hello) = Hello::new(rand::random(), Dialect::Current, None, 0, &[]);
     stream
         .write_all(&record::encode(&request.to_string())?)
         .await?;

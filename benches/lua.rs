@@ -89,7 +89,7 @@ async fn measure(name: &str, hook: &LuaHook, calls: u32, width: usize, baseline:
         gateway_addr: "192.0.2.2:1248".parse().expect("an address"),
         target: Some("lobby".into()),
         flags: 0,
-        extra: Vec::new(),
+        extra: Default::default(),
         first_data: None,
         fastway: None,
     });

@@ -116,7 +116,7 @@ async fn measure(hook: &dyn Hook) -> f64 {
         gateway_addr: "192.0.2.2:1248".parse().expect("an address"),
         target: Some("lobby".into()),
         flags: 0,
-        extra: Vec::new(),
+        extra: Default::default(),
         first_data: None,
         fastway: None,
     });

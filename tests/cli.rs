@@ -600,6 +600,47 @@ async fn what_a_client_says_stays_on_its_line_of_the_log() {
     let closed = line().await;
     let expected = r"b \u{1b}[2Jlobby\rforged\u{85}forged\nforged";
     assert!(closed.contains(expected), "{closed}");
+    // Nor does it change how the line reads, or make it long.
+    let target = format!(
+        "\n\u{2028}a\u{202e}b\u{2069}c\u{61c}\u{200f}{}",
+        "Q".repeat(400)
+    );
+    Raw::open(addr, Dialect::Current, &target).await;
+    let shown = r"\u{2028}a\u{202e}b\u{2069}c\u{61c}\u{200f}Q";
+    let said = line().await;
+    assert!(said.contains(&format!("a {shown}")), "{said}");
+    let closed = line().await;
+    assert!(closed.contains(&format!("b {shown}")), "{closed}");
+    assert!(
+        (200..256).contains(&closed.matches('Q').count()),
+        "{closed}"
+    );
+}
+
+#[tokio::test]
+async fn a_log_of_objects_shows_no_deceptive_characters() {
+    let config = GOOD.replace("session: scp\n", "session: scp\n    hooks: [deny]\n")
+        + "hooks: [{name: deny, lua: deny.lua}]\n";
+    let script = "function access(session) gateway.log.warn(session.target) return false, session.target end";
+    let directory = here();
+    fs::write(directory.path().join("config.yaml"), without_admin(&config)).unwrap();
+    fs::write(directory.path().join("deny.lua"), script).unwrap();
+    let mut gateway = command(directory.path(), &["run", "--log-format", "json"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();
+    let mut line = async || soon("a line", log.next_line()).await.unwrap().unwrap();
+    let listening: Value = serde_json::from_str(&line().await).unwrap();
+    let addr = listening["addr"].as_str().unwrap().parse().unwrap();
+    let target = "\u{7f}\u{85}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}\u{200e}\u{61c}";
+    Raw::open(addr, Dialect::Current, &format!("\n{target}")).await;
+    for key in ["message", "detail"] {
+        let line = line().await;
+        assert!(line.is_ascii(), "{line}");
+        let object: Value = serde_json::from_str(&line).unwrap();
+        assert!(object[key].as_str().unwrap().contains(target), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -4,22 +4,16 @@ mod check;
 mod connect;
 mod echo;
 mod hook;
+mod log;
 mod migrate;
 mod notify;
 mod panics;
 mod run;
 
-use std::fmt;
-use std::io::{BufWriter, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use tracing_appender::non_blocking::WorkerGuard;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use clap::{Parser, Subcommand};
 
 /// A gateway that keeps game connections alive.
 #[derive(Parser)]
@@ -28,8 +22,8 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// How log lines look. What is logged is set by RUST_LOG, such as `info` or `stablegate=debug`.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human)]
-    log_format: LogFormat,
+    #[arg(long, global = true, value_enum, default_value_t = log::Format::Human)]
+    log_format: log::Format,
 }
 
 #[derive(Subcommand)]
@@ -50,15 +44,6 @@ enum Command {
     /// Print what every key of a configuration means, as Markdown.
     Reference,
 }
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Human,
-    Json,
-}
-
-/// The most that the log writes at once, bytes.
-const LOG_BUFFER: usize = 64 * 1024;
 
 const EXAMPLES: &str = "Examples:
   stablegate                                    run on ./config.yaml
@@ -93,7 +78,7 @@ pub fn main() -> ExitCode {
         // SAFETY: sets how a signal is taken, before there are threads.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
-    let log = start_log(arguments.log_format);
+    let log = log::start(arguments.log_format);
     panics::log();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -126,51 +111,6 @@ pub fn main() -> ExitCode {
             eprintln!("stablegate: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Lines are written by a thread of their own, as many at once as there are: neither sessions nor
-/// their threads wait for whoever reads them. Dropping the guard writes the last ones.
-fn start_log(format: LogFormat) -> WorkerGuard {
-    let stderr = BufWriter::with_capacity(LOG_BUFFER, std::io::stderr());
-    let (writer, guard) = tracing_appender::non_blocking(stderr);
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
-        // The module of a line; `target` in a line is the server of a session.
-        .with_target(false)
-        .with_writer(writer);
-    match format {
-        LogFormat::Human => log.fmt_fields(Escaping).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    guard
-}
-
-/// Fields and messages without control characters: much of them is what a client said, which is to
-/// stay on its line and to tell a terminal nothing.
-struct Escaping;
-
-/// Where control characters are escaped.
-struct Escaped<'a>(Writer<'a>);
-
-impl<'a> FormatFields<'a> for Escaping {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'a>, fields: R) -> fmt::Result {
-        let mut escaped = Escaped(writer);
-        DefaultFields::new().format_fields(Writer::new(&mut escaped), fields)
-    }
-}
-
-impl fmt::Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            match c.is_control() {
-                true => write!(self.0, "{}", c.escape_default())?,
-                false => self.0.write_char(c)?,
-            }
-        }
-        Ok(())
     }
 }
 

@@ -87,7 +87,7 @@ impl Protocol for Options {
             self.dialect,
             self.target.clone(),
             self.flags,
-            self.extra.clone(),
+            &self.extra,
         );
         connection.keep_alive(self.keepalive)?;
         connection.write_all(&self.preface).await?;

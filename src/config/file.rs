@@ -12,6 +12,7 @@ use super::locate;
 use super::settings::{Int, Name, Spelling, Timeout, read};
 use super::types::{
     FastwayPatch, HookMemory, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch,
+    default_replay_memory,
 };
 use super::{
     Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Instance, Kcp, LOAD_TIMEOUT, Limits,
@@ -36,7 +37,10 @@ pub(super) struct File {
     hosts: Option<Vec<Host>>,
     hooks: Option<Vec<HookFile>>,
     announce: Option<Announce>,
-    #[serde(default, deserialize_with = "read::<ReplayMemory, _, _>")]
+    #[serde(
+        default = "default_replay_memory",
+        deserialize_with = "read::<ReplayMemory, _, _>"
+    )]
     replay_memory: Option<usize>,
 }
 

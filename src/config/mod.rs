@@ -17,6 +17,7 @@ mod error;
 mod file;
 mod hosts;
 mod locate;
+mod machine;
 mod network;
 mod redact;
 mod reference;
@@ -361,7 +362,7 @@ replay_memory: 1GiB
                 sproto: None,
                 proxy_header: None,
             },
-            replay_memory: None,
+            replay_memory: types::default_replay_memory(),
         };
         assert_eq!(parse(text), Ok(expected.clone()));
         // A block whose keys are all commented out is no block.

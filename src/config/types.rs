@@ -13,6 +13,7 @@ use crate::proto::fastway::Version;
 
 use super::Admin;
 use super::hosts::{Choose, Eject, Health};
+use super::machine;
 use super::network::Network;
 use super::settings::{
     Int, Name, NamePattern, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings,
@@ -39,8 +40,9 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// What a server is told about a session before the session's own bytes.
     pub announce: Announce,
-    /// Memory that the replay buffers of all sessions may take together; up to 1TiB,
-    /// `0B` (`None`) is no limit. Default 0B.
+    /// Memory that the replay buffers of all sessions may take together, and what lost connections
+    /// have delivered unread; up to 1TiB, `0B` (`None`) is no limit. Default a quarter of the
+    /// machine's memory, or of what the control group leaves the process.
     #[serde(serialize_with = "write::<ReplayMemory, _, _>")]
     pub replay_memory: Option<usize>,
 }
@@ -800,6 +802,12 @@ impl Spelling<Option<usize>> for ReplayMemory {
 }
 
 pub(super) type HookMemory = Size<MIB, { 1024 * MIB }>;
+
+/// In whole MiB, so that it reads back as it is written.
+pub(super) fn default_replay_memory() -> Option<usize> {
+    let share = usize::try_from(machine::memory()? / 4).ok()?;
+    Some((share / MIB).clamp(1, MIB) * MIB)
+}
 
 fn default_weight() -> u32 {
     100

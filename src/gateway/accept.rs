@@ -181,7 +181,7 @@ async fn open(
         gateway_addr: connection.local_addr(),
         target: None,
         flags: 0,
-        extra: Vec::new(),
+        extra: Default::default(),
         first_data: None,
         fastway: None,
     };

@@ -69,28 +69,32 @@ impl Client {
         }
     }
 
-    /// Memory of its replay buffer, bytes.
+    /// Memory of its replay buffer, and what lost connections have delivered unread, bytes.
     pub fn replay_memory(&self) -> usize {
         match self {
             Self::Plain(_) => 0,
-            Self::Resumable(stream) => stream.core().replay_memory(),
+            Self::Resumable(stream) => stream.memory(),
         }
     }
 
     /// How it is.
     pub fn look(&self) -> Look {
-        let (connection, core) = match self {
+        let (connection, stream) = match self {
             Self::Plain(stream) => (Some(stream), None),
-            Self::Resumable(stream) => (stream.connection(), Some(stream.core())),
+            Self::Resumable(stream) => (stream.connection(), Some(stream)),
         };
         Look {
             round_trip: connection.and_then(transport::Stream::round_trip),
             undelivered: connection.map(Connection::undelivered),
-            replay: core.map(|core| ReplayUse {
-                memory: core.replay_memory(),
-                kept: core.sent() - core.replay_start(),
-                unconfirmed: core.window() - core.room(),
-                window: core.window(),
+            replay: stream.map(|stream| {
+                let core = stream.core();
+                ReplayUse {
+                    memory: core.replay_memory(),
+                    kept: core.sent() - core.replay_start(),
+                    unconfirmed: core.window() - core.room(),
+                    window: core.window(),
+                    unread: stream.held(),
+                }
             }),
         }
     }

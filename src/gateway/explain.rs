@@ -1,5 +1,6 @@
 //! What a gateway tells of its sessions.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -126,6 +127,7 @@ struct ReplayView {
     kept_bytes: u64,
     unconfirmed_bytes: usize,
     window_bytes: usize,
+    unread_bytes: usize,
 }
 
 impl Gateway {
@@ -253,6 +255,7 @@ impl Explained {
             client_addr: resumed.client_addr,
             resent_bytes: resumed.resent,
         });
+        let first_data = info.first_data.as_ref();
         let decisions = record.trace.decisions();
         let target = story.target.as_ref().map(Went::addr);
         let decision = |decision| decision_view(decision, record.generation, target);
@@ -261,8 +264,8 @@ impl Explained {
             generation: record.generation,
             gateway_addr: info.gateway_addr,
             flags: info.flags,
-            extra: info.extra.clone(),
-            first_data_bytes: info.first_data.as_ref().map_or(0, |data| data.len()),
+            extra: info.extra.lines().map(Cow::into_owned).collect(),
+            first_data_bytes: first_data.map_or(story.first_data, |data| data.len()),
             decisions: decisions.iter().map(decision).collect(),
             transports: [first].into_iter().chain(further).collect(),
             round_trip_seconds: look.round_trip.map(|time| time.as_secs_f64()),
@@ -272,6 +275,7 @@ impl Explained {
                 kept_bytes: replay.kept,
                 unconfirmed_bytes: replay.unconfirmed,
                 window_bytes: replay.window,
+                unread_bytes: replay.unread,
             }),
         }
     }
@@ -280,7 +284,10 @@ impl Explained {
 fn decision_view(decision: &Decision, generation: u64, target: Option<&str>) -> Value {
     let mut input = Map::new();
     if let Some(attrs) = &decision.attrs {
-        input.insert("attrs".to_owned(), attrs_view(attrs));
+        input.insert("attrs".to_owned(), attrs_view(&attrs.kept));
+        if attrs.cut {
+            input.insert("attrs_cut".to_owned(), json!(true));
+        }
     }
     if decision.question() == "announce" {
         input.insert("target".to_owned(), json!(target));

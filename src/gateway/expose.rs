@@ -140,7 +140,7 @@ impl Gateway {
             (
                 Kind::Gauge,
                 "stablegate_replay_buffer_bytes",
-                "Memory of replay buffers.",
+                "Memory of replay buffers, and what lost connections have delivered unread.",
                 |meter| &meter.replay,
             ),
         ];

@@ -75,6 +75,8 @@ pub(super) struct Story {
     /// The last connections it went on over.
     pub history: Vec<Resumed>,
     pub ended: Option<Box<Ended>>,
+    /// How many of the client's first bytes hooks saw, once the bytes are gone.
+    pub first_data: usize,
     looking: Vec<oneshot::Sender<Look>>,
 }
 
@@ -122,6 +124,8 @@ pub(super) struct ReplayUse {
     /// Those that count as not received, and how many there may be.
     pub unconfirmed: usize,
     pub window: usize,
+    /// Those from the client, on connections that were lost, that its server has not taken.
+    pub unread: usize,
 }
 
 /// A session's place among the live ones, until it is dropped.
@@ -186,6 +190,7 @@ impl Registration {
                 resumes: 0,
                 history: Vec::new(),
                 ended: None,
+                first_data: 0,
                 looking: Vec::new(),
             }),
         });
@@ -351,6 +356,11 @@ impl Record {
     pub fn ended(&self, reason: &'static str, detail: String, after: Duration) {
         let mut story = self.story();
         story.looking.clear();
+        // Nobody is shown more than how many there were.
+        if let Some(data) = &story.info.first_data {
+            story.first_data = data.len();
+            Arc::make_mut(&mut story.info).first_data = None;
+        }
         story.ended = Some(Box::new(Ended {
             at: SystemTime::now(),
             after,

@@ -25,6 +25,7 @@ mod shutdown;
 mod snet;
 mod upstream;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -490,6 +491,14 @@ impl Drop for Listing {
 }
 
 /// Nothing panics while one of ours is held.
+/// The first characters of a text that a client may have had a part in, for a line of the log.
+fn excerpt(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(256) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,7 +21,7 @@ use super::metrics::Metrics;
 use super::peek::peek;
 use super::relay::{self, Relay};
 use super::upstream::{ConnectError, Connected, Connector};
-use super::{Listing, State};
+use super::{Listing, State, excerpt};
 use crate::config;
 use crate::hooks::chain::{Chain, Denied, Subject};
 use crate::hooks::{Attrs, Ended, SessionInfo};
@@ -126,7 +126,7 @@ impl Session<'_> {
                     id = subject.info.id,
                     listener = %subject.info.listener,
                     client = %subject.info.client_addr,
-                    target = connected.addr,
+                    target = &*excerpt(&connected.addr),
                     "session opened"
                 );
                 return Some(Box::new(Opened {
@@ -278,19 +278,20 @@ impl Account {
         record: &Record,
         duration: Duration,
     ) {
-        record.ended(self.reason.label(), self.reason.to_string(), duration);
+        let detail = self.reason.to_string();
+        record.ended(self.reason.label(), detail.clone(), duration);
         tracing::info!(
             id = subject.info.id,
             listener = %subject.info.listener,
             client = %subject.info.client_addr,
-            target = self.target,
+            target = self.target.as_deref().map(excerpt).as_deref(),
             received = self.received,
             sent = self.sent,
             resumes = self.resumes,
             unforwarded = self.unforwarded,
             duration_ms = duration.as_millis() as u64,
             reason = self.reason.label(),
-            detail = %self.reason,
+            detail = %excerpt(&detail),
             "session closed"
         );
         let ended = Ended {

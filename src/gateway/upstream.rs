@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, SimplexStream};
 use tokio::time::timeout;
 
+use super::excerpt;
 use super::hosts::{Backend, Hosts, Name, Occupied, Wish, is_ours};
 use super::metrics::Metrics;
 use crate::client;
@@ -87,7 +88,11 @@ impl Connector<'_> {
         {
             match self.dial_addr(&addr).await {
                 Err(error) if self.choose(&wish, &[]).is_none() => return Err(error),
-                Err(error) => tracing::warn!(name, %error, "falling back to any host"),
+                Err(error) => tracing::warn!(
+                    name = &*excerpt(name),
+                    error = %excerpt(&error.to_string()),
+                    "falling back to any host"
+                ),
                 connected => return connected,
             }
         }
@@ -98,7 +103,7 @@ impl Connector<'_> {
             let id = self.info.id;
             tracing::warn!(
                 id,
-                name,
+                name = &*excerpt(name),
                 "no host has the name that a hook chose, taking any"
             );
         }

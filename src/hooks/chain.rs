@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::stats::HookStats;
-use super::trace::{Decision, Outcome, Trace};
+use super::trace::{Outcome, Trace};
 use super::{Answer, Attrs, Call, Ended, Hook, Question, Reply, SessionInfo, Target};
 use crate::config::OnError;
 
@@ -96,7 +96,8 @@ impl Link {
     async fn ask(&self, subject: &mut Subject, question: Question) -> Result<Answer, Denied> {
         let trace = subject.trace.as_ref();
         let trace = trace.filter(|_| !matches!(question, Question::Closed(_)));
-        let decision = trace.map(|_| Decision::new(self.stats.clone(), &question, &subject.attrs));
+        let decision =
+            trace.map(|trace| trace.begin(self.stats.clone(), &question, &subject.attrs));
         let call = Call {
             question: question.clone(),
             info: subject.info.clone(),
@@ -205,7 +206,7 @@ mod tests {
                 gateway_addr: ([127, 0, 0, 1], 2).into(),
                 target: None,
                 flags: 0,
-                extra: Vec::new(),
+                extra: Default::default(),
                 first_data: None,
                 fastway: None,
             }),

@@ -39,6 +39,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::proto::scp::message::Extra;
+
 pub use load::Runners;
 
 use crate::files::Files;
@@ -61,7 +63,7 @@ pub struct SessionInfo {
     pub target: Option<String>,
     pub flags: u32,
     /// Further handshake lines, without meaning to the gateway.
-    pub extra: Vec<String>,
+    pub extra: Extra,
     /// The first client bytes, when the listener peeks.
     pub first_data: Option<Bytes>,
     /// On a fastway listener: who it is, or whom it dials.

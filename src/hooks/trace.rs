@@ -3,13 +3,38 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::contract::Function;
+use bytes::Bytes;
+
+use super::contract::{Function, attr_size, clip};
 use super::stats::HookStats;
-use super::{Answer, Attrs, HookErrorKind, Question, Target};
+use super::{Answer, AttrValue, Attrs, HookErrorKind, Question, Target};
+
+/// What the attributes in all decisions about a session may take, bytes.
+const MAX_ATTRS: usize = 16 * 1024;
+/// Longest string kept of an attribute, bytes.
+const MAX_VALUE: usize = 256;
+/// What an attribute takes beside its key and a string.
+const ATTR: usize = 64;
 
 /// The decisions about one session, in their order. Empty ones take no memory to speak of.
 #[derive(Debug, Default)]
-pub struct Trace(Mutex<Vec<Decision>>);
+pub struct Trace(Mutex<Decisions>);
+
+#[derive(Debug, Default)]
+struct Decisions {
+    list: Vec<Decision>,
+    /// What the attributes in them take.
+    attrs: usize,
+}
+
+/// A session's attributes as a hook found them, as far as they are kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub kept: Attrs,
+    /// Whether any is missing, or is not all there.
+    pub cut: bool,
+    size: usize,
+}
 
 /// One answer of a hook.
 #[derive(Debug, Clone)]
@@ -17,7 +42,7 @@ pub(crate) struct Decision {
     hook: Arc<HookStats>,
     function: Function,
     /// The session's attributes when it was asked, if it had any.
-    pub attrs: Option<Box<Attrs>>,
+    pub attrs: Option<Box<Snapshot>>,
     pub outcome: Outcome,
     /// Microseconds in the hook itself.
     pub cost: u32,
@@ -39,30 +64,69 @@ pub(crate) enum Outcome {
 impl Trace {
     /// The decisions so far.
     pub(crate) fn decisions(&self) -> Vec<Decision> {
-        self.lock().clone()
+        self.lock().list.clone()
     }
 
-    pub(super) fn add(&self, decision: Decision) {
-        self.lock().push(decision);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Decision>> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Decision {
-    pub(super) fn new(hook: Arc<HookStats>, question: &Question, attrs: &Attrs) -> Self {
-        Self {
+    /// A decision that is about to be made.
+    pub(super) fn begin(
+        &self,
+        hook: Arc<HookStats>,
+        question: &Question,
+        attrs: &Attrs,
+    ) -> Decision {
+        let room = || MAX_ATTRS.saturating_sub(self.lock().attrs);
+        Decision {
             hook,
             function: Function::of(question),
-            attrs: (!attrs.is_empty()).then(|| Box::new(attrs.clone())),
+            attrs: (!attrs.is_empty()).then(|| Box::new(Snapshot::of(attrs, room()))),
             outcome: Outcome::Pass,
             cost: 0,
         }
     }
 
+    /// Notes a decision. Those about one session are made one after the other.
+    pub(super) fn add(&self, decision: Decision) {
+        let mut decisions = self.lock();
+        decisions.attrs += decision.attrs.as_ref().map_or(0, |attrs| attrs.size);
+        decisions.list.push(decision);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Decisions> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Snapshot {
+    /// Copies what `room` is enough for, so that nothing keeps the originals.
+    fn of(attrs: &Attrs, room: usize) -> Self {
+        let mut snapshot = Self {
+            kept: Attrs::new(),
+            cut: false,
+            size: 0,
+        };
+        for (key, value) in attrs {
+            let value = match value {
+                AttrValue::String(bytes) if bytes.len() > MAX_VALUE => {
+                    snapshot.cut = true;
+                    AttrValue::String(clip(bytes, MAX_VALUE).into())
+                }
+                AttrValue::String(bytes) => AttrValue::String(Bytes::copy_from_slice(bytes)),
+                other => other.clone(),
+            };
+            let size = ATTR + attr_size(key, &value);
+            if snapshot.size + size > room {
+                snapshot.cut = true;
+                break;
+            }
+            snapshot.size += size;
+            snapshot.kept.insert(key.clone(), value);
+        }
+        snapshot
+    }
+}
+
+impl Decision {
     /// The hook that gave it.
     pub fn hook(&self) -> &str {
         &self.hook.name
@@ -104,5 +168,40 @@ impl Outcome {
             Self::Message(_) => "message",
             Self::Failed(..) => "error",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_decisions_keep_of_attributes_is_bounded_and_says_so() {
+        let stats = Arc::new(HookStats::new("a"));
+        let trace = Trace::default();
+        let mut attrs = Attrs::from([("n".to_owned(), AttrValue::Integer(1))]);
+        let begin = |attrs: &Attrs| trace.begin(stats.clone(), &Question::Access, attrs);
+        trace.add(begin(&attrs));
+        // A long string is cut, and many of them are left out in the end.
+        attrs.insert("s".to_owned(), AttrValue::String(vec![b'x'; 60_000].into()));
+        for _ in 0..200 {
+            trace.add(begin(&attrs));
+        }
+        let decisions = trace.decisions();
+        let told: Vec<_> = decisions.iter().filter_map(|d| d.attrs.as_ref()).collect();
+        assert_eq!((told[0].cut, told[0].kept.len()), (false, 1));
+        let cut = format!("{}…", "x".repeat(MAX_VALUE));
+        assert!(told[1].cut);
+        assert_eq!(told[1].kept["s"], AttrValue::String(cut.into()));
+        assert!(told[200].cut && told[200].kept.is_empty());
+        let size: usize = told.iter().map(|attrs| attrs.size).sum();
+        assert!((MAX_ATTRS - 512..=MAX_ATTRS).contains(&size), "{size}");
+        // Keys count, too.
+        let long = Attrs::from([("k".repeat(MAX_ATTRS), AttrValue::Boolean(true))]);
+        let only = Trace::default()
+            .begin(stats, &Question::Access, &long)
+            .attrs
+            .unwrap();
+        assert!(only.cut && only.kept.is_empty());
     }
 }

@@ -29,7 +29,6 @@ pub struct Core {
     incoming: Option<Rc4>,
     outgoing: Option<Rc4>,
     received: u64,
-    /// Bytes that the connection will deliver although they are counted already.
     repeated: u64,
     replay: Replay,
     handed: u64,
@@ -110,6 +109,18 @@ impl Core {
         new
     }
 
+    /// Notes that the next bytes to be received are those from `position` on, which is no further
+    /// than [`received`](Self::received): what came beyond it will be repeated.
+    pub fn receive_from(&mut self, position: u64) {
+        debug_assert!(position <= self.received);
+        self.repeated = self.received - position;
+    }
+
+    /// Bytes that the connection will deliver although they are counted already.
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
     /// How many bytes may be pushed now.
     pub fn room(&self) -> usize {
         self.window
@@ -175,14 +186,10 @@ impl Core {
         }
     }
 
-    /// Goes on over a new connection with a peer that has `received` bytes, and was told that
-    /// `told` bytes had been [`received`](Self::received) here: all that it lacks is
-    /// [`unsent`](Self::unsent) again, and what came since it was told will be repeated. Returns
-    /// how many bytes are sent again. Nothing changes on error.
-    pub fn resume(&mut self, received: u64, told: u64) -> Result<u64, NotReplayable> {
+    /// Goes on over a new connection with a peer that has `received` bytes: all that it lacks is
+    /// [`unsent`](Self::unsent) again. Returns how many bytes that is. Nothing changes on error.
+    pub fn resume(&mut self, received: u64) -> Result<u64, NotReplayable> {
         self.can_resume(received)?;
-        debug_assert!(told <= self.received);
-        self.repeated = self.received - told;
         self.handed = received;
         self.confirmed = received;
         Ok(self.sent() - received)

@@ -1,5 +1,6 @@
 //! How a stream, owned by one task, gets connections from others: without a lock on its data path.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Wake;
@@ -50,7 +51,8 @@ pub enum Refusal {
 /// What a session could do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spare {
-    /// When bytes were last sent to its peer, on a clock of the [`Memory`](super::Memory).
+    /// When bytes were last sent to its peer while memory was not plenty, on a clock of the
+    /// [`Memory`](super::Memory).
     pub active: u64,
     /// Bytes of its replay buffer; 0 when it has been asked and had no more.
     pub bytes: usize,
@@ -69,7 +71,7 @@ pub(super) struct Resume<C> {
     pub connection: C,
     /// Bytes the peer has received.
     pub received: u64,
-    /// Bytes the peer was told to have been received here.
+    /// Bytes the peer was told to have been received here: it goes on behind those.
     pub told: u64,
 }
 
@@ -85,7 +87,7 @@ pub(super) enum Mail<C> {
 
 pub(super) struct Mailbox<C> {
     /// `None` once the stream has ended.
-    mail: Mutex<Option<Vec<Mail<C>>>>,
+    mail: Mutex<Option<VecDeque<Mail<C>>>>,
     /// Whether there is mail, so that looking costs no lock.
     waiting: AtomicBool,
     pub reader: AtomicWaker,
@@ -209,9 +211,11 @@ impl<C> Offer<C> {
 }
 
 impl Counts {
-    pub(super) fn of(core: &Core) -> Self {
+    /// Those of a session that has `received` bytes, or will have once it has read what its
+    /// connection has delivered.
+    pub(super) fn of(core: &Core, received: u64) -> Self {
         Self {
-            received: core.received(),
+            received,
             sent: core.sent(),
             replay_start: core.replay_start(),
         }
@@ -225,10 +229,7 @@ impl<C> Mailbox<C> {
             return None;
         }
         let mut mail = self.lock();
-        let first = mail
-            .as_mut()
-            .filter(|mail| !mail.is_empty())
-            .map(|mail| mail.remove(0));
+        let first = mail.as_mut().and_then(VecDeque::pop_front);
         let more = mail.as_ref().is_some_and(|mail| !mail.is_empty());
         self.waiting.store(more, Ordering::Release);
         first
@@ -255,9 +256,11 @@ impl<C> Mailbox<C> {
         self.ended_cleanly.load(Ordering::Relaxed)
     }
 
-    /// Notes that a replay buffer of that size has been used.
-    pub fn used(&self, bytes: usize, now: u64) {
-        self.active.store(now, Ordering::Relaxed);
+    /// Notes that a replay buffer of that size has been used, and when, if that matters.
+    pub fn used(&self, bytes: usize, now: Option<u64>) {
+        if let Some(now) = now {
+            self.active.store(now, Ordering::Relaxed);
+        }
         self.spare_bytes.store(bytes, Ordering::Relaxed);
     }
 
@@ -279,13 +282,13 @@ impl<C> Mailbox<C> {
         let Some(box_) = lock.as_mut() else {
             return;
         };
-        box_.push(mail);
+        box_.push_back(mail);
         self.waiting.store(true, Ordering::Release);
         drop(lock);
         self.wake_both();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Mail<C>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<VecDeque<Mail<C>>>> {
         // Nothing panics while it is held.
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -304,7 +307,7 @@ impl<C: Send + 'static> Wake for Mailbox<C> {
 impl<C> Default for Mailbox<C> {
     fn default() -> Self {
         Self {
-            mail: Mutex::new(Some(Vec::new())),
+            mail: Mutex::new(Some(VecDeque::new())),
             waiting: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),

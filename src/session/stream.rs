@@ -7,23 +7,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
-use super::Core;
 use super::mailbox::{Counts, Handle, Mail, Mailbox, Refusal, Resume};
+use super::{Core, Memory};
 
 /// How long to wait before looking again whether the peer has acknowledged more: nothing tells.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// Bytes read ahead of the reader from connections that were lost, beyond which no further
-/// connection is taken.
-const DRAINED: usize = 4 << 20;
-/// More than what one connection holds, the largest window of KCP full of the longest segments,
-/// bytes: what it has acknowledged the peer may no longer have, so all of that is read.
-const ONE_CONNECTION: usize = 64 << 20;
+/// Bytes that a connection has delivered and the reader has not taken, beyond which no other
+/// connection takes its place: about what the system holds of one over TCP.
+const UNREAD: u64 = 512 * 1024;
 
 /// What a session runs over, one at a time.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
@@ -34,13 +30,13 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Whether the peer has closed or lost it. There may still be bytes to read.
     fn is_broken(&self) -> bool;
 
-    /// Closes it: what it has not delivered goes over another.
-    fn abandon(self);
+    /// How many bytes have arrived that were not read, whether the runtime knows of them yet or
+    /// not. They stay there to be read, whatever becomes of the connection.
+    fn unread(&self) -> usize;
 
-    /// Reads what has arrived, whether the runtime knows of it yet or not: nothing read is the end
-    /// of stream, [`WouldBlock`](io::ErrorKind::WouldBlock) that nothing is there. Wakes nobody
-    /// later.
-    fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()>;
+    /// Closes it towards the peer: what it has not delivered goes over another. What has arrived
+    /// can still be read.
+    fn abandon(&mut self);
 }
 
 /// One end of a resumable session: bytes in, bytes out, over one connection after the other.
@@ -51,6 +47,10 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 /// connection has taken all bytes, `shutdown` until the peer's system has acknowledged them;
 /// neither ends the session, as the protocols have no goodbye. Dropping the stream closes its
 /// connection and ends the session at this end.
+///
+/// What a connection had acknowledged when it was lost the peer may no longer have. It stays where
+/// it is, in the connection, which is kept until the reader has taken it; there is at most one
+/// behind the current one, and a peer that comes back once more meanwhile waits.
 ///
 /// Reading and writing are cancel safe. The halves of a split stream may be used by two tasks.
 ///
@@ -64,8 +64,15 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 pub struct Stream<C> {
     core: Core,
     connection: Option<C>,
-    /// What a connection had delivered when the peer was told how much that is, decrypted.
-    drained: BytesMut,
+    /// The connection takes nothing more; what it has delivered is still to be read.
+    broken: bool,
+    /// The connection before, which has delivered what is still to be read, and the position from
+    /// which on the current one goes on.
+    replaced: Option<(C, u64)>,
+    /// The most bytes that the peer has been told to have been received.
+    promised: u64,
+    /// Bytes to be read from connections that were lost, which count as memory of the session.
+    held: usize,
     /// Those who ask how far the stream got, until its reader has caught up.
     waiting_offers: Vec<oneshot::Sender<Counts>>,
     mailbox: Arc<Mailbox<C>>,
@@ -105,7 +112,10 @@ impl<C: Connection> Stream<C> {
         let stream = Self {
             core,
             connection: Some(connection),
-            drained: BytesMut::new(),
+            broken: false,
+            replaced: None,
+            promised: 0,
+            held: 0,
             waiting_offers: Vec::new(),
             both: Waker::from(mailbox.clone()),
             mailbox,
@@ -125,13 +135,24 @@ impl<C: Connection> Stream<C> {
 
     /// The current connection, if there is one.
     pub fn connection(&self) -> Option<&C> {
-        self.connection.as_ref()
+        self.connection.as_ref().filter(|_| !self.broken)
     }
 
     /// The current connection, for what a handshake still has to write before the first byte of
     /// the session.
     pub fn connection_mut(&mut self) -> Option<&mut C> {
         self.connection.as_mut()
+    }
+
+    /// What it takes beside its connection: the replay buffer, and what lost connections have
+    /// delivered and nobody has read, bytes.
+    pub fn memory(&self) -> usize {
+        self.core.replay_memory() + self.held
+    }
+
+    /// Bytes that lost connections have delivered and nobody has read.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// How often the session went on over a new connection.
@@ -147,10 +168,8 @@ impl<C: Connection> Stream<C> {
             if self.end.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            if let Some(connection) = &self.connection
-                && self.core.room() < self.core.window() / 2
-            {
-                self.core.confirm(connection.undelivered());
+            if self.core.room() < self.core.window() / 2 {
+                self.confirm();
             }
             if self.core.room() > 0 {
                 self.look = FIRST_LOOK;
@@ -159,7 +178,7 @@ impl<C: Connection> Stream<C> {
             ready!(self.poll_hand_over());
             ready!(self.poll_timer());
             // Nobody may be reading who would find out.
-            if self.connection.as_ref().is_some_and(C::is_broken) {
+            if self.connection().is_some_and(C::is_broken) {
                 self.lose_connection();
             }
         }
@@ -174,10 +193,8 @@ impl<C: Connection> Stream<C> {
             if self.end.is_some() {
                 return Poll::Ready(());
             }
-            if self.connection.is_some() {
-                ready!(self.poll_hand_over());
-            }
-            if self.connection.is_some() {
+            ready!(self.poll_hand_over());
+            if self.connection().is_some() {
                 return Poll::Pending;
             }
             ready!(self.poll_timer());
@@ -202,7 +219,6 @@ impl<C: Connection> Stream<C> {
         if self.closing == Closing::No {
             self.closing = Closing::Yes;
             self.timer = None;
-            self.drained = BytesMut::new();
             self.answer_offers();
         }
         self.mailbox.reader.register(cx.waker());
@@ -211,6 +227,13 @@ impl<C: Connection> Stream<C> {
         loop {
             if let Some(end) = self.end {
                 return Poll::Ready(end == End::Eof);
+            }
+            let mut buf = ReadBuf::new(&mut space);
+            if self.held > 0 {
+                if self.poll_receive(cx, &mut buf).is_pending() {
+                    ready!(self.poll_timer());
+                }
+                continue;
             }
             let before = self.core.unsent_len();
             let waits = self.poll_hand_over().is_pending();
@@ -226,19 +249,14 @@ impl<C: Connection> Stream<C> {
                 continue;
             };
             if self.closing == Closing::Yes {
-                if ready!(Pin::new(&mut *connection).poll_shutdown(cx)).is_err() {
+                if ready!(Pin::new(connection).poll_shutdown(cx)).is_err() {
                     self.lose_connection();
                     continue;
                 }
                 self.closing = Closing::Told;
             }
-            let mut buf = ReadBuf::new(&mut space);
-            match Pin::new(connection).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    self.core.receive(buf.filled_mut());
-                }
-                Poll::Ready(result) => self.closed_by_peer(result.is_ok()),
-                Poll::Pending => ready!(self.poll_timer()),
+            if self.poll_receive(cx, &mut buf).is_pending() {
+                ready!(self.poll_timer());
             }
         }
     }
@@ -248,55 +266,119 @@ impl<C: Connection> Stream<C> {
         while let Some(mail) = self.mailbox.take() {
             match mail {
                 Mail::Offer(reply) => {
+                    self.waiting_offers.retain(|offer| !offer.is_closed());
                     self.waiting_offers.push(reply);
-                    self.answer_offers();
                 }
                 Mail::Attach(resume) => self.attach(resume),
-                Mail::Cut if self.connection.is_some() => self.detach(false),
-                Mail::Cut => {}
+                Mail::Cut if self.connection().is_none() => {}
+                // What the peer has been told of is not lost any more.
+                Mail::Cut if self.owes() && self.replaced.is_none() => self.lose_connection(),
+                Mail::Cut => self.detach(false),
                 Mail::Shrink => {
-                    if let Some(connection) = &self.connection {
-                        self.core.confirm(connection.undelivered());
-                    }
+                    self.confirm();
                     self.core.shrink();
                 }
                 Mail::Refused(refusal) => self.give_up(refusal),
             }
+            self.answer_offers();
             self.mailbox.wake_both();
         }
     }
 
     /// Says how far the stream got, unless its reader is too far behind for another connection.
     fn answer_offers(&mut self) {
-        if self.waiting_offers.is_empty() || self.drained.len() >= DRAINED {
+        if self.waiting_offers.is_empty() || self.replaced.is_some() {
             return;
         }
-        self.drain();
+        let unread = self.unread();
+        let short = self.core.memory().is_some_and(Memory::is_short);
+        let wanted = self.closing == Closing::No;
+        if wanted && (unread > UNREAD || unread > 0 && short) {
+            return;
+        }
+        let received = self.core.received() + unread;
+        self.promised = self.promised.max(received);
         for offer in std::mem::take(&mut self.waiting_offers) {
-            let _ = offer.send(Counts::of(&self.core));
+            let _ = offer.send(Counts::of(&self.core, received));
         }
     }
 
-    /// Reads what the connection has delivered: a peer that comes back need not keep that.
-    fn drain(&mut self) {
-        let mut space = [0; 16 * 1024];
-        let mut left = ONE_CONNECTION;
-        while let Some(connection) = &mut self.connection
-            && left > 0
-        {
-            let mut buf = ReadBuf::new(&mut space);
-            match connection.read_now(&mut buf) {
-                Ok(()) if !buf.filled().is_empty() => {
-                    left = left.saturating_sub(buf.filled().len());
-                    let new = self.core.receive(buf.filled_mut());
-                    if self.closing == Closing::No {
-                        self.drained.extend_from_slice(new);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                result => self.closed_by_peer(result.is_ok()),
+    /// Bytes that the connection has delivered and nobody has read, repeats apart.
+    fn unread(&self) -> u64 {
+        let unread = self.connection.as_ref().map_or(0, C::unread) as u64;
+        unread.saturating_sub(self.core.repeated())
+    }
+
+    /// Whether the peer has been told of bytes that are still to be read.
+    fn owes(&self) -> bool {
+        self.core.received() < self.promised
+    }
+
+    /// Notes what the connection's system has acknowledged.
+    fn confirm(&mut self) {
+        if let Some(undelivered) = self.connection().map(C::undelivered) {
+            self.core.confirm(undelivered);
+        }
+    }
+
+    /// Reads from the connection whose turn it is, if there is one. Ready when anything has
+    /// changed, read or not.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
+        let replaced = self.replaced.as_mut().map(|(connection, _)| connection);
+        let Some(connection) = replaced.or(self.connection.as_mut()) else {
+            return Poll::Ready(());
+        };
+        let before = buf.filled().len();
+        let result = ready!(Pin::new(connection).poll_read(cx, buf));
+        let delivered = &mut buf.filled_mut()[before..];
+        let len = delivered.len();
+        if result.is_err() || len == 0 {
+            match self.replaced.take() {
+                Some(_) => self.lose_bytes(),
+                None => self.closed_by_peer(result.is_ok()),
+            }
+        } else {
+            let new = self.core.receive(delivered).len();
+            delivered.copy_within(len - new.., 0);
+            buf.set_filled(before + new);
+            if self.held > 0 {
+                self.hold(self.held.saturating_sub(new));
+                self.leave_lost();
             }
         }
+        self.answer_offers();
+        Poll::Ready(())
+    }
+
+    /// A connection had less than it said, which the peer has been told.
+    fn lose_bytes(&mut self) {
+        self.broken = false;
+        self.hold(0);
+        self.finish(End::Refused(Refusal::BytesLost));
+    }
+
+    /// Closes lost connections of which everything has been read.
+    fn leave_lost(&mut self) {
+        if self.owes() {
+            return;
+        }
+        if let Some((_, next)) = self.replaced.take() {
+            self.core.receive_from(next);
+            let unread = if self.broken { self.unread() } else { 0 };
+            self.promised = self.core.received() + unread;
+            self.hold(unread as usize);
+        }
+        if self.broken && !self.owes() {
+            self.detach(false);
+        }
+    }
+
+    /// Notes how much is to be read from lost connections.
+    fn hold(&mut self, bytes: usize) {
+        if let Some(memory) = self.core.memory() {
+            memory.resized(self.held, bytes);
+        }
+        self.held = bytes;
     }
 
     /// The connection has ended. If that was all it was there for, the session has too.
@@ -311,15 +393,28 @@ impl<C: Connection> Stream<C> {
     }
 
     fn attach(&mut self, resume: Resume<C>) {
-        if self.core.resume(resume.received, resume.told).is_err() {
-            if self.connection.is_none() {
+        if self.core.resume(resume.received).is_err() {
+            if self.connection().is_none() {
                 self.mailbox.still_detached();
             }
             return;
         }
-        if let Some(old) = self.connection.replace(resume.connection) {
-            old.abandon();
+        let mut last = self.connection.replace(resume.connection);
+        last.iter_mut().for_each(C::abandon);
+        self.broken = false;
+        let unread = match self.replaced.take() {
+            Some((replaced, _)) => Some(replaced),
+            None => last.filter(|_| self.owes()),
+        };
+        if let Some(unread) = unread {
+            self.replaced = Some((unread, resume.told));
+        } else if resume.told <= self.core.received() {
+            self.core.receive_from(resume.told);
+            self.promised = self.core.received();
+        } else {
+            return self.lose_bytes();
         }
+        self.hold((self.promised - self.core.received()) as usize);
         self.timer = None;
         self.look = FIRST_LOOK;
         self.resumes += 1;
@@ -330,31 +425,50 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Nobody asks where there is no limit.
+    /// Nobody asks where there is no limit, and nobody compares as long as it is far.
     fn note_use(&self) {
         if let Some(memory) = self.core.memory()
-            && memory.limit().is_some()
+            && let Some(limit) = memory.limit()
         {
-            let bytes = self.core.replay_memory();
-            self.mailbox.used(bytes, memory.age());
+            let now = (memory.used() > limit / 2).then(|| memory.age());
+            self.mailbox.used(self.core.replay_memory(), now);
         }
     }
 
     /// The connection is broken, as far as this side has found. What it had delivered counts.
     fn lose_connection(&mut self) {
-        self.drain();
-        if self.connection.is_some() {
-            self.detach(false);
+        let unread = self.unread();
+        if unread == 0 {
+            return self.detach(false);
         }
+        if self.replaced.is_none() {
+            self.promised = self.promised.max(self.core.received() + unread);
+        }
+        self.hold(self.held + unread as usize);
+        self.broken = true;
+        if let Some(connection) = &mut self.connection {
+            connection.abandon();
+        }
+        self.detached(false);
     }
 
     fn detach(&mut self, clean: bool) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
             if clean {
                 self.core.confirm(connection.undelivered());
             }
             connection.abandon();
         }
+        if self.replaced.is_none() {
+            self.hold(0);
+        }
+        // That a broken one is lost has been said.
+        if !std::mem::take(&mut self.broken) {
+            self.detached(clean);
+        }
+    }
+
+    fn detached(&mut self, clean: bool) {
         self.timer = None;
         self.mailbox.detached(clean);
         // The other half may be waiting for what will not come.
@@ -374,7 +488,9 @@ impl<C: Connection> Stream<C> {
 
     fn finish(&mut self, end: End) {
         self.end = Some(end);
-        self.connection = None;
+        if !self.broken {
+            self.connection = None;
+        }
         self.timer = None;
         self.waiting_offers.clear();
         self.mailbox.close();
@@ -384,7 +500,9 @@ impl<C: Connection> Stream<C> {
     /// (any more). When it is not, both halves are woken once it can go on: which of them is
     /// polled next is not known.
     fn poll_hand_over(&mut self) -> Poll<()> {
-        while let Some(connection) = &mut self.connection {
+        while !self.broken
+            && let Some(connection) = &mut self.connection
+        {
             let cx = &mut Context::from_waker(&self.both);
             let (a, b) = self.core.unsent();
             if a.is_empty() {
@@ -408,7 +526,7 @@ impl<C: Connection> Stream<C> {
     /// at everything again. Wakes both halves.
     fn poll_timer(&mut self) -> Poll<()> {
         let cx = &mut Context::from_waker(&self.both);
-        let looking = self.connection.is_some() && self.closing == Closing::No;
+        let looking = self.connection().is_some() && self.closing == Closing::No;
         let after = if looking { self.look } else { self.resume_wait };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(after)));
         ready!(timer.as_mut().poll(cx));
@@ -438,18 +556,9 @@ impl<C: Connection> AsyncRead for Stream<C> {
         // What the peer has to get again may be what it must have before it says anything.
         let _ = this.poll_hand_over();
         loop {
-            if !this.drained.is_empty() {
-                let len = this.drained.len().min(buf.remaining());
-                // invariant: it is their number at most.
-                buf.put_slice(&this.drained[..len]);
-                this.drained.advance(len);
-                if this.drained.is_empty() {
-                    this.drained = BytesMut::new();
-                }
-                this.answer_offers();
-                return Poll::Ready(Ok(()));
-            }
             match this.end {
+                // What was delivered before the end is to be read before it.
+                _ if this.held > 0 => {}
                 Some(End::Eof) => return Poll::Ready(Ok(())),
                 Some(End::Refused(refusal)) => {
                     let kind = io::ErrorKind::ConnectionReset;
@@ -458,26 +567,16 @@ impl<C: Connection> AsyncRead for Stream<C> {
                 Some(End::TimedOut) => {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
+                None if this.connection.is_none() => {
+                    ready!(this.poll_timer());
+                    continue;
+                }
                 None => {}
             }
-            let Some(connection) = &mut this.connection else {
-                ready!(this.poll_timer());
-                continue;
-            };
             let before = buf.filled().len();
-            match ready!(Pin::new(connection).poll_read(cx, buf)) {
-                Ok(()) if buf.filled().len() > before => {
-                    // invariant: what is filled has grown.
-                    let delivered = &mut buf.filled_mut()[before..];
-                    let len = delivered.len();
-                    let new = this.core.receive(delivered).len();
-                    delivered.copy_within(len - new.., 0);
-                    buf.set_filled(before + new);
-                    if new > 0 {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                result => this.closed_by_peer(result.is_ok()),
+            ready!(this.poll_receive(cx, buf));
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
             }
         }
     }
@@ -505,7 +604,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
             ready!(self.poll_hand_over());
-            if self.connection.is_some() {
+            if self.connection().is_some() {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_timer());
@@ -518,10 +617,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.as_mut().poll_flush(cx))?;
-            if let Some(connection) = &self.connection {
-                let undelivered = connection.undelivered();
-                self.core.confirm(undelivered);
-            }
+            self.confirm();
             if !self.core.is_confirmed() {
                 ready!(self.poll_timer());
             }
@@ -531,6 +627,9 @@ impl<C: Connection> AsyncWrite for Stream<C> {
 
 impl<C> Drop for Stream<C> {
     fn drop(&mut self) {
+        if let Some(memory) = self.core.memory() {
+            memory.resized(self.held, 0);
+        }
         self.mailbox.close();
     }
 }

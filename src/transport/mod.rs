@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::config::{self, Bind, Transport};
 use crate::session::Connection;
 
-/// What the system may hold of a resumable session's bytes before they are read: what is there
-/// when the connection breaks is kept, and has to fit somewhere.
+/// What the system may hold of a resumable session's bytes before they are read, of each
+/// connection: one that broke stays open until they are.
 const RECEIVE_BUFFER: usize = 256 * 1024;
 
 /// A connection of any transport.
@@ -155,16 +155,16 @@ impl Connection for Stream {
         each!(self, stream => stream.is_broken())
     }
 
-    fn abandon(self) {
-        match self {
-            // Its system may go on for a while. The peer, if it is there, sees an end.
-            Self::Tcp(stream) => drop(stream),
-            Self::Kcp(stream) => stream.reset(),
-        }
+    fn unread(&self) -> usize {
+        each!(self, stream => stream.unread())
     }
 
-    fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        each!(self, stream => stream.read_now(buf))
+    fn abandon(&mut self) {
+        match self {
+            // Its system may go on for a while. The peer, if it is there, sees an end.
+            Self::Tcp(stream) => stream.end(),
+            Self::Kcp(stream) => stream.abandon(),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! TCP.
 
 use std::future::Future;
-use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -65,8 +65,10 @@ impl Listener {
             socket.set_only_v6(true)?;
         }
         if let Some(size) = receive_buffer {
-            // Accepted connections inherit it.
+            // Accepted connections inherit both.
             socket.set_recv_buffer_size(size)?;
+            // No byte is left out of what the peer has counted.
+            socket.set_out_of_band_inline(true)?;
         }
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
@@ -103,6 +105,7 @@ impl Stream {
         };
         if let Some(size) = receive_buffer {
             socket.set_recv_buffer_size(size)?;
+            SockRef::from(&socket).set_out_of_band_inline(true)?;
         }
         let inner = socket.connect(addr).await?;
         inner.set_nodelay(true)?;
@@ -223,13 +226,20 @@ impl Stream {
 }
 
 impl Stream {
-    /// Reads what has arrived; [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has.
-    pub fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        // Not through the runtime, which may not have heard of it yet.
-        let socket = SockRef::from(&self.inner);
-        let len = (&*socket).read(buf.initialize_unfilled())?;
-        buf.advance(len);
-        Ok(())
+    /// Bytes that have arrived and were not read, whether the runtime knows of them yet or not.
+    pub fn unread(&self) -> usize {
+        let mut len: libc::c_int = 0;
+        // SAFETY: the descriptor is open as long as `inner` lives, and FIONREAD writes one int.
+        let result = unsafe { libc::ioctl(self.inner.as_raw_fd(), libc::FIONREAD, &mut len) };
+        // A connected socket can say.
+        debug_assert_eq!(result, 0);
+        usize::try_from(len).unwrap_or(0)
+    }
+
+    /// Tells the peer that nothing follows. What has arrived can still be read.
+    pub fn end(&self) {
+        // Fails if there is no connection any more.
+        let _ = SockRef::from(&self.inner).shutdown(Shutdown::Write);
     }
 
     /// Whether the peer has closed or reset it. There may still be bytes to read.
@@ -408,6 +418,43 @@ mod tests {
                 near.read_to_end(&mut rest).await.unwrap();
                 assert_eq!(rest, b"beyond", "{len}");
             }
+        }
+    }
+
+    /// Whatever has become of the connection, and urgent or not: what it says is there is read.
+    #[tokio::test]
+    async fn what_is_unread_is_counted_and_read() {
+        for (urgent, reset) in [(false, false), (true, false), (false, true), (true, true)] {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Some(64 * 1024)).unwrap();
+            let addr = listener.local_addr().unwrap();
+            let mut far = TcpStream::connect(addr).await.unwrap();
+            let mut near = listener.accept().await.unwrap();
+            far.write_all(b"unread").await.unwrap();
+            if urgent {
+                SockRef::from(&far).send_out_of_band(b"!").unwrap();
+                far.write_all(b"more").await.unwrap();
+            }
+            let len = if urgent { 11 } else { 6 };
+            while near.unread() < len {
+                yield_now().await;
+            }
+            if reset {
+                SockRef::from(&far)
+                    .set_linger(Some(Duration::ZERO))
+                    .unwrap();
+            }
+            drop(far);
+            while !near.is_broken() {
+                yield_now().await;
+            }
+            assert_eq!(near.unread(), len);
+            assert_eq!(near.write_all(b"too late").await.is_err(), reset);
+            near.end();
+            assert_eq!(near.unread(), len, "{urgent} {reset}");
+            let mut bytes = vec![0; len];
+            near.read_exact(&mut bytes).await.unwrap();
+            assert!(bytes.starts_with(b"unread"));
+            assert_eq!(near.unread(), 0);
         }
     }
 }

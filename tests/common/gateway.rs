@@ -54,7 +54,8 @@ pub async fn run(directory: &Path, arguments: &[&str]) -> Output {
     }
 }
 
-fn command(directory: &Path, arguments: &[&str]) -> Command {
+/// A command of the binary under test, with nothing of the environment that it is in.
+pub fn command(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command
         .args(arguments)
@@ -65,6 +66,14 @@ fn command(directory: &Path, arguments: &[&str]) -> Command {
         .stdin(Stdio::null())
         .kill_on_drop(true);
     command
+}
+
+/// Resident memory of a process, bytes.
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    kibibytes.parse::<u64>().unwrap() * 1024
 }
 
 /// A configuration that says nothing of an admin interface gets none: its port would be that of
@@ -204,10 +213,7 @@ impl Gateway {
 
     /// Its resident memory, bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        kibibytes.parse::<u64>().unwrap() * 1024
+        resident(self.pid() as u32)
     }
 
     pub async fn exited(&mut self) -> ExitStatus {

@@ -16,7 +16,7 @@ mod traffic;
 use std::time::Duration;
 
 pub use client::{connect, connect_with, echoed, options};
-pub use gateway::{Gateway, Log, Output, run, without_admin};
+pub use gateway::{Gateway, Log, Output, command, resident, run, without_admin};
 pub use network::{Budget, Cut, Relay};
 pub use pattern::Pattern;
 pub use raw::{Raw, ask, read_record, record};

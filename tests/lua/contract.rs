@@ -152,7 +152,7 @@ async fn what_a_session_lacks_is_nil_or_empty() {
     let info = SessionInfo {
         id: 0,
         target: None,
-        extra: Vec::new(),
+        extra: Default::default(),
         first_data: None,
         ..info()
     };

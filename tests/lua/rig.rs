@@ -136,7 +136,7 @@ pub fn info() -> SessionInfo {
         gateway_addr: "[2001:db8::1]:1248".parse().unwrap(),
         target: Some("lobby".into()),
         flags: 3,
-        extra: vec!["one".into(), "two".into()],
+        extra: (&["one".to_owned(), "two".to_owned()][..]).into(),
         first_data: Some(Bytes::from_static(b"\x00hello\xff")),
         fastway: None,
     }

@@ -159,7 +159,7 @@ async fn every_field_of_a_session() {
     let bare = SessionInfo {
         id: 0,
         target: None,
-        extra: Vec::new(),
+        extra: Default::default(),
         first_data: None,
         fastway: Some(Fastway::default()),
         ..info()
@@ -167,7 +167,7 @@ async fn every_field_of_a_session() {
     let large = SessionInfo {
         id: u64::from(u32::MAX) << 24,
         target: Some("x".repeat(70_000)),
-        extra: vec!["y".repeat(1000); 100],
+        extra: (&vec!["y".repeat(1000); 100][..]).into(),
         first_data: Some(Bytes::from(vec![0xff; 60_000])),
         ..info()
     };

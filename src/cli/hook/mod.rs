@@ -174,7 +174,7 @@ impl Decision {
             gateway_addr: self.gateway,
             target: self.target.clone(),
             flags: self.flags,
-            extra: self.extra.clone(),
+            extra: self.extra.as_slice().into(),
             first_data: self.first_data.clone().map(Bytes::from),
             fastway: self.fastway(),
         }

@@ -234,9 +234,10 @@ impl Vm {
             }
             _ => None,
         };
-        let extra = match info.extra.as_slice() {
-            [] => None,
-            lines => Some(lua.create_sequence_from(lines.iter().map(String::as_str))?),
+        let mut extra = info.extra.lines().peekable();
+        let extra = match extra.peek() {
+            None => None,
+            Some(_) => Some(lua.create_sequence_from(extra)?),
         };
         let fastway = info.fastway.unwrap_or_default();
         let dial = match fastway.dial {

@@ -2,6 +2,8 @@
 //!
 //! A plugin whose types are others does not load: they are compared with these.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
@@ -32,7 +34,7 @@ pub(super) struct Session<'a> {
     gateway_addr: String,
     target: Option<&'a str>,
     flags: u32,
-    extra: &'a [String],
+    extra: Vec<String>,
     #[component(name = "first-data")]
     first_data: Option<&'a [u8]>,
     attrs: Vec<(&'a str, ValueRef<'a>)>,
@@ -55,7 +57,7 @@ impl<'a> Session<'a> {
             gateway_addr: info.gateway_addr.to_string(),
             target: info.target.as_deref(),
             flags: info.flags,
-            extra: &info.extra,
+            extra: info.extra.lines().map(Cow::into_owned).collect(),
             first_data: info.first_data.as_deref(),
             attrs: attrs
                 .map(|(key, value)| (key.as_str(), ValueRef::of(value)))

@@ -26,13 +26,13 @@ impl Hello {
         dialect: Dialect,
         target: Option<String>,
         flags: u32,
-        extra: Vec<String>,
+        extra: &[String],
     ) -> (NewRequest, Self) {
         let request = NewRequest {
             public: public_key(private),
             target,
             flags,
-            extra,
+            extra: extra.into(),
         };
         (request, Self { private, dialect })
     }

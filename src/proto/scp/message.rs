@@ -25,8 +25,13 @@ pub struct NewRequest {
     pub target: Option<String>,
     pub flags: u32,
     /// Lines from the fifth on: client versions and the like.
-    pub extra: Vec<String>,
+    pub extra: Extra,
 }
+
+/// Further lines of a handshake, in one piece and as they came. Of one that was received the first
+/// [`MAX_LINES`](Self::MAX_LINES) are kept, whole.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Extra(Option<Box<[u8]>>);
 
 /// `id\nindex\nreceived\n<hmac>`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,24 +95,59 @@ impl NewRequest {
 
     /// Everything after the line of the id.
     fn parse(text: &[u8]) -> Result<Self, Error> {
-        let text = text.strip_suffix(b"\n").unwrap_or(text);
-        let mut lines = text.split(|&byte| byte == b'\n');
-        let public = decode_key(lines.next().unwrap_or_default())?;
+        let mut text = Some(text.strip_suffix(b"\n").unwrap_or(text));
+        let mut line = || {
+            let (line, rest) = text.map_or((&[][..], None), split_line);
+            text = rest;
+            line
+        };
+        let public = decode_key(line())?;
         if !is_public_key(public) {
             return Err(Error::Malformed("public key of zero"));
         }
-        let mut lines = lines.map(String::from_utf8_lossy);
-        let target = lines.next().filter(|line| !line.is_empty());
-        let flags = match lines.next().as_deref() {
-            None | Some("") => 0,
-            Some(line) => number(line.as_bytes(), "flags")?,
+        let target = match line() {
+            [] => None,
+            line => Some(String::from_utf8_lossy(line).into()),
+        };
+        let flags = match line() {
+            [] => 0,
+            line => number(line, "flags")?,
         };
         Ok(Self {
             public,
-            target: target.map(Cow::into_owned),
+            target,
             flags,
-            extra: lines.map(Cow::into_owned).collect(),
+            extra: text.map(Extra::first_of).unwrap_or_default(),
         })
+    }
+}
+
+impl Extra {
+    /// The most lines that are kept of a message.
+    pub const MAX_LINES: usize = 32;
+
+    fn first_of(text: &[u8]) -> Self {
+        let mut ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        let end = ends.nth(Self::MAX_LINES - 1);
+        Self(Some(text[..end.map_or(text.len(), |(at, _)| at)].into()))
+    }
+
+    /// The lines, what is no UTF-8 in them replaced.
+    pub fn lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let lines = self.0.iter().flat_map(|text| text.split(|&b| b == b'\n'));
+        lines.map(String::from_utf8_lossy)
+    }
+}
+
+impl From<&[String]> for Extra {
+    fn from(lines: &[String]) -> Self {
+        Self((!lines.is_empty()).then(|| lines.join("\n").into_bytes().into()))
+    }
+}
+
+impl fmt::Debug for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.lines()).finish()
     }
 }
 
@@ -120,7 +160,9 @@ impl Display for NewRequest {
             encode_8(self.public.to_le_bytes()),
             self.flags
         )?;
-        self.extra.iter().try_for_each(|line| write!(f, "\n{line}"))
+        self.extra
+            .lines()
+            .try_for_each(|line| write!(f, "\n{line}"))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Held against the recorded values and messages of the original.
 
+use std::borrow::Cow;
+
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -125,7 +127,10 @@ fn recorded_messages() {
 #[test]
 fn forms_of_a_new_request() {
     let parse = |rest: &str| match Request::parse(format!("0\nAQAAAAAAAAA=\n{rest}").as_bytes()) {
-        Ok(Request::New(new)) => (new.target, new.flags, new.extra),
+        Ok(Request::New(new)) => {
+            let extra: Vec<_> = new.extra.lines().map(Cow::into_owned).collect();
+            (new.target, new.flags, extra)
+        }
         other => panic!("{other:?}"),
     };
     let none = (None, 0, Vec::new());
@@ -138,6 +143,16 @@ fn forms_of_a_new_request() {
     assert_eq!(parse("game\n1"), (Some("game".into()), 1, vec![]));
     let extra = vec!["1.2".to_owned(), "gzip".to_owned()];
     assert_eq!(parse("game\n3\n1.2\ngzip"), (Some("game".into()), 3, extra));
+    assert_eq!(parse("\n\n\n").2, [""]);
+    // Of many lines the first are kept, whole.
+    let long = "x".repeat(3000);
+    let many = parse(&format!("\n\n{long}{}", "\n\n1".repeat(50))).2;
+    assert_eq!(
+        (many.len(), &many[0], &many[1..4]),
+        (32, &long, &["", "1", ""].map(str::to_owned)[..])
+    );
+    assert_eq!(parse(&format!("\n\n{}", "\n".repeat(32))).2.len(), 32);
+    assert_eq!(parse(&format!("\n\n{}", "\n".repeat(31))).2.len(), 31);
     // The first 8 of more bytes count, padding may be missing.
     for key in ["AQAAAAAAAAA", "AQAAAAAAAAAFBQ==", "AQAAAAAAAAAFBQ"] {
         let request = Request::parse(format!("0\n{key}").as_bytes());
@@ -205,7 +220,7 @@ fn foreign_responses() {
 #[test]
 fn a_session_and_its_resumes() {
     for dialect in [Dialect::Current, Dialect::Legacy] {
-        let (request, hello) = Hello::new(11, dialect, Some("game".into()), 1, vec![]);
+        let (request, hello) = Hello::new(11, dialect, Some("game".into()), 1, &[]);
         let Ok(Request::New(request)) = Request::parse(request.to_string().as_bytes()) else {
             panic!("not taken");
         };

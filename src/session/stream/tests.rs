@@ -1,5 +1,8 @@
 //! Two streams against each other, over pipes that the tests hand out.
 
+use std::sync::Mutex;
+
+use bytes::BytesMut;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::task::coop::unconstrained;
@@ -9,8 +12,18 @@ use crate::crypto::Rc4;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A connection whose system acknowledges all it takes.
-struct Pipe(DuplexStream);
+/// A connection whose system acknowledges all it takes, and what of that has been seen to be there.
+struct Pipe(Mutex<(DuplexStream, BytesMut)>);
+
+impl Pipe {
+    fn new(pipe: DuplexStream) -> Self {
+        Self(Mutex::new((pipe, BytesMut::new())))
+    }
+
+    fn inner(&mut self) -> &mut (DuplexStream, BytesMut) {
+        self.0.get_mut().unwrap()
+    }
+}
 
 impl Connection for Pipe {
     fn undelivered(&self) -> usize {
@@ -21,14 +34,20 @@ impl Connection for Pipe {
         false
     }
 
-    fn abandon(self) {}
+    fn abandon(&mut self) {}
 
-    fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        // Whatever the scheduler has let the task read before.
-        let reading = unconstrained(poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, buf)));
-        match std::pin::pin!(reading).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    fn unread(&self) -> usize {
+        let (pipe, seen) = &mut *self.0.lock().unwrap();
+        loop {
+            // Whatever the scheduler has let the task read before.
+            let mut reading = std::pin::pin!(unconstrained(pipe.read_buf(seen)));
+            match reading
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+            {
+                Poll::Ready(Ok(1..)) => {}
+                _ => return seen.len(),
+            }
         }
     }
 }
@@ -39,7 +58,13 @@ impl AsyncRead for Pipe {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let (pipe, seen) = self.inner();
+        if seen.is_empty() {
+            return Pin::new(pipe).poll_read(cx, buf);
+        }
+        let len = seen.len().min(buf.remaining());
+        buf.put_slice(&seen.split_to(len));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -49,15 +74,15 @@ impl AsyncWrite for Pipe {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.inner().0).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.inner().0).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.inner().0).poll_shutdown(cx)
     }
 }
 
@@ -69,7 +94,7 @@ fn session(space: usize, replay: usize) -> (End, End) {
     let (a, b) = duplex(space);
     let end = |pipe| {
         let core = Core::new(cipher(), cipher(), replay);
-        Stream::new(core, Pipe(pipe), MINUTE)
+        Stream::new(core, Pipe::new(pipe), MINUTE)
     };
     (end(a), end(b))
 }
@@ -79,8 +104,8 @@ async fn resume(a: &Handle<Pipe>, b: &Handle<Pipe>, space: usize) {
     let (near, far) = duplex(space);
     let (at_a, at_b) = (a.offer().await.unwrap(), b.offer().await.unwrap());
     let (a_has, b_has) = (at_a.received(), at_b.received());
-    at_a.attach(Pipe(near), b_has).unwrap();
-    at_b.attach(Pipe(far), a_has).unwrap();
+    at_a.attach(Pipe::new(near), b_has).unwrap();
+    at_b.attach(Pipe::new(far), a_has).unwrap();
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -124,8 +149,8 @@ async fn both_ends_resend_everything_at_once() {
         let (at_a, at_b) = (to_a.offer().await.unwrap(), to_b.offer().await.unwrap());
         let (near, far) = duplex(space);
         assert_eq!((at_a.received(), at_b.received()), (0, 0));
-        assert_eq!(at_a.attach(Pipe(near), 0), Ok(REPLAY as u64));
-        assert_eq!(at_b.attach(Pipe(far), 0), Ok(REPLAY as u64));
+        assert_eq!(at_a.attach(Pipe::new(near), 0), Ok(REPLAY as u64));
+        assert_eq!(at_b.attach(Pipe::new(far), 0), Ok(REPLAY as u64));
         let done = async { (a.await.unwrap(), b.await.unwrap()) };
         tokio::time::timeout(MINUTE, done).await.unwrap();
     }
@@ -179,8 +204,8 @@ async fn the_session_goes_on_after_an_offer() {
     assert_eq!(read(&mut a, 5).await, b"back ");
 
     let (near, far) = duplex(64);
-    at_a.attach(Pipe(near), at_b.received()).unwrap();
-    at_b.attach(Pipe(far), 0).unwrap();
+    at_a.attach(Pipe::new(near), at_b.received()).unwrap();
+    at_b.attach(Pipe::new(far), 0).unwrap();
     a.write_all(b"three").await.unwrap();
     b.write_all(b"again").await.unwrap();
     assert_eq!(read(&mut b, 5).await, b"three");
@@ -200,35 +225,57 @@ async fn an_offer_that_is_dropped_changes_nothing() {
     assert_eq!(a.resumes(), 0);
 }
 
-/// What has been delivered counts as received although nobody has read it.
+/// What has been delivered counts as received although nobody has read it; it takes no memory as
+/// long as the connection lives.
 #[tokio::test(start_paused = true)]
 async fn an_offer_counts_what_was_delivered() {
-    let ((mut a, _), (mut b, to_b)) = session(32 << 20, 32 << 20);
-    let sent = pattern(12 << 20);
-    a.write_all(&sent).await.unwrap();
+    const MUCH: usize = UNREAD as usize;
+    let ((mut a, to_a), (mut b, to_b)) = session(8 * MUCH, 8 * MUCH);
+    let sent = pattern(2 * MUCH);
+    a.write_all(&sent[..MUCH]).await.unwrap();
     let offer = to_b.offer();
-    let first = b.attend(offer).await.unwrap().unwrap().received();
-    assert_eq!(first, sent.len() as u64);
-    // With so much unread no further connection is taken, until it is read.
+    let first = b.attend(offer).await.unwrap().unwrap();
+    assert_eq!((first.received(), b.held()), (MUCH as u64, 0));
+    // With more unread no further connection is taken, until it is read.
+    a.write_all(&sent[MUCH..]).await.unwrap();
     let mut second = std::pin::pin!(to_b.offer());
     let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
     assert!(polled.is_pending());
-    let (unread, rest) = (DRAINED + 16 * 1024, DRAINED - 1);
-    assert!(read(&mut b, sent.len() - unread).await == sent[..sent.len() - unread]);
+    assert!(read(&mut b, MUCH - 1).await == sent[..MUCH - 1]);
     let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
     assert!(polled.is_pending());
-    let from = sent.len() - unread;
-    assert!(read(&mut b, unread - rest).await == sent[from..sent.len() - rest]);
-    assert_eq!(second.await.unwrap().received(), first);
-    assert!(read(&mut b, rest).await == sent[sent.len() - rest..]);
+    assert!(read(&mut b, 1).await == sent[MUCH - 1..MUCH]);
+    let second = second.await.unwrap();
+    assert_eq!(second.received(), 2 * MUCH as u64);
+    // Nor is one, as long as what the one before has delivered is unread.
+    let (near, far) = duplex(64);
+    let sent_again = second.received();
+    second.attach(Pipe::new(far), 0).unwrap();
+    let offer = to_a.offer();
+    let offer = a.attend(offer).await.unwrap().unwrap();
+    offer.attach(Pipe::new(near), sent_again).unwrap();
+    a.write_all(b"on").await.unwrap();
+    let third = to_b.offer();
+    tokio::pin!(third);
+    let waiting = b.attend(tokio::time::timeout(MINUTE, &mut third)).await;
+    assert!(waiting.unwrap().is_err());
+    assert_eq!((b.resumes(), b.held(), b.memory()), (1, MUCH, MUCH));
+    assert!(read(&mut b, MUCH).await == sent[MUCH..]);
+    assert_eq!((b.held(), b.memory()), (0, 0));
+    assert_eq!(third.await.unwrap().received(), 2 * MUCH as u64 + 2);
+    assert_eq!(read(&mut b, 2).await, b"on");
+    drop(first);
 }
 
 /// However often its connection is cut and however much each has acknowledged, a reader that waits
 /// loses nothing; nor does the session end while its peer tries to come back.
 #[tokio::test(start_paused = true)]
 async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
-    const EACH: usize = 3 << 20;
+    const EACH: usize = UNREAD as usize / 2;
+    let memory = Arc::new(Memory::new());
     let ((mut a, to_a), (mut b, to_b)) = session(EACH, 64 * 1024);
+    b.core =
+        Core::new(Some(Rc4::new(b"the same on both ends")), None, 64 * 1024).within(memory.clone());
     b.resume_wait = MINUTE / 4;
     let sent = pattern(4 * EACH);
     let late = Arc::new(tokio::sync::Notify::new());
@@ -246,31 +293,107 @@ async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
         }
         to_a.cut();
         let mut resuming = std::pin::pin!(a.attend(resume(&to_a, &to_b, EACH)));
-        if n == 2 {
+        if n == 1 {
             let waiting = tokio::time::timeout(MINUTE / 2, &mut resuming).await;
             assert!(waiting.is_err(), "there is no room for more");
+            assert_eq!(memory.used(), EACH);
             late.notify_one();
         }
         resuming.await.unwrap();
     }
     assert!(reading.await.unwrap() == sent);
+    assert_eq!(memory.used(), 0);
+}
+
+/// While there is too little memory a peer that left bytes behind comes back once they are read.
+#[tokio::test(start_paused = true)]
+async fn without_memory_nothing_is_left_behind_a_new_connection() {
+    let memory = Arc::new(Memory::new());
+    let (near, far) = duplex(1024);
+    let core = || Core::new(None, None, 1024).within(memory.clone());
+    let (mut a, to_a) = Stream::new(core(), Pipe::new(near), MINUTE);
+    let (mut b, to_b) = Stream::new(core(), Pipe::new(far), MINUTE);
+    a.write_all(b"unread").await.unwrap();
+    memory.set_limit(Some(0));
+    let mut offer = std::pin::pin!(to_b.offer());
+    let waiting = tokio::time::timeout(MINUTE, &mut offer);
+    assert!(b.attend(waiting).await.unwrap().is_err());
+    assert_eq!(read(&mut b, 6).await, b"unread");
+    assert_eq!(offer.await.unwrap().received(), 6);
+    drop(to_a);
 }
 
 /// A connection that breaks under a writer has delivered what it has delivered, however much the
-/// task has done before.
+/// task has done before, and whatever becomes of the session.
 #[tokio::test(start_paused = true)]
 async fn what_came_before_a_failed_write() {
-    let ((mut a, _), (mut b, to_b)) = session(4 << 20, 8 << 20);
-    let sent = pattern(4 << 20);
-    b.write_all(&sent).await.unwrap();
-    to_b.cut();
-    let offered = to_b.offer();
-    b.attend(offered).await.unwrap().unwrap();
-    assert!(b.connection().is_none());
-    a.write_all(b"x").await.unwrap();
-    assert!(a.connection().is_none());
-    assert_eq!(a.core().received(), sent.len() as u64);
-    assert!(read(&mut a, sent.len()).await == sent);
+    const MUCH: usize = UNREAD as usize;
+    for comes_back in [true, false] {
+        let ((mut a, to_a), (mut b, to_b)) = session(2 * MUCH, 4 * MUCH);
+        let sent = pattern(MUCH);
+        b.write_all(&sent).await.unwrap();
+        to_b.cut();
+        let offered = to_b.offer();
+        b.attend(offered).await.unwrap().unwrap();
+        assert!(b.connection().is_none());
+        a.write_all(b"x").await.unwrap();
+        assert!(a.connection().is_none());
+        assert_eq!(
+            (a.memory() - a.core().replay_memory(), a.held()),
+            (MUCH, MUCH)
+        );
+        to_a.detached().await.unwrap();
+        if comes_back {
+            let resuming = resume(&to_a, &to_b, 64);
+            let resuming = b.attend(a.attend(resuming));
+            assert!(resuming.await.unwrap().is_some());
+            b.write_all(b"on").await.unwrap();
+        } else {
+            to_a.refused(Refusal::BytesLost);
+        }
+        assert!(read(&mut a, MUCH).await == sent);
+        assert_eq!(a.held(), 0);
+        let mut rest = [0; 2];
+        match a.read_exact(&mut rest).await {
+            Ok(_) => assert!(comes_back && rest == *b"on"),
+            Err(error) => assert!(!comes_back, "{error}"),
+        }
+    }
+}
+
+/// Whatever it reads, a session that ends takes what is left of it before it tells how far it got.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_finishes_counts_what_was_left_behind() {
+    let ((mut a, to_a), (mut b, to_b)) = session(1024, 1024);
+    a.write_all(&[1; 400]).await.unwrap();
+    b.write_all(b"the end").await.unwrap();
+    assert!(
+        b.attend(a.attend(resume(&to_a, &to_b, 1024)))
+            .await
+            .is_some()
+    );
+    b.attend(tokio::task::yield_now()).await.unwrap();
+    assert_eq!(b.held(), 400);
+    a.write_all(&[1; 40]).await.unwrap();
+    assert_eq!(read(&mut a, 7).await, b"the end");
+    a.write_all(&[1; 4]).await.unwrap();
+    let finishing = poll_fn(|cx| b.poll_finish(cx));
+    let resuming = a.attend(resume(&to_a, &to_b, 1024));
+    tokio::select! {
+        delivered = finishing => panic!("{delivered}"),
+        resumed = resuming => resumed.unwrap(),
+    }
+    assert_eq!(b.core().received(), 444);
+    let finishing = poll_fn(|cx| b.poll_finish(cx));
+    let (delivered, _) = tokio::join!(finishing, async {
+        let mut end = [0];
+        tokio::select! {
+            _ = a.read(&mut end) => {}
+            _ = to_a.detached() => {}
+        }
+        drop(a);
+    });
+    assert!(delivered);
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,8 +404,8 @@ async fn of_two_connections_the_last_wins() {
     let second = to_a.offer();
     let second = a.attend(second).await.unwrap().unwrap();
     let ((near_1, mut far_1), (near_2, mut far_2)) = (duplex(64), duplex(64));
-    second.attach(Pipe(near_2), 0).unwrap();
-    first.attach(Pipe(near_1), 0).unwrap();
+    second.attach(Pipe::new(near_2), 0).unwrap();
+    first.attach(Pipe::new(near_1), 0).unwrap();
     a.write_all(b"x").await.unwrap();
     assert_eq!(read(&mut far_1, 1).await.len(), 1);
     let mut rest = Vec::new();
@@ -299,7 +422,7 @@ async fn an_offer_that_came_too_late() {
     let offer = a.attend(offer).await.unwrap().unwrap();
     a.write_all(&[7; 1025]).await.unwrap();
     let (near, mut far) = duplex(64);
-    offer.attach(Pipe(near), 0).unwrap();
+    offer.attach(Pipe::new(near), 0).unwrap();
     a.write_all(b"on").await.unwrap();
     assert_eq!(read(&mut b, 1027).await.last(), Some(&b'n'));
     let mut rest = Vec::new();
@@ -312,7 +435,7 @@ async fn an_offer_that_came_too_late() {
     a.write_all(&[7; 1025]).await.unwrap();
     to_a.cut();
     let (near, mut far) = duplex(64);
-    offer.attach(Pipe(near), received).unwrap();
+    offer.attach(Pipe::new(near), received).unwrap();
     a.write_all(b"x").await.unwrap();
     assert!(a.connection().is_none());
     assert_eq!(far.read_to_end(&mut rest).await.unwrap(), 0, "closed");
@@ -382,8 +505,8 @@ async fn a_session_gives_memory_back_when_it_is_asked() {
     memory.set_limit(Some(1 << 20));
     let (near, far) = duplex(128 * 1024);
     let core = || Core::new(None, None, 64 * 1024);
-    let (mut a, to_a) = Stream::new(core().within(memory.clone()), Pipe(near), MINUTE);
-    let (mut b, to_b) = Stream::new(core(), Pipe(far), MINUTE);
+    let (mut a, to_a) = Stream::new(core().within(memory.clone()), Pipe::new(near), MINUTE);
+    let (mut b, to_b) = Stream::new(core(), Pipe::new(far), MINUTE);
     assert_eq!((to_a.spare().bytes, memory.used()), (0, 0));
     a.write_all(&pattern(20_000)).await.unwrap();
     assert_eq!((to_a.spare().bytes, memory.used()), (32_768, 32_768));

@@ -80,7 +80,12 @@ impl Stream {
     }
 
     /// Closes it without delivering what it has not delivered yet.
-    pub fn reset(self) {
+    pub fn reset(mut self) {
+        self.abandon();
+    }
+
+    /// The same, and what has arrived can still be read.
+    pub fn abandon(&mut self) {
         let mut state = self.session.lock();
         if !matches!(state.phase, Phase::Broken(_)) {
             state.phase = Phase::Reset;
@@ -93,17 +98,9 @@ impl Stream {
         matches!(self.session.lock().phase, Phase::Broken(_))
     }
 
-    /// Reads what has arrived; [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has.
-    pub fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        let state = self.session.lock();
-        if state.kcp.readable() == 0 && !matches!(state.phase, Phase::Broken(_) | Phase::Eof) {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        drop(state);
-        match Pin::new(self).poll_read(&mut Context::from_waker(Waker::noop()), buf) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
+    /// Bytes that have arrived in order and were not read.
+    pub fn unread(&self) -> usize {
+        self.session.lock().kcp.readable()
     }
 
     /// What the session has counted.

@@ -1,0 +1,81 @@
+//! How much memory there is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Bytes of memory that this process may take: those of the machine, or what its control group
+/// leaves it. `None` where that cannot be found out.
+pub(super) fn memory() -> Option<u64> {
+    let of_machine = fs::read_to_string("/proc/meminfo").ok();
+    let of_machine = of_machine.and_then(|text| total(&text));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let of_group = group_limit(Path::new("/sys/fs/cgroup"), &groups);
+    of_machine.into_iter().chain(of_group).min()
+}
+
+/// The total in the text of `/proc/meminfo`.
+fn total(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kibibytes = line?.trim().strip_suffix(" kB")?;
+    kibibytes.parse::<u64>().ok().map(|size| size * 1024)
+}
+
+/// The lowest limit of the groups in the text of `/proc/self/cgroup`, and of those they are in.
+/// In a container the path of a group may be one that only the machine knows; then that of the
+/// container's own counts, which is the root.
+fn group_limit(root: &Path, groups: &str) -> Option<u64> {
+    let limits = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (root, file) = match fields.next()? {
+            "" => (root.to_owned(), "memory.max"),
+            list if list.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let path = fields.next()?.trim_start_matches('/');
+        let group = root.join(path);
+        let upwards = group.ancestors().take_while(|path| path.starts_with(&root));
+        let files: Vec<PathBuf> = upwards.map(|path| path.join(file)).collect();
+        // Without a limit it is `max`, or as good as all there is.
+        let limit = |file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+        files.iter().filter_map(limit).min()
+    });
+    limits.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_limit_counts() {
+        let total = total("MemTotal:       24682748 kB\nMemFree:        1 kB\n");
+        assert_eq!(total, Some(24_682_748 * 1024));
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let limit = |groups| group_limit(root.path(), groups);
+        assert_eq!(limit("0::/a/b\n"), None);
+        write("a/b/memory.max", "max\n");
+        assert_eq!(limit("0::/a/b\n"), None);
+        write("a/memory.max", "4096000\n");
+        assert_eq!(limit("0::/a/b\n"), Some(4_096_000));
+        write("memory.max", "8192000\n");
+        assert_eq!(limit("0::/a/b\n"), Some(4_096_000));
+        assert_eq!(limit("0::/not/here\n"), Some(8_192_000));
+        // The first version.
+        let groups = "5:cpu,cpuacct:/x\n4:memory:/x\n1:name=systemd:/x\n";
+        assert_eq!(limit(groups), None);
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write("memory/x/memory.limit_in_bytes", "1024000\n");
+        assert_eq!(limit(groups), Some(1_024_000));
+        assert_eq!(
+            limit("4:memory:/elsewhere\n"),
+            Some(9_223_372_036_854_771_712)
+        );
+    }
+}
