@@ -128,7 +128,7 @@ hosts: [{name: echo, addr: 'builtin:echo'}]
                 gateway_addr: connection.local_addr(),
                 target: None,
                 flags: 0,
-                extra: Vec::new(),
+                extra: Default::default(),
                 first_data: None,
                 fastway: None,
             });
