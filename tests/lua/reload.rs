@@ -268,12 +268,16 @@ async fn what_was_asked_for_late_is_loaded_with_the_script() {
     assert_eq!(hook.modules(), [] as [&str; 0]);
     assert_eq!(name(&hook).await, "late");
     assert_eq!(hook.modules(), ["late"]);
-    assert!(!hook.is_stale());
+    // As it was read, so that a change since is one.
+    let late = rig.dir.path().join("late.lua");
+    let known = hook.files().sha256(&late);
+    assert!(known.is_some());
 
     rig.modules = hook.modules();
     rig.write("late.lua", "return 'later'");
-    assert!(hook.is_stale());
+    assert_eq!(hook.files().sha256(&late), known);
     let hook = rig.script(text);
+    assert_ne!(hook.files().sha256(&late), known);
     assert!(files(&rig, &hook).contains("late.lua"));
     for (broken, want) in [
         ("\nreturn return", "late.lua:2: "),
