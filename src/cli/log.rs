@@ -268,7 +268,11 @@ mod tests {
         let line = |n: usize| format!("{n:08}{}\n", "x".repeat(1015));
         let fit = LIMIT / 1024;
         (0..fit + 100).for_each(|n| queue.push(line(n).as_bytes()));
-        assert_eq!((queue.lock().len, queue.lock().dropped), (LIMIT, 100));
+        let waiting = {
+            let lines = queue.lock();
+            (lines.len, lines.dropped)
+        };
+        assert_eq!(waiting, (LIMIT, 100));
         // Where nobody waits nothing waits.
         drop(allow);
         let log = Log(queue);

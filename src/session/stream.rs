@@ -1,5 +1,6 @@
 //! A session as one async stream, whatever becomes of its connections.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -17,9 +18,11 @@ use super::{Core, Memory};
 /// How long to wait before looking again whether the peer has acknowledged more: nothing tells.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// Bytes that a connection has delivered and the reader has not taken, beyond which no other
-/// connection takes its place: about what the system holds of one over TCP.
+/// Bytes that lost connections together may have delivered and the reader not taken, if there are
+/// several: about what the system holds of one over TCP.
 const UNREAD: u64 = 512 * 1024;
+/// Lost connections of which the reader may not have taken everything.
+const LOST: usize = 16;
 
 /// What a session runs over, one at a time.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
@@ -49,8 +52,9 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 /// connection and ends the session at this end.
 ///
 /// What a connection had acknowledged when it was lost the peer may no longer have. It stays where
-/// it is, in the connection, which is kept until the reader has taken it; there is at most one
-/// behind the current one, and a peer that comes back once more meanwhile waits.
+/// it is, in the connection, which is kept until the reader has taken it. If several were lost and
+/// there is much in them, a peer that wants to replace one more waits until the reader has caught
+/// up; one that has no connection never does, as the reader may be waiting for it.
 ///
 /// Reading and writing are cancel safe. The halves of a split stream may be used by two tasks.
 ///
@@ -66,9 +70,8 @@ pub struct Stream<C> {
     connection: Option<C>,
     /// The connection takes nothing more; what it has delivered is still to be read.
     broken: bool,
-    /// The connection before, which has delivered what is still to be read, and the position from
-    /// which on the current one goes on.
-    replaced: Option<(C, u64)>,
+    /// Connections before, which have delivered what is still to be read.
+    replaced: VecDeque<Replaced<C>>,
     /// The most bytes that the peer has been told to have been received.
     promised: u64,
     /// Bytes to be read from connections that were lost, which count as memory of the session.
@@ -85,6 +88,15 @@ pub struct Stream<C> {
     closing: Closing,
     end: Option<End>,
     resumes: u64,
+}
+
+/// A connection of which not everything has been read.
+struct Replaced<C> {
+    connection: C,
+    /// The position up to which it is read.
+    end: u64,
+    /// The position from which on the next one goes on, which may be before.
+    next: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +125,7 @@ impl<C: Connection> Stream<C> {
             core,
             connection: Some(connection),
             broken: false,
-            replaced: None,
+            replaced: VecDeque::new(),
             promised: 0,
             held: 0,
             waiting_offers: Vec::new(),
@@ -229,7 +241,7 @@ impl<C: Connection> Stream<C> {
                 return Poll::Ready(end == End::Eof);
             }
             let mut buf = ReadBuf::new(&mut space);
-            if self.held > 0 {
+            if self.has_lost() {
                 if self.poll_receive(cx, &mut buf).is_pending() {
                     ready!(self.poll_timer());
                 }
@@ -272,7 +284,7 @@ impl<C: Connection> Stream<C> {
                 Mail::Attach(resume) => self.attach(resume),
                 Mail::Cut if self.connection().is_none() => {}
                 // What the peer has been told of is not lost any more.
-                Mail::Cut if self.owes() && self.replaced.is_none() => self.lose_connection(),
+                Mail::Cut if self.promised > self.kept() => self.lose_connection(),
                 Mail::Cut => self.detach(false),
                 Mail::Shrink => {
                     self.confirm();
@@ -287,31 +299,43 @@ impl<C: Connection> Stream<C> {
 
     /// Says how far the stream got, unless its reader is too far behind for another connection.
     fn answer_offers(&mut self) {
-        if self.waiting_offers.is_empty() || self.replaced.is_some() {
+        if self.waiting_offers.is_empty() {
             return;
         }
-        let unread = self.unread();
-        let short = self.core.memory().is_some_and(Memory::is_short);
-        let wanted = self.closing == Closing::No;
-        if wanted && (unread > UNREAD || unread > 0 && short) {
-            return;
+        let received = self.promised.max(self.delivered());
+        let more = received > self.kept() && !self.broken;
+        if self.closing == Closing::No && more && !self.replaced.is_empty() {
+            let short = self.core.memory().is_some_and(Memory::is_short);
+            let much = received - self.core.received() > UNREAD;
+            if short || much || self.replaced.len() >= LOST {
+                return;
+            }
         }
-        let received = self.core.received() + unread;
-        self.promised = self.promised.max(received);
+        self.promised = received;
         for offer in std::mem::take(&mut self.waiting_offers) {
             let _ = offer.send(Counts::of(&self.core, received));
         }
     }
 
-    /// Bytes that the connection has delivered and nobody has read, repeats apart.
-    fn unread(&self) -> u64 {
-        let unread = self.connection.as_ref().map_or(0, C::unread) as u64;
-        unread.saturating_sub(self.core.repeated())
+    /// The position up to which the connection has delivered.
+    fn delivered(&self) -> u64 {
+        let read = match self.replaced.back() {
+            Some(last) => last.next,
+            None => self.core.received() - self.core.repeated(),
+        };
+        let unread = self.connection.as_ref().map_or(0, C::unread);
+        self.core.received().max(read + unread as u64)
     }
 
-    /// Whether the peer has been told of bytes that are still to be read.
-    fn owes(&self) -> bool {
-        self.core.received() < self.promised
+    /// The position up to which those before the connection have delivered.
+    fn kept(&self) -> u64 {
+        let last = self.replaced.back();
+        last.map_or(0, |last| last.end).max(self.core.received())
+    }
+
+    /// Whether there are lost connections of which not everything has been read.
+    fn has_lost(&self) -> bool {
+        self.broken || !self.replaced.is_empty()
     }
 
     /// Notes what the connection's system has acknowledged.
@@ -324,7 +348,8 @@ impl<C: Connection> Stream<C> {
     /// Reads from the connection whose turn it is, if there is one. Ready when anything has
     /// changed, read or not.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
-        let replaced = self.replaced.as_mut().map(|(connection, _)| connection);
+        let replaced = self.replaced.front_mut();
+        let replaced = replaced.map(|replaced| &mut replaced.connection);
         let Some(connection) = replaced.or(self.connection.as_mut()) else {
             return Poll::Ready(());
         };
@@ -333,16 +358,15 @@ impl<C: Connection> Stream<C> {
         let delivered = &mut buf.filled_mut()[before..];
         let len = delivered.len();
         if result.is_err() || len == 0 {
-            match self.replaced.take() {
-                Some(_) => self.lose_bytes(),
-                None => self.closed_by_peer(result.is_ok()),
+            match self.replaced.is_empty() {
+                true => self.closed_by_peer(result.is_ok()),
+                false => self.lose_bytes(),
             }
         } else {
             let new = self.core.receive(delivered).len();
             delivered.copy_within(len - new.., 0);
             buf.set_filled(before + new);
-            if self.held > 0 {
-                self.hold(self.held.saturating_sub(new));
+            if self.has_lost() {
                 self.leave_lost();
             }
         }
@@ -353,28 +377,33 @@ impl<C: Connection> Stream<C> {
     /// A connection had less than it said, which the peer has been told.
     fn lose_bytes(&mut self) {
         self.broken = false;
-        self.hold(0);
+        self.replaced.clear();
+        self.hold();
         self.finish(End::Refused(Refusal::BytesLost));
     }
 
     /// Closes lost connections of which everything has been read.
     fn leave_lost(&mut self) {
-        if self.owes() {
-            return;
+        while let Some(first) = self.replaced.front()
+            && first.end <= self.core.received()
+        {
+            self.core.receive_from(first.next);
+            self.replaced.pop_front();
         }
-        if let Some((_, next)) = self.replaced.take() {
-            self.core.receive_from(next);
-            let unread = if self.broken { self.unread() } else { 0 };
-            self.promised = self.core.received() + unread;
-            self.hold(unread as usize);
-        }
-        if self.broken && !self.owes() {
+        if self.broken && self.replaced.is_empty() && self.promised <= self.core.received() {
             self.detach(false);
         }
+        self.hold();
     }
 
     /// Notes how much is to be read from lost connections.
-    fn hold(&mut self, bytes: usize) {
+    fn hold(&mut self) {
+        let end = if self.broken {
+            self.promised
+        } else {
+            self.kept()
+        };
+        let bytes = end.saturating_sub(self.core.received()) as usize;
         if let Some(memory) = self.core.memory() {
             memory.resized(self.held, bytes);
         }
@@ -402,19 +431,23 @@ impl<C: Connection> Stream<C> {
         let mut last = self.connection.replace(resume.connection);
         last.iter_mut().for_each(C::abandon);
         self.broken = false;
-        let unread = match self.replaced.take() {
-            Some((replaced, _)) => Some(replaced),
-            None => last.filter(|_| self.owes()),
-        };
-        if let Some(unread) = unread {
-            self.replaced = Some((unread, resume.told));
-        } else if resume.told <= self.core.received() {
-            self.core.receive_from(resume.told);
-            self.promised = self.core.received();
-        } else {
+        if let Some(connection) = last
+            && self.promised > self.kept()
+        {
+            self.replaced.push_back(Replaced {
+                connection,
+                end: self.promised,
+                next: resume.told,
+            });
+        } else if resume.told > self.kept() {
             return self.lose_bytes();
+        } else if let Some(last) = self.replaced.back_mut() {
+            last.next = resume.told;
+        } else {
+            self.core.receive_from(resume.told);
         }
-        self.hold((self.promised - self.core.received()) as usize);
+        self.promised = self.kept();
+        self.hold();
         self.timer = None;
         self.look = FIRST_LOOK;
         self.resumes += 1;
@@ -437,15 +470,13 @@ impl<C: Connection> Stream<C> {
 
     /// The connection is broken, as far as this side has found. What it had delivered counts.
     fn lose_connection(&mut self) {
-        let unread = self.unread();
-        if unread == 0 {
+        let delivered = self.delivered();
+        if delivered <= self.kept() {
             return self.detach(false);
         }
-        if self.replaced.is_none() {
-            self.promised = self.promised.max(self.core.received() + unread);
-        }
-        self.hold(self.held + unread as usize);
+        self.promised = self.promised.max(delivered);
         self.broken = true;
+        self.hold();
         if let Some(connection) = &mut self.connection {
             connection.abandon();
         }
@@ -459,11 +490,9 @@ impl<C: Connection> Stream<C> {
             }
             connection.abandon();
         }
-        if self.replaced.is_none() {
-            self.hold(0);
-        }
-        // That a broken one is lost has been said.
-        if !std::mem::take(&mut self.broken) {
+        let said = std::mem::take(&mut self.broken);
+        self.hold();
+        if !said {
             self.detached(clean);
         }
     }
@@ -558,7 +587,7 @@ impl<C: Connection> AsyncRead for Stream<C> {
         loop {
             match this.end {
                 // What was delivered before the end is to be read before it.
-                _ if this.held > 0 => {}
+                _ if this.has_lost() => {}
                 Some(End::Eof) => return Poll::Ready(Ok(())),
                 Some(End::Refused(refusal)) => {
                     let kind = io::ErrorKind::ConnectionReset;

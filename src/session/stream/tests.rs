@@ -231,47 +231,76 @@ async fn an_offer_that_is_dropped_changes_nothing() {
 async fn an_offer_counts_what_was_delivered() {
     const MUCH: usize = UNREAD as usize;
     let ((mut a, to_a), (mut b, to_b)) = session(8 * MUCH, 8 * MUCH);
-    let sent = pattern(2 * MUCH);
-    a.write_all(&sent[..MUCH]).await.unwrap();
+    let sent = pattern(2 * MUCH + 2);
+    a.write_all(&sent[..2 * MUCH]).await.unwrap();
     let offer = to_b.offer();
     let first = b.attend(offer).await.unwrap().unwrap();
-    assert_eq!((first.received(), b.held()), (MUCH as u64, 0));
-    // With more unread no further connection is taken, until it is read.
-    a.write_all(&sent[MUCH..]).await.unwrap();
+    assert_eq!((first.received(), b.held()), (2 * MUCH as u64, 0));
+    b.attend(a.attend(resume(&to_a, &to_b, 64)))
+        .await
+        .unwrap()
+        .unwrap();
+    b.attend(tokio::task::yield_now()).await.unwrap();
+    assert_eq!((b.resumes(), b.held(), b.memory()), (1, 2 * MUCH, 2 * MUCH));
+    // As long as that much is unread no connection is left behind that has delivered more.
+    a.write_all(&sent[2 * MUCH..]).await.unwrap();
     let mut second = std::pin::pin!(to_b.offer());
-    let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
-    assert!(polled.is_pending());
-    assert!(read(&mut b, MUCH - 1).await == sent[..MUCH - 1]);
-    let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
-    assert!(polled.is_pending());
-    assert!(read(&mut b, 1).await == sent[MUCH - 1..MUCH]);
-    let second = second.await.unwrap();
-    assert_eq!(second.received(), 2 * MUCH as u64);
-    // Nor is one, as long as what the one before has delivered is unread.
-    let (near, far) = duplex(64);
-    let sent_again = second.received();
-    second.attach(Pipe::new(far), 0).unwrap();
-    let offer = to_a.offer();
-    let offer = a.attend(offer).await.unwrap().unwrap();
-    offer.attach(Pipe::new(near), sent_again).unwrap();
-    a.write_all(b"on").await.unwrap();
-    let third = to_b.offer();
-    tokio::pin!(third);
-    let waiting = b.attend(tokio::time::timeout(MINUTE, &mut third)).await;
+    let waiting = b.attend(tokio::time::timeout(MINUTE, &mut second)).await;
     assert!(waiting.unwrap().is_err());
-    assert_eq!((b.resumes(), b.held(), b.memory()), (1, MUCH, MUCH));
-    assert!(read(&mut b, MUCH).await == sent[MUCH..]);
+    let rest = MUCH - 2;
+    let len = 2 * MUCH - rest;
+    assert!(read(&mut b, len).await == sent[..len]);
+    assert_eq!(second.await.unwrap().received(), sent.len() as u64);
+    assert!(read(&mut b, rest + 2).await == sent[len..]);
     assert_eq!((b.held(), b.memory()), (0, 0));
-    assert_eq!(third.await.unwrap().received(), 2 * MUCH as u64 + 2);
-    assert_eq!(read(&mut b, 2).await, b"on");
-    drop(first);
+    // Nor does it count any more when the first of its offers is taken.
+    let (_near, far) = duplex(64);
+    first.attach(Pipe::new(far), 0).unwrap();
+    b.attend(tokio::task::yield_now()).await.unwrap();
+    assert_eq!((b.resumes(), b.held()), (2, 0));
+}
+
+/// A peer that has no connection gets one, whatever is unread: the reader may be waiting for it.
+#[tokio::test(start_paused = true)]
+async fn a_peer_without_a_connection_never_waits() {
+    let ((mut a, to_a), (mut b, to_b)) = session(4096, 64 * 1024);
+    let sent = pattern(3 * LOST * 10);
+    for part in sent.chunks(10) {
+        a.write_all(part).await.unwrap();
+        // This end finds that it has lost its connection.
+        b.lose_connection();
+        assert!(b.connection().is_none());
+        b.attend(a.attend(resume(&to_a, &to_b, 4096)))
+            .await
+            .unwrap()
+            .unwrap();
+        b.attend(tokio::task::yield_now()).await.unwrap();
+    }
+    assert_eq!(b.held(), sent.len());
+    assert!(read(&mut b, sent.len()).await == sent);
+}
+
+/// Lost connections with little in them are not too many.
+#[tokio::test(start_paused = true)]
+async fn so_many_lost_connections_are_kept() {
+    let ((mut a, to_a), (mut b, to_b)) = session(4096, 64 * 1024);
+    let sent = pattern((LOST + 1) * 10);
+    for (n, part) in sent.chunks(10).enumerate() {
+        a.write_all(part).await.unwrap();
+        let resuming = a.attend(resume(&to_a, &to_b, 4096));
+        let resuming = b.attend(tokio::time::timeout(MINUTE / 2, resuming));
+        assert_eq!(resuming.await.unwrap().is_ok(), n < LOST);
+        b.attend(tokio::task::yield_now()).await.unwrap();
+        assert_eq!(b.replaced.len(), (n + 1).min(LOST));
+    }
+    assert!(read(&mut b, sent.len()).await == sent);
 }
 
 /// However often its connection is cut and however much each has acknowledged, a reader that waits
 /// loses nothing; nor does the session end while its peer tries to come back.
 #[tokio::test(start_paused = true)]
 async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
-    const EACH: usize = UNREAD as usize / 2;
+    const EACH: usize = UNREAD as usize / 2 + 1;
     let memory = Arc::new(Memory::new());
     let ((mut a, to_a), (mut b, to_b)) = session(EACH, 64 * 1024);
     b.core =
@@ -305,22 +334,27 @@ async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
     assert_eq!(memory.used(), 0);
 }
 
-/// While there is too little memory a peer that left bytes behind comes back once they are read.
+/// While there is too little memory one connection is left behind, and no further one.
 #[tokio::test(start_paused = true)]
-async fn without_memory_nothing_is_left_behind_a_new_connection() {
+async fn without_memory_little_is_left_behind() {
     let memory = Arc::new(Memory::new());
     let (near, far) = duplex(1024);
     let core = || Core::new(None, None, 1024).within(memory.clone());
     let (mut a, to_a) = Stream::new(core(), Pipe::new(near), MINUTE);
     let (mut b, to_b) = Stream::new(core(), Pipe::new(far), MINUTE);
-    a.write_all(b"unread").await.unwrap();
     memory.set_limit(Some(0));
+    a.write_all(b"one").await.unwrap();
+    b.attend(a.attend(resume(&to_a, &to_b, 64)))
+        .await
+        .unwrap()
+        .unwrap();
+    b.attend(tokio::task::yield_now()).await.unwrap();
+    a.write_all(b"two").await.unwrap();
     let mut offer = std::pin::pin!(to_b.offer());
     let waiting = tokio::time::timeout(MINUTE, &mut offer);
     assert!(b.attend(waiting).await.unwrap().is_err());
-    assert_eq!(read(&mut b, 6).await, b"unread");
+    assert_eq!(read(&mut b, 6).await, b"onetwo");
     assert_eq!(offer.await.unwrap().received(), 6);
-    drop(to_a);
 }
 
 /// A connection that breaks under a writer has delivered what it has delivered, however much the
