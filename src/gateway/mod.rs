@@ -183,6 +183,8 @@ impl Gateway {
         gateway.listen(&mut gateway.binds.lock().await.open, sockets);
         gateway.serve_admin(admin);
         tokio::spawn(memory::relieve(gateway.state.clone()));
+        #[cfg(target_env = "gnu")]
+        tokio::spawn(memory::give_back(gateway.state.clone()));
         let watching = Arc::downgrade(&gateway);
         tokio::spawn(async move {
             while changes.recv().await.is_some() {
