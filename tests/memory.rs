@@ -195,3 +195,49 @@ hooks: [{name: talk, lua: talk.lua, timeout: 10s}]";
         "{whole} {dropped}"
     );
 }
+
+/// Memory goes back to the system when it is not needed any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peak_of_memory_passes() {
+    const PEAK: u64 = 500_000_000;
+    // Not so large that the system hands each out by itself.
+    const EACH: usize = 64 * 1024;
+    let server = Server::start().await;
+    let more = "scp: {resume_wait: 1ms, replay_buffer: 128KiB}\nreplay_memory: 0B";
+    let gateway = Gateway::start(&scp_to(server.addr, more)).await;
+    let peak = async |sessions: u64| {
+        let mut all = Vec::new();
+        for _ in 0..sessions {
+            let client = Raw::connect(gateway.addr()).await;
+            let mut connection = server.accept().await;
+            connection.write_all(&[1; EACH]).await.unwrap();
+            all.push((client, connection));
+        }
+        for (client, connection) in &mut all {
+            client.receive(EACH).await;
+            connection.write_all(&[2; EACH]).await.unwrap();
+        }
+        for (client, _) in &mut all {
+            client.receive(EACH).await;
+        }
+        gateway.resident()
+    };
+    peak(20).await;
+    let before = gateway.resident();
+    let most = peak(PEAK / (2 * EACH as u64)).await;
+    println!("{before} before, {most} at most");
+    assert!(most > before + PEAK * 9 / 10, "{most}");
+    let falling = async {
+        let mut pace = interval(Duration::from_millis(100));
+        while gateway.resident() > 2 * before {
+            pace.tick().await;
+        }
+    };
+    let fell = tokio::time::timeout(PATIENCE, falling).await;
+    println!("{} after", gateway.resident());
+    assert!(
+        fell.is_ok(),
+        "{before} before, {most} at most, {} after",
+        gateway.resident()
+    );
+}

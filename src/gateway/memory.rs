@@ -1,4 +1,4 @@
-//! Replay buffers that take too much memory together.
+//! Replay buffers that take too much memory together, and memory that nobody needs any more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +36,38 @@ pub(super) async fn relieve(state: Arc<State>) {
         }
     };
     state.shutdown.interrupts(relieving).await;
+}
+
+/// How often to look for memory that nobody needs any more, and how much more of it than before is
+/// worth the effort, bytes.
+#[cfg(target_env = "gnu")]
+const LOOK: Duration = Duration::from_secs(2);
+#[cfg(target_env = "gnu")]
+const WORTHWHILE: usize = 32 << 20;
+
+/// Gives memory back to the system that has become free since the last time, until the shutdown.
+/// By itself this allocator does so only with what is free at the end of what it has.
+#[cfg(target_env = "gnu")]
+pub(super) async fn give_back(state: Arc<State>) {
+    let giving = async {
+        let mut least = usize::MAX;
+        loop {
+            sleep(LOOK).await;
+            // Both may take a while.
+            let looking = tokio::task::spawn_blocking(move || {
+                // SAFETY: it takes nothing and tells numbers.
+                let free = unsafe { libc::mallinfo2() }.fordblks;
+                if free < least.saturating_add(WORTHWHILE) {
+                    return least.min(free);
+                }
+                // SAFETY: what it gives back is free.
+                unsafe { libc::malloc_trim(0) };
+                free
+            });
+            least = looking.await.unwrap_or(least);
+        }
+    };
+    state.shutdown.interrupts(giving).await;
 }
 
 /// Asks as many sessions as have what is to be freed, those first that were idle longest. Returns

@@ -190,6 +190,8 @@ impl Gateway {
         gateway.listen(&mut gateway.binds.lock().await.open, sockets);
         gateway.serve_admin(admin);
         tokio::spawn(memory::relieve(gateway.state.clone()));
+        #[cfg(target_env = "gnu")]
+        tokio::spawn(memory::give_back(gateway.state.clone()));
         let watching = Arc::downgrade(&gateway);
         let grown = gateway.state.environment.grown.clone();
         tokio::spawn(async move {
