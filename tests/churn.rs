@@ -38,9 +38,9 @@ listeners:
   - {name: plain, bind: ['tcp://127.0.0.1:0'], session: plain}
   - {name: clients, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-client}
   - {name: servers, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-server}
-scp: {resume_wait: 2s}
-snet: {resume_wait: 2s}
-kcp: {read_timeout: 1s}
+scp: {resume_wait: 5s}
+snet: {resume_wait: 5s}
+kcp: {read_timeout: 5s}
 hosts: [{name: echo, addr: 'builtin:echo'}]
 hooks: [{name: seen, lua: seen.lua}]
 admin: 127.0.0.1:0
@@ -98,7 +98,7 @@ async fn nothing_is_left_behind() {
     while start.elapsed() < time || warm.is_none() {
         round(&gateway, rng.random()).await;
         rounds += 1;
-        if rounds % 5 == 0 {
+        if rounds % 2 == 0 {
             gateway.save("seen.lua", &format!("-- {rounds}\n{SCRIPT}"));
             gateway.log().nth("reloaded", 0).await;
         }
