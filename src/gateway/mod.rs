@@ -492,15 +492,16 @@ impl Drop for Listing {
     }
 }
 
-/// Nothing panics while one of ours is held.
 /// The first characters of a text that a client may have had a part in, for a line of the log.
 fn excerpt(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(256) {
+        // invariant: a character begins there.
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
     }
 }
 
+/// Nothing panics while one of ours is held.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -144,6 +144,7 @@ impl Shared {
     /// Runs under the lock of a key's store.
     fn at<T>(&self, key: &Key, run: impl FnOnce(&mut Store, &Key) -> T) -> T {
         // The table takes its buckets from the low bits and its tags from the high ones.
+        // invariant: it is the rest of a division by their number.
         let shard = &self.shards[(key.hash >> 32) as usize % SHARDS];
         locked(shard, |store| run(store, key))
     }

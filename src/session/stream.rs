@@ -355,6 +355,7 @@ impl<C: Connection> Stream<C> {
         };
         let before = buf.filled().len();
         let result = ready!(Pin::new(connection).poll_read(cx, buf));
+        // invariant: what is filled only grows.
         let delivered = &mut buf.filled_mut()[before..];
         let len = delivered.len();
         if result.is_err() || len == 0 {

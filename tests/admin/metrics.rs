@@ -466,8 +466,10 @@ async fn promtool_has_nothing_to_say() {
     gateway.log().of(bug.id(), "session opened").await;
     let dead = connect_with(to(&gateway, "dead")).await;
     gateway.log().of(dead.id(), "session closed").await;
-    // A connection that leaves at once.
-    drop(TcpStream::connect(gateway.addr()).await.unwrap());
+    // A connection that says too little.
+    let mut short = TcpStream::connect(gateway.addr()).await.unwrap();
+    short.write_all(b"\0").await.unwrap();
+    drop(short);
     gateway.log().nth("handshake failed", 0).await;
     let body = get(admin, "/metrics").await.body;
     promtool(&["check", "metrics"], &body).await;

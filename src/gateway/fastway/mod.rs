@@ -94,6 +94,7 @@ enum End {
 impl Switchboard {
     /// The endpoints of a kind by their ids, as they were less than [`FRESH`] ago.
     pub fn endpoints(&self, role: Role) -> Arc<[Endpoint]> {
+        // invariant: there is one for each role.
         let roster = &self.rosters[role as usize];
         let mut roster = roster.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

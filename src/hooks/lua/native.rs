@@ -71,6 +71,7 @@ pub(super) fn install(lua: &Lua, guarded: &Table) -> mlua::Result<()> {
     for (library, names) in [
         (
             "string",
+            // invariant: a whole range has no bounds.
             &[
                 "byte", "char", "format", "lower", "pack", "packsize", "reverse", "sub", "unpack",
                 "upper",
@@ -217,6 +218,7 @@ unsafe fn search(state: *mut lua_State, find: bool) -> c_int {
     }
     if find && (ffi::lua_toboolean(state, 4) != 0 || is_plain(pattern)) {
         limit::charge(state, 1 + (subject.len() - at + pattern.len()) / 64);
+        // invariant: `at` is the subject's length at most, as was looked at above.
         if let Some(found) = memmem::find(&subject[at..], pattern) {
             ffi::lua_pushinteger(state, (at + found + 1) as _);
             ffi::lua_pushinteger(state, (at + found + pattern.len()) as _);
@@ -308,6 +310,7 @@ unsafe fn push_capture(
 ) {
     match capture(state, matcher, at, start, end) {
         Capture::Text(start, end) => {
+            // invariant: captures lie within the subject.
             let text = &matcher.subject()[start..end];
             ffi::lua_pushlstring(state, text.as_ptr().cast(), text.len());
         }
@@ -413,6 +416,7 @@ unsafe extern "C-unwind" fn gsub(state: *mut lua_State) -> c_int {
         }
     }
     if changed {
+        // invariant: `at` is where a match ended, or one behind a byte that was there.
         add(buffer, &subject[at..]);
         ffi::luaL_pushresult(buffer);
     } else {
@@ -438,6 +442,7 @@ unsafe fn expand(
     let mut rest = bytes(state, 3);
     limit::charge(state, 1 + rest.len() / 16);
     while let Some(at) = memchr::memchr(b'%', rest) {
+        // invariant: `at` is where the sign was found; matches and captures lie within the subject.
         add(buffer, &rest[..at]);
         match rest.get(at + 1) {
             Some(b'%') => ffi::luaL_addchar(buffer, b'%' as c_char),
@@ -445,6 +450,7 @@ unsafe fn expand(
             Some(digit @ b'1'..=b'9') => {
                 let at = usize::from(digit - b'1');
                 match capture(state, matcher, at, start, end) {
+                    // invariant: captures lie within the subject.
                     Capture::Text(start, end) => add(buffer, &subject[start..end]),
                     Capture::Position(at) | Capture::Open(at) => {
                         ffi::lua_pushinteger(state, (at + 1) as _);
@@ -454,6 +460,7 @@ unsafe fn expand(
             }
             _ => fail(state, c"invalid use of '%%' in replacement string"),
         }
+        // invariant: a sign that nothing follows has failed above.
         rest = &rest[at + 2..];
     }
     add(buffer, rest);
@@ -478,6 +485,7 @@ unsafe fn replace(
     }
     if ffi::lua_toboolean(state, -1) == 0 {
         ffi::lua_pop(state, 1);
+        // invariant: matches lie within the subject.
         add(buffer, &matcher.subject()[start..end]);
         return false;
     }
@@ -518,6 +526,7 @@ unsafe extern "C-unwind" fn rep(state: *mut lua_State) -> c_int {
     // What is there already is taken for what follows, so that few copies are enough.
     let mut done = 0;
     for part in [text, separator] {
+        // invariant: no more is done than the total, which is the length of `to`.
         let part = &part[..part.len().min(total - done)];
         to[done..done + part.len()].write_copy_of_slice(part);
         done += part.len();

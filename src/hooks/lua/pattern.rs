@@ -82,6 +82,7 @@ impl<'a> Matcher<'a> {
 
     /// The captures of the last match.
     pub(super) fn captures(&self) -> &[Capture] {
+        // invariant: there are as many places as levels.
         &self.captures[..self.level]
     }
 
@@ -119,6 +120,7 @@ impl<'a> Matcher<'a> {
             if p == self.pattern.len() {
                 break Some(s);
             }
+            // invariant: `p` is no end of the pattern, as was looked at above, nor beyond: it goes by what was there.
             match self.pattern[p] {
                 b'(' if self.p(p + 1) == b')' => {
                     break self.open(s, p + 2, Capture::Position(s), more)?;
@@ -144,6 +146,7 @@ impl<'a> Matcher<'a> {
                         }
                         let end = self.class_end(p)?;
                         self.step(width(p, end), more)?;
+                        // invariant: `s` is the subject's length at most.
                         let before = match s {
                             0 => 0,
                             s => self.subject[s - 1],
@@ -207,6 +210,7 @@ impl<'a> Matcher<'a> {
         if self.level == MAX_CAPTURES {
             return Err(Error::TooManyCaptures);
         }
+        // invariant: there are as many places as levels, of which this is none too many.
         self.captures[self.level] = what;
         self.level += 1;
         let end = self.run(s, p, more)?;
@@ -222,6 +226,7 @@ impl<'a> Matcher<'a> {
         p: usize,
         more: &mut dyn FnMut() -> u32,
     ) -> Result<Option<usize>, Error> {
+        // invariant: there are as many places as levels, and the one found is one of them.
         let open = self.captures[..self.level].iter().rposition(is_open);
         let at = open.ok_or(Error::PatternCapture)?;
         let was = self.captures[at];
@@ -230,6 +235,7 @@ impl<'a> Matcher<'a> {
         }
         let end = self.run(s, p, more)?;
         if end.is_none() {
+            // invariant: as above.
             self.captures[at] = was;
         }
         Ok(end)
@@ -250,6 +256,7 @@ impl<'a> Matcher<'a> {
         let mut depth = 1_usize;
         for at in s + 1..self.subject.len() {
             self.step(1, more)?;
+            // invariant: `at` is counted below the length.
             let byte = self.subject[at];
             if byte == end {
                 depth -= 1;
@@ -271,6 +278,7 @@ impl<'a> Matcher<'a> {
         more: &mut dyn FnMut() -> u32,
     ) -> Result<Option<usize>, Error> {
         let number = i32::from(digit) - i32::from(b'0');
+        // invariant: there are as many places as levels.
         let captures = &self.captures[..self.level];
         let capture = usize::try_from(number - 1)
             .ok()
@@ -282,6 +290,7 @@ impl<'a> Matcher<'a> {
             Some(Capture::Open(_)) | None => return Err(Error::CaptureIndex(number)),
         };
         self.step((end - start) / 64, more)?;
+        // invariant: captures lie within the subject, and so does `s`.
         let text = &self.subject[start..end];
         Ok(self.subject[s..]
             .starts_with(text)
@@ -333,6 +342,7 @@ impl<'a> Matcher<'a> {
 
     /// Where the class that begins at `p` ends.
     fn class_end(&self, mut p: usize) -> Result<usize, Error> {
+        // invariant: whoever asks has seen that something is there.
         match self.pattern[p] {
             ESCAPE if p + 1 == self.pattern.len() => Err(Error::EndsWithEscape),
             ESCAPE => Ok(p + 2),
@@ -364,6 +374,7 @@ impl<'a> Matcher<'a> {
         let Some(&byte) = self.subject.get(s) else {
             return false;
         };
+        // invariant: the end of the class was found, so that it is all there.
         match self.pattern[p] {
             b'.' => true,
             ESCAPE => is_of(byte, self.pattern[p + 1]),

@@ -352,6 +352,7 @@ impl Shared {
             return;
         }
         if let Some(worker) = state.idle.pop() {
+            // invariant: workers are numbered as they are added, and stay.
             state.workers[worker].thread.unpark();
         } else if state.workers.len() < this.size {
             let shared = this.clone();
@@ -390,6 +391,7 @@ impl Shared {
             if state.closing {
                 return None;
             }
+            // invariant: workers are numbered as they are added, and stay.
             if state.workers[me].swept != state.epoch {
                 let epoch = state.epoch;
                 drop(state);
@@ -428,6 +430,7 @@ impl State {
         let free = size - self.busy;
         self.turns
             .iter()
+            // invariant: who has a turn has a line.
             .position(|script| self.lines[script].running < free)
     }
 
@@ -441,6 +444,7 @@ impl State {
             self.turns.push_back(script);
         }
         self.busy += 1;
+        // invariant: workers are numbered as they are added, and stay.
         self.workers[worker].running = Some(Running {
             order: job.order,
             since: Instant::now(),
@@ -450,6 +454,7 @@ impl State {
 
     /// Notes that a worker has ended its call.
     fn finish(&mut self, worker: usize) {
+        // invariant: workers are numbered as they are added, and stay.
         let Some(running) = self.workers[worker].running.take() else {
             return;
         };
@@ -480,6 +485,7 @@ impl State {
 
     fn wake_all(&mut self) {
         for worker in self.idle.drain(..) {
+            // invariant: workers are numbered as they are added, and stay.
             self.workers[worker].thread.unpark();
         }
     }

@@ -97,6 +97,7 @@ impl NewRequest {
     fn parse(text: &[u8]) -> Result<Self, Error> {
         let mut text = Some(text.strip_suffix(b"\n").unwrap_or(text));
         let mut line = || {
+            // invariant: a whole range has no bounds.
             let (line, rest) = text.map_or((&[][..], None), split_line);
             text = rest;
             line
@@ -129,6 +130,7 @@ impl Extra {
     fn first_of(text: &[u8]) -> Self {
         let mut ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         let end = ends.nth(Self::MAX_LINES - 1);
+        // invariant: it is where a byte was found, or the length.
         Self(Some(text[..end.map_or(text.len(), |(at, _)| at)].into()))
     }
 

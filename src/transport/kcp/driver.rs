@@ -296,7 +296,9 @@ impl Driver {
                 None
             }
             Some((acceptor, Claim::Answers(conv, timestamp)))
-                if self.strangers.is_proof((peer, conv), timestamp, now) =>
+                // A late answer of a conversation before the one that is there takes no place.
+                if (known.is_none() || self.strangers.is_waiting((peer, conv)))
+                    && self.strangers.is_proof((peer, conv), timestamp, now) =>
             {
                 if !acceptor.has_room() {
                     self.counters.refused_opens += 1;
@@ -331,6 +333,7 @@ impl Driver {
             return;
         };
         let len = challenge.len();
+        // invariant: there is space for a datagram of any length, of which this has the least, and a header in it.
         let datagram = &mut space[..len];
         datagram[len - HEADER_LEN..].copy_from_slice(&challenge.encode(window));
         if challenge.fec {

@@ -213,6 +213,11 @@ impl Strangers {
             .any(|epoch| self.timestamp(peer, epoch) == timestamp)
     }
 
+    /// Whether something is kept of a peer.
+    pub fn is_waiting(&self, peer: Peer) -> bool {
+        self.waiting.contains_key(&peer)
+    }
+
     /// Forgets a peer that has its session now, and gives what was kept of it.
     pub fn take(&mut self, peer: Peer) -> Kept {
         let kept = self.remove(peer).map(|waiting| waiting.kept);
@@ -295,6 +300,7 @@ pub(super) struct Kept(Vec<u8>);
 
 impl Kept {
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        // invariant: a whole range has no bounds.
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             let (len, behind) = rest.split_first_chunk()?;
