@@ -51,7 +51,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// What [`Files::look`] has found.
+/// What looking at files again has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Looked {
     /// Whether a file is not what it was.

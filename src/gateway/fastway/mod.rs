@@ -92,7 +92,7 @@ enum End {
 }
 
 impl Switchboard {
-    /// The endpoints of a kind by their ids, as they were less than [`FRESH`] ago.
+    /// The endpoints of a kind by their ids, as they were less than a tenth of a second ago.
     pub fn endpoints(&self, role: Role) -> Arc<[Endpoint]> {
         // invariant: there is one for each role.
         let roster = &self.rosters[role as usize];

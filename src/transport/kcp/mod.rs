@@ -13,7 +13,7 @@
 //! # Strangers
 //!
 //! A datagram of an unknown peer is dropped unless its first segment is a whole push with serial
-//! number 0. Such a peer is [challenged](strangers): it has to acknowledge an empty segment whose
+//! number 0. Such a peer is challenged: it has to acknowledge an empty segment whose
 //! timestamp it can only know from having received it. There is no session before: a forged
 //! datagram gets at most three times its bytes to where it claims to come from, and nothing else.
 //! An honest peer waits one round trip.
