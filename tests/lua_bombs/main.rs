@@ -536,7 +536,7 @@ async fn an_instruction_that_takes_long() {
     // Of a table of that size, all these keys begin at one place.
     let bad = rig.script(
         "local t = {}
-         for i = 1, 1 << 14 do t[i * ((1 << 15) - 1)] = true end
+         for i = 1, 1 << 16 do t[i * ((1 << 17) - 1)] = true end
          function select_target() t[-1] = true end",
     );
     let bad = tokio::spawn(async move { fail(&bad, &[Stuck]).await });
