@@ -35,19 +35,27 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Stream = session::Stream<transport::Stream>;
 
-/// Accepts connections until `stop` is cancelled, and waits for the transport to end then.
+/// Accepts connections until `stop` is cancelled. Then it closes the listener, cancels `stopped` and
+/// waits for the transport to end.
 pub(super) async fn accept(
     state: Arc<State>,
     listener: transport::Listener,
     key: BindKey,
     stop: CancellationToken,
+    stopped: CancellationToken,
 ) {
+    // Also if this panics: nobody waits for a listener that is gone.
+    let stopped = stopped.drop_guard();
     // There is a pause that the log tells of.
     let mut paused = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return listener.close().await,
+            () = stop.cancelled() => {
+                let rest = listener.close();
+                drop(stopped);
+                return rest.await;
+            }
         };
         match accepted {
             Ok(connection) => {

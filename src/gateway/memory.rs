@@ -38,8 +38,8 @@ pub(super) async fn relieve(state: Arc<State>) {
     state.shutdown.interrupts(relieving).await;
 }
 
-/// How often to look for memory that nobody needs any more, and how much more of it than before is
-/// worth the effort, bytes.
+/// How often to look for memory that nobody needs any more, and how much more of it than there was
+/// left the last time is worth the effort, bytes.
 #[cfg(target_env = "gnu")]
 const LOOK: Duration = Duration::from_secs(2);
 #[cfg(target_env = "gnu")]
@@ -55,19 +55,31 @@ pub(super) async fn give_back(state: Arc<State>) {
             sleep(LOOK).await;
             // Both may take a while.
             let looking = tokio::task::spawn_blocking(move || {
-                // SAFETY: it takes nothing and tells numbers.
-                let free = unsafe { libc::mallinfo2() }.fordblks;
-                if free < least.saturating_add(WORTHWHILE) {
-                    return least.min(free);
+                let unused = unused();
+                if unused < least.saturating_add(WORTHWHILE) {
+                    return least.min(unused);
                 }
                 // SAFETY: what it gives back is free.
                 unsafe { libc::malloc_trim(0) };
-                free
+                self::unused()
             });
             least = looking.await.unwrap_or(least);
         }
     };
     state.shutdown.interrupts(giving).await;
+}
+
+/// Memory that is resident and not allocated, code and the like included, bytes.
+#[cfg(target_env = "gnu")]
+fn unused() -> usize {
+    // SAFETY: it takes nothing and tells numbers.
+    let info = unsafe { libc::mallinfo2() };
+    // SAFETY: it tells a number.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|it| it.parse().ok());
+    let resident = page * pages.unwrap_or(0);
+    resident.saturating_sub(info.uordblks + info.hblkhd)
 }
 
 /// Asks as many sessions as have what is to be freed, those first that were idle longest. Returns

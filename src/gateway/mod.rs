@@ -131,6 +131,8 @@ struct Binds {
 struct Bound {
     addr: SocketAddr,
     stop: CancellationToken,
+    /// Nobody is accepted any more.
+    stopped: CancellationToken,
     kcp: Option<kcp::Control>,
 }
 
@@ -280,6 +282,7 @@ impl Gateway {
         for key in &changes.removed {
             if let Some(bound) = binds.open.remove(key) {
                 bound.stop.cancel();
+                bound.stopped.cancelled().await;
                 binds.closing.extend(bound.kcp);
                 tracing::info!(addr = %bound.addr, "stopped listening");
             }
@@ -308,6 +311,7 @@ impl Gateway {
             let bound = Bound {
                 addr,
                 stop: stop.clone(),
+                stopped: CancellationToken::new(),
                 kcp: listener.control(),
             };
             let generation = self.generation();
@@ -315,8 +319,9 @@ impl Gateway {
                 .listener(&key)
                 .map(|(listener, _)| listener.name.as_str());
             tracing::info!(listener = name, transport = %key.bind.transport, %addr, "listening");
+            let stopped = bound.stopped.clone();
             binds.insert(key.clone(), bound);
-            let accepting = accept::accept(self.state.clone(), listener, key, stop);
+            let accepting = accept::accept(self.state.clone(), listener, key, stop, stopped);
             self.state.listeners.spawn(accepting);
         }
     }

@@ -91,12 +91,17 @@ impl Listener {
         }
     }
 
-    /// Stops accepting, and waits until what connections leave behind is delivered or given up,
-    /// if that is not the system's business.
-    pub async fn close(self) {
-        match self {
-            Self::Tcp(_) => {}
-            Self::Kcp(listener) => listener.close().await,
+    /// Stops accepting, at once, and waits until what connections leave behind is delivered or
+    /// given up, if that is not the system's business.
+    pub fn close(self) -> impl Future<Output = ()> {
+        let rest = match self {
+            Self::Tcp(_) => None,
+            Self::Kcp(listener) => Some(listener.close()),
+        };
+        async {
+            if let Some(rest) = rest {
+                rest.await;
+            }
         }
     }
 }

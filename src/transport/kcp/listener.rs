@@ -117,16 +117,18 @@ impl Listener {
         }
     }
 
-    /// Stops accepting, and waits until all sessions have ended and everything written to them is
+    /// Stops accepting, at once, and waits until all sessions have ended and everything written to them is
     /// delivered or given up, or until it is reopened. A session that is kept open keeps this
     /// waiting.
-    pub async fn close(self) {
+    pub fn close(self) -> impl Future<Output = ()> + use<> {
         let control = self.control.clone();
         drop(self);
-        let acceptor = &control.acceptor;
-        acceptor
-            .wait(|| acceptor.has_ended() || acceptor.is_open())
-            .await;
+        async move {
+            let acceptor = &control.acceptor;
+            acceptor
+                .wait(|| acceptor.has_ended() || acceptor.is_open())
+                .await;
+        }
     }
 }
 
