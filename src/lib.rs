@@ -15,7 +15,8 @@
 //! The admin interface tells over HTTP what the gateway does, and takes the few orders there are.
 //! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
 //! [`client`] is the other end: streams that resume by themselves, and fastway's endpoints.
-//! [`health`] is what is known of a server, [`files`] how files are read. [`cli`] is the command line.
+//! [`health`] is what is known of a server, [`files`] how files are read, [`resolver`] how names are
+//! looked up. [`cli`] is the command line.
 //!
 //! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
 //! own. All configuration reaches running code through one immutable [`gateway::Generation`].
