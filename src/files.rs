@@ -280,7 +280,8 @@ fn lacks_descriptor(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-struct Hashing(Sha256);
+/// Hashes what is written to it.
+pub(crate) struct Hashing(pub Sha256);
 
 impl Write for Hashing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -17,6 +17,8 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::files::Hashing;
+
 /// What the files may take, bytes; beyond that, those not used for longest go.
 const MAX_SIZE: u64 = 512 * 1024 * 1024;
 
@@ -245,20 +247,6 @@ fn others_can_write(meta: &Metadata) -> bool {
 fn user() -> u32 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { libc::geteuid() }
-}
-
-/// Hashes what the engine says of itself, and what is in a file.
-struct Hashing(Sha256);
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Hasher for Hashing {
