@@ -277,14 +277,14 @@ upstream: {{eject: {{failures: 1, for: 1h}}}}
         now["stablegate_refusals_total{listener=\"game\",limit=\"connections\"}"],
         0.0
     );
-    // Twice as many connections as sessions, and no more.
+    // Twice as many connections as sessions, and no more. Any of them may be reset before it is
+    // known to be there: the place of the session that ended is free a moment after its log line.
     let addr = gateway.addr();
     let waiting = [
-        TcpStream::connect(addr).await.unwrap(),
-        TcpStream::connect(addr).await.unwrap(),
+        TcpStream::connect(addr).await,
+        TcpStream::connect(addr).await,
+        TcpStream::connect(addr).await,
     ];
-    // It may be reset before it is known to be there.
-    let one_more = TcpStream::connect(addr).await;
     gateway.log().nth("connection refused", 0).await;
     let now = samples(admin).await;
     let refused: f64 = now
@@ -297,7 +297,7 @@ upstream: {{eject: {{failures: 1, for: 1h}}}}
         now["stablegate_accepts_total{listener=\"game\",transport=\"tcp\"}"],
         4.0
     );
-    drop((waiting, one_more));
+    drop(waiting);
 }
 
 #[tokio::test]
