@@ -316,3 +316,46 @@ async fn a_hash_brings_the_same_to_the_same() {
     let used: std::collections::HashSet<_> = homes.values().collect();
     assert!(used.len() > 2, "{homes:?}");
 }
+
+#[tokio::test]
+async fn dns_that_hangs_holds_up_nobody_else() {
+    const HANG: usize = 40;
+    let Some(dns) = NameServer::start().await else {
+        return;
+    };
+    let server = Named::start('a').await;
+    let port = server.addr.port();
+    let config = |more: &str| {
+        let hang = (0..HANG).map(|n| format!("- {{name: h{n}, addr: 'hangs{n}.test:{port}'}}\n"));
+        let hang: String = hang.collect();
+        format!(
+            "listeners: [{{name: game, bind: ['tcp://127.0.0.1:0'], session: scp}}]\n\
+             hosts:\n{hang}- {{name: works, addr: 'works.test:{port}'}}\n{more}\
+             upstream: {{connect_timeout: 1h, resolve: {{suffix: .test, port: {port}}}}}\n"
+        )
+    };
+    let mut gateway = Gateway::begin_among(&[], &config(""), |command| {
+        let directory = command.as_std().get_current_dir().unwrap().to_owned();
+        dns.answers(command, &directory);
+    });
+    gateway.listens().await;
+    // Of each name there are two addresses to ask for.
+    dns.unanswered(2 * HANG).await;
+    assert_eq!(session(&gateway, "works").await.1, 'a');
+    let mut waiting = Vec::new();
+    for target in ["h0", "hangs-too", "hangs-as-well"] {
+        let hello = format!("\n{target}");
+        waiting.push(Raw::open(gateway.addr(), Dialect::Current, &hello).await);
+    }
+    dns.unanswered(2 * (HANG + 2)).await;
+    assert_eq!(session(&gateway, "works-too").await.1, 'a');
+    let one_more = format!("- {{name: more, addr: 'hangs-more.test:{port}'}}\n");
+    gateway.save("config.yaml", &config(&one_more));
+    gateway.log().nth("reloaded", 0).await;
+    dns.unanswered(2 * (HANG + 3)).await;
+    for target in ["works", "works-too", "works-again"] {
+        assert_eq!(session(&gateway, target).await.1, 'a');
+    }
+    assert_eq!(gateway.log().all("session closed").len(), 0);
+    drop(waiting);
+}

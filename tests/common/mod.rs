@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod client;
+mod dns;
 mod gateway;
 pub mod http;
 mod network;
@@ -16,6 +17,7 @@ mod traffic;
 use std::time::Duration;
 
 pub use client::{connect, connect_with, echoed, options};
+pub use dns::NameServer;
 pub use gateway::{Gateway, Log, Output, command, resident, run, without_admin};
 pub use network::{Budget, Cut, Relay};
 pub use pattern::Pattern;
