@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use stablegate::hooks::host::Roster;
+use stablegate::hooks::Roster;
 use stablegate::hooks::lua::{LuaHook, Pool};
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::spec::{Environment, Limits, Spec};

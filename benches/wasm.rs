@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stablegate::config::{Announce, Instance};
+use stablegate::hooks::Roster;
 use stablegate::hooks::builtin::Builtin;
-use stablegate::hooks::host::Roster;
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::spec::{Environment, Limits, Spec};
 use stablegate::hooks::wasm::{Host, WasmHook};

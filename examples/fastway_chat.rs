@@ -25,7 +25,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 async fn main() -> Result<()> {
     let config = std::env::temp_dir().join(format!("fastway_chat.{}.yaml", std::process::id()));
     std::fs::write(&config, CONFIG)?;
-    let gateway = Gateway::start(&config).await?;
+    let gateway = Gateway::from_file(&config).start().await?;
     let addrs = gateway.local_addrs().await;
     let addrs = addrs.iter().map(|(_, addr)| *addr);
     let (clients, servers): (Vec<_>, Vec<_>) = addrs.partition(|a| a.ip() == Ipv4Addr::LOCALHOST);

@@ -21,19 +21,19 @@
 //! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
 //! own. All configuration reaches running code through one immutable [`gateway::Generation`].
 
-mod admin;
+pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod crypto;
 pub mod files;
 pub mod gateway;
-mod handshake;
-pub mod health;
 pub mod hooks;
-mod link;
+pub mod hosts;
 mod metrics;
 pub mod proto;
 pub mod resolver;
 pub mod session;
+mod sync;
 pub mod transport;
+mod wire;

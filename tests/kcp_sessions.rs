@@ -39,7 +39,7 @@ impl Fixture {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.yaml");
         std::fs::write(&path, config(host, kcp)).unwrap();
-        let gateway = Gateway::start(path).await.unwrap();
+        let gateway = Gateway::from_file(path).start().await.unwrap();
         let addrs = gateway.local_addrs().await;
         let address = |transport| {
             let is_it =

@@ -432,7 +432,7 @@ async fn inside(
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.yaml");
     std::fs::write(&path, without_admin(config)).unwrap();
-    let gateway = gateway::Gateway::start(path).await.unwrap();
+    let gateway = gateway::Gateway::from_file(path).start().await.unwrap();
     let (_, addr) = gateway.local_addrs().await[0];
     (gateway, addr, directory)
 }

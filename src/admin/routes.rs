@@ -15,8 +15,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::guard::{Guard, guard};
-use super::{Fault, Problem};
-use crate::gateway::{Error, Explained, Filter, Gateway, MAX_LIMIT, Sessions, Status};
+use super::metrics;
+use super::problem::Problem;
+use super::sessions::{self, Explained, Filter, MAX_LIMIT, Sessions};
+use super::status::Status;
+use crate::gateway::{Fault, Gateway};
 use crate::transport::kcp::Counters;
 
 const PAGE: &str = include_str!("page.html");
@@ -46,10 +49,10 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter)> {
         ("get", "/readyz", get(readyz)),
         ("get", "/status", get(status)),
         ("get", "/config", get(config)),
-        ("get", "/sessions", get(sessions)),
-        ("get", "/sessions/{id}", get(session)),
+        ("get", "/sessions", get(list)),
+        ("get", "/sessions/{id}", get(explain)),
         ("delete", "/sessions/{id}", delete(kick)),
-        ("get", "/metrics", get(metrics)),
+        ("get", "/metrics", get(prometheus)),
         ("get", "/kcp/snmp", get(snmp)),
         ("post", "/reload", post(reload)),
         ("post", "/drain", post(drain)),
@@ -87,7 +90,7 @@ async fn readyz(gateway: Running) -> (StatusCode, Json<Value>) {
 }
 
 async fn status(gateway: Running) -> Json<Status> {
-    Json(gateway.status().await)
+    Json(Status::of(&gateway).await)
 }
 
 async fn config(gateway: Running) -> Result<Json<Value>, Problem> {
@@ -97,9 +100,13 @@ async fn config(gateway: Running) -> Result<Json<Value>, Problem> {
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-async fn metrics(gateway: Running) -> Response {
+async fn prometheus(gateway: Running) -> Response {
     let format = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], gateway.metrics().await).into_response()
+    (
+        [(header::CONTENT_TYPE, format)],
+        metrics::text(&gateway).await,
+    )
+        .into_response()
 }
 
 /// The counters under the names that kcp-go has for them: the sums, and those of each bind.
@@ -146,7 +153,7 @@ fn snmp_names(counters: &Counters) -> Value {
     })
 }
 
-async fn sessions(
+async fn list(
     gateway: Running,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Sessions>, Problem> {
@@ -155,15 +162,15 @@ async fn sessions(
     if !(1..=MAX_LIMIT).contains(&filter.limit) {
         return Err(bad(format!("limit must be 1 to {MAX_LIMIT}")));
     }
-    Ok(Json(gateway.list(&filter).await))
+    Ok(Json(Sessions::list(&gateway, &filter).await))
 }
 
-async fn session(
+async fn explain(
     gateway: Running,
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Explained>, Problem> {
     let explained = match id {
-        Ok(Path(id)) => gateway.explain(id).await,
+        Ok(Path(id)) => Explained::find(&gateway, id).await,
         Err(_) => None,
     };
     explained.map(Json).ok_or_else(no_session)
@@ -173,7 +180,10 @@ async fn kick(
     gateway: Running,
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let id = id.ok().map(|Path(id)| id).filter(|id| gateway.kick(*id));
+    let id = id
+        .ok()
+        .map(|Path(id)| id)
+        .filter(|id| sessions::kick(&gateway, *id));
     let id = id.ok_or_else(no_session)?;
     tracing::info!(id, "session kicked, as asked over HTTP");
     Ok((StatusCode::ACCEPTED, Json(json!({"id": id}))))
@@ -207,21 +217,6 @@ async fn drain(Extension(gateway): Running) -> (StatusCode, Json<Value>) {
     let sessions = gateway.sessions();
     tracing::info!(sessions, "draining, as asked over HTTP");
     (StatusCode::ACCEPTED, Json(json!({"sessions": sessions})))
-}
-
-impl From<&Error> for Fault {
-    fn from(error: &Error) -> Self {
-        let place = match error {
-            Error::Build(error) => error.place.clone(),
-            Error::Bind { .. } | Error::Admin { .. } | Error::Watch(_) => Default::default(),
-        };
-        Self {
-            message: error.to_string(),
-            file: place.file.map(|file| file.display().to_string()),
-            line: place.line,
-            key: place.key,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub(super) struct Check {
 
 pub(super) async fn run(arguments: Check) -> anyhow::Result<()> {
     let path = &arguments.config;
-    let generation = Generation::build(path, &Environment::new(), None).await?;
+    let generation = Generation::read(path, &Environment::new(), None).await?;
     let config: &Config = &generation.config;
     if arguments.dump {
         print!("{}", config.dump()?);

@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::notify;
+use crate::admin;
 use crate::gateway::Gateway;
 
 /// How long sessions may take to end once they must.
@@ -30,8 +31,9 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let starting = Gateway::from_file(arguments.config).admin(admin::open);
     let started = tokio::select! {
-        started = Gateway::start(arguments.config) => Some(started?),
+        started = starting.start() => Some(started?),
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };

@@ -9,12 +9,13 @@ use tokio::io::AsyncWriteExt;
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
 use crate::config::Kcp;
 use crate::crypto::Dialect;
-use crate::handshake::{self, read_record, write_record};
 use crate::proto::scp::client::{Hello, Ticket};
 use crate::proto::scp::message::{Code, NewResponse, ResumeResponse};
-use crate::proto::scp::widen;
+use crate::proto::scp::{self, widen};
 use crate::session::{Core, Offer, Refusal};
 use crate::transport::{self, Address};
+use crate::wire;
+use crate::wire::scp::{read_record, write_record};
 
 pub use super::{Cutter, Error, Stream};
 
@@ -139,11 +140,11 @@ fn refused(refusal: Refusal, code: Code) -> ResumeError {
     ResumeError::Refused(refusal, code.to_string())
 }
 
-impl From<handshake::Error> for Error {
-    fn from(error: handshake::Error) -> Self {
+impl From<wire::Error<scp::Error>> for Error {
+    fn from(error: wire::Error<scp::Error>) -> Self {
         match error {
-            handshake::Error::Silent(error) | handshake::Error::Io(error) => Self::Handshake(error),
-            handshake::Error::Protocol(error) => Self::Scp(error),
+            wire::Error::Silent(error) | wire::Error::Io(error) => Self::Handshake(error),
+            wire::Error::Protocol(error) => Self::Scp(error),
         }
     }
 }

@@ -4,15 +4,15 @@ use std::io;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
 use crate::config::Kcp;
 use crate::proto::snet::client::{Hello, Ticket};
-use crate::proto::snet::message::{Counts, NewResponse, ResumeResponse, response_len};
+use crate::proto::snet::message::{Counts, NewResponse, ResumeResponse};
 use crate::proto::snet::{self, Version, server};
 use crate::session::{Core, Offer, Refusal};
 use crate::transport::{self, Address};
+use crate::wire::snet::{read_response, write_message};
 
 pub use super::{Cutter, Error, Stream};
 
@@ -73,13 +73,13 @@ impl Protocol for Options {
 
     async fn open(&self, connection: &mut transport::Stream) -> Result<Opened<Ticket>, Error> {
         let (request, hello) = Hello::new(rand::rng().random(), self.version);
-        send(connection, &request.to_bytes()).await?;
+        write_message(connection, &request.to_bytes()).await?;
         let response = read_response(connection, self.version).await?;
         let response = NewResponse::parse(&response, self.version)?;
         // invariant: that many bytes are a response.
         let opened = hello.answered(&response.expect("a whole response"))?;
         if let Some(proof) = opened.proof {
-            send(connection, &proof).await?;
+            write_message(connection, &proof).await?;
         }
         Ok(Opened {
             id: opened.ticket.id(),
@@ -102,7 +102,7 @@ impl Protocol for Options {
             sent: offer.sent(),
             received: offer.received(),
         };
-        send(connection, &ticket.resume(ours).to_bytes()).await?;
+        write_message(connection, &ticket.resume(ours).to_bytes()).await?;
         let response = match read_response(connection, self.version).await {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(match self.version {
@@ -125,7 +125,7 @@ impl Protocol for Options {
             return Err(ResumeError::Refused(Refusal::BytesLost, reason));
         }
         if let Some(proof) = ticket.prove(&response) {
-            send(connection, &proof).await?;
+            write_message(connection, &proof).await?;
         }
         Ok(response.counts.received)
     }
@@ -133,18 +133,4 @@ impl Protocol for Options {
     fn pause(&self, _failures: u32) -> Duration {
         self.retry
     }
-}
-
-async fn send(connection: &mut transport::Stream, message: &[u8]) -> io::Result<()> {
-    connection.write_all(message).await?;
-    connection.flush().await
-}
-
-async fn read_response(
-    connection: &mut transport::Stream,
-    version: Version,
-) -> io::Result<Vec<u8>> {
-    let mut response = vec![0; response_len(version)];
-    connection.read_exact(&mut response).await?;
-    Ok(response)
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::settings::{Int, OffOr, Spelling, Timeout, YEAR, settings, spelled_as_is};
+use crate::hosts::Choose;
 
 settings! {
     /// Active checks of hosts: whether they accept a TCP connection.
@@ -29,20 +28,6 @@ settings! {
         /// How long they are left out; more than 0s. Default 30s.
         r#for: Duration as Timeout = Duration::from_secs(30),
     }
-}
-
-/// How a host is chosen among those that fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Choose {
-    /// At random, by weight.
-    Weighted,
-    /// The one with the fewest sessions for its weight.
-    LeastSessions,
-    /// By the IP address of the client.
-    HashClient,
-    /// By the name that was asked for, or at random without one.
-    HashTarget,
 }
 
 spelled_as_is!(Health, Eject, Choose);

@@ -22,6 +22,8 @@ mod network;
 mod redact;
 mod reference;
 mod settings;
+mod token;
+mod translate;
 mod types;
 pub mod watch;
 
@@ -34,15 +36,22 @@ pub use admin::Admin;
 pub use error::Error;
 use file::File;
 pub(crate) use file::options as yaml_options;
-pub use hosts::{Choose, Eject, Health};
+pub use hosts::{Eject, Health};
 pub use network::Network;
 pub(crate) use network::masked;
 pub use reference::reference;
 pub(crate) use settings::Bytes;
 pub use settings::NamePattern;
 use settings::{Spelling, Timeout};
+pub(crate) use token::Token;
 use types::HookMemory;
 pub use types::*;
+
+pub(crate) use crate::hooks::spec::wall_timeout;
+pub use crate::hooks::spec::{Instance, OnError, Program};
+pub use crate::hosts::{Choose, HostAddr};
+pub use crate::proto::proxy_header::Version as ProxyVersion;
+pub use crate::transport::{Bind, Transport};
 
 use crate::files::{self, Files};
 
@@ -51,11 +60,6 @@ const MAX_FILE: u64 = 16 << 20;
 
 /// The most time that loading a hook may take by default.
 pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The limit by the clock that goes with a limit in processor time.
-pub(crate) fn wall_timeout(timeout: Duration) -> Duration {
-    (timeout * 20).min(Duration::from_secs(settings::YEAR))
-}
 
 /// Reads a hook's `timeout` as the file has it.
 pub(crate) fn hook_timeout(text: &str) -> Result<Duration, String> {

@@ -1,18 +1,19 @@
 //! The values of a configuration. All of them are valid: they were checked when they were read.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use documented::{Documented, DocumentedFields};
 use serde::{Deserialize, Serialize};
 
+use crate::hooks::spec::{OnError, Program};
+use crate::hosts::{Choose, HostAddr};
 use crate::proto::fastway::Version;
+use crate::proto::proxy_header::Version as ProxyVersion;
+use crate::transport::Bind;
 
 use super::Admin;
-use super::hosts::{Choose, Eject, Health};
+use super::hosts::{Eject, Health};
 use super::machine;
 use super::network::Network;
 use super::settings::{
@@ -79,25 +80,6 @@ pub struct Listener {
     pub kcp: Kcp,
     /// Settings of the fastway services: this listener's keys over the top-level block.
     pub fastway: Fastway,
-}
-
-/// A transport and the address it accepts on, written `tcp://0.0.0.0:1248` or `kcp://[::]:1248`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Bind {
-    /// What carries the connections.
-    pub transport: Transport,
-    /// The IP address and port. Port 0 lets the system choose one.
-    pub addr: SocketAddr,
-}
-
-/// What carries the bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Transport {
-    /// TCP, written `tcp`.
-    Tcp,
-    /// KCP over UDP, written `kcp`.
-    Kcp,
 }
 
 /// The session protocol of a listener.
@@ -418,26 +400,6 @@ pub enum UpstreamSession {
     Scp,
 }
 
-/// A version of the PROXY protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProxyVersion {
-    /// The line of text.
-    V1,
-    /// The binary header.
-    V2,
-}
-
-impl Program {
-    /// The file of the script or plugin.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Lua { lua } => lua,
-            Self::Wasm { wasm, .. } => wasm,
-        }
-    }
-}
-
 impl Kcp {
     /// The shape of forward error correction, data and parity datagrams, if it is on.
     pub fn fec(&self) -> Option<(usize, usize)> {
@@ -532,21 +494,6 @@ pub struct Host {
     pub drain: bool,
 }
 
-/// Where a [`Host`] is, written `builtin:echo`, `host:port` or `[v6]:port`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum HostAddr {
-    /// Inside the process: sends back what it gets.
-    BuiltinEcho,
-    /// Dialled by name or IP address (IPv6 without brackets); the port is not 0.
-    Dial {
-        /// A name or an IP address.
-        host: String,
-        /// 1 to 65535.
-        port: u16,
-    },
-}
-
 /// A script or plugin that decides about sessions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hook {
@@ -573,127 +520,6 @@ pub struct Hook {
     pub memory: usize,
     /// What it reads as its configuration. Default empty.
     pub config: serde_json::Map<String, serde_json::Value>,
-}
-
-/// What a hook runs. Paths are absolute, or in the file relative to the file's directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum Program {
-    /// A Lua script.
-    Lua { lua: PathBuf },
-    /// A WebAssembly plugin.
-    Wasm {
-        wasm: PathBuf,
-        /// How long an instance of it lives. Default `fresh`.
-        instance: Instance,
-    },
-}
-
-/// How long an instance of a plugin lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Instance {
-    /// For one call: nothing that a call leaves behind is there for the next one.
-    #[default]
-    Fresh,
-    /// For many calls, one at a time, until one of them fails.
-    Pooled,
-}
-
-/// What a failed hook call counts as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnError {
-    /// The session is denied.
-    #[default]
-    Deny,
-    /// The hook had no opinion.
-    Skip,
-}
-
-impl FromStr for Bind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (scheme, addr) = text
-            .split_once("://")
-            .ok_or_else(|| format!("`{text}` lacks a transport: write tcp://0.0.0.0:1248"))?;
-        let transport = match scheme {
-            "tcp" => Transport::Tcp,
-            "kcp" => Transport::Kcp,
-            _ => return Err(format!("unknown transport `{scheme}`, expected tcp or kcp")),
-        };
-        let addr = addr.parse().map_err(|_| {
-            format!("`{addr}` is no IP address with a port: write 0.0.0.0:1248 or [::]:1248")
-        })?;
-        Ok(Self { transport, addr })
-    }
-}
-
-impl fmt::Display for Bind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.transport, self.addr)
-    }
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Kcp => "kcp",
-        })
-    }
-}
-
-impl FromStr for HostAddr {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(builtin) = text.strip_prefix("builtin:") {
-            return match builtin {
-                "echo" => Ok(Self::BuiltinEcho),
-                _ => Err(format!("unknown host `{text}`, the only builtin is echo")),
-            };
-        }
-        let (host, port) = text
-            .rsplit_once(':')
-            .ok_or_else(|| format!("`{text}` lacks a port: write host:port"))?;
-        let port = match port.parse() {
-            Ok(number) if port.starts_with(|c: char| matches!(c, '1'..='9')) => number,
-            _ => return Err(format!("`{port}` is no port: write 1 to 65535")),
-        };
-        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-            Some(v6) if v6.parse::<Ipv6Addr>().is_ok() => v6,
-            None if host.parse::<Ipv4Addr>().is_ok() || is_host_name(host) => host,
-            _ => {
-                return Err(format!(
-                    "`{text}` is no address: write host:port, or [v6]:port for IPv6"
-                ));
-            }
-        };
-        Ok(Self::Dial {
-            host: host.to_owned(),
-            port,
-        })
-    }
-}
-
-/// Whether it can be looked up: a name by RFC 1123, which may have underscores as those of
-/// containers do, and is not one of the many ways to write an IPv4 address.
-fn is_host_name(host: &str) -> bool {
-    let name = host.strip_suffix('.').unwrap_or(host);
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(fits)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
-    let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
-        || hex.is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    name.len() <= 253 && name.split('.').all(is_label) && !is_number
 }
 
 impl TryFrom<u8> for ServerVersion {
@@ -756,36 +582,6 @@ impl Spelling<Option<Version>> for ClientVersion {
     }
 }
 
-impl fmt::Display for HostAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BuiltinEcho => f.write_str("builtin:echo"),
-            Self::Dial { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Dial { host, port } => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
-/// Lets serde read and write a type by its `FromStr` and `Display`.
-macro_rules! serde_as_text {
-    ($($type:ty),*) => {$(
-        impl TryFrom<String> for $type {
-            type Error = String;
-
-            fn try_from(text: String) -> Result<Self, String> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(value: $type) -> Self {
-                value.to_string()
-            }
-        }
-    )*};
-}
-serde_as_text!(Bind, HostAddr, Network);
-
 /// A size up to 1TiB, 0 for no limit.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
@@ -811,82 +607,4 @@ pub(super) fn default_replay_memory() -> Option<usize> {
 
 fn default_weight() -> u32 {
     100
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn binds_and_host_addresses_read_back_as_written() {
-        for text in [
-            "tcp://0.0.0.0:1248",
-            "kcp://[::]:0",
-            "tcp://[fe80::1]:65535",
-        ] {
-            assert_eq!(text.parse::<Bind>().unwrap().to_string(), text);
-        }
-        for text in [
-            "builtin:echo",
-            "game-1.internal:80",
-            "game_1.svc-2.example.com.:1",
-            "10.example:1",
-            "10.0.0.1:65535",
-            "[::1]:1",
-        ] {
-            assert_eq!(text.parse::<HostAddr>().unwrap().to_string(), text);
-        }
-        assert_eq!(
-            "[::1]:1".parse(),
-            Ok(HostAddr::Dial {
-                host: "::1".to_owned(),
-                port: 1
-            })
-        );
-    }
-
-    #[test]
-    fn wrong_binds_and_host_addresses_are_refused() {
-        for text in [
-            "",
-            "0.0.0.0:1",
-            "tcp:0.0.0.0:1",
-            "udp://0.0.0.0:1",
-            "tcp://localhost:1",
-            "tcp://:1",
-            "tcp://[::]",
-        ] {
-            assert!(text.parse::<Bind>().is_err(), "{text}");
-        }
-        for text in [
-            "",
-            "host",
-            "host:0",
-            "host:65536",
-            ":1",
-            "::1:1",
-            "[::1]",
-            "[x]:1",
-            "a b:1",
-            "10.0.0.256:1",
-            "10.0.0:1",
-            "010.0.0.1:1",
-            "2130706433:1",
-            "0x7f000001:1",
-            "game.1:1",
-            "a,b:1",
-            "a..b:1",
-            ".a:1",
-            "*.example:1",
-            "-x:1",
-            "x-:1",
-            "spiel\u{e4}:1",
-            "host:09000",
-            "host:+1",
-            "builtin:x",
-            "http://h:1",
-        ] {
-            assert!(text.parse::<HostAddr>().is_err(), "{text}");
-        }
-    }
 }

@@ -30,6 +30,9 @@ const POLL: Duration = Duration::from_secs(2);
 /// As many links as Linux follows in one path.
 const MAX_LINKS: usize = 40;
 
+/// Where notices of a [`Watcher`] arrive.
+pub type Changes = mpsc::Receiver<()>;
+
 /// Watches a set of files until it and its clones are dropped.
 #[derive(Clone)]
 pub struct Watcher {
@@ -47,7 +50,7 @@ impl Watcher {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn new() -> io::Result<(Self, mpsc::Receiver<()>)> {
+    pub fn new() -> io::Result<(Self, Changes)> {
         // One waiting event is enough: the look that follows sees what all of them left.
         let (events, queue) = sync_channel(1);
         let sender = events.clone();

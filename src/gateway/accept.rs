@@ -9,20 +9,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::client::Client;
 use super::fastway;
-use super::gate::{Gate, Limit, Place};
-use super::live::Registration;
-use super::scp::Scp;
-use super::session::{Opened, Session};
-use super::snet::Snet;
-use super::{Listing, State};
+use super::gate::{Admission, Limit, Permit};
+use super::handshake::{self, Error, Hello, Outcome, Refused, Scp, Snet};
+use super::live::Client;
+use super::proxy::{Opened, Session};
+use super::state::State;
 use crate::config;
 use crate::config::diff::BindKey;
 use crate::hooks::SessionInfo;
-use crate::proto::{proxy_header, scp, snet};
-use crate::transport::tcp::HeaderError;
-use crate::{session, transport};
+use crate::transport;
 
 /// Pause when the process has no descriptor left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -32,8 +28,6 @@ const LAST_READ: u64 = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(5);
 /// How long a PROXY protocol header may take. Whoever sends one sends it at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-
-type Stream = session::Stream<transport::Stream>;
 
 /// Accepts connections until `stop` is cancelled. Then it closes the listener, cancels `stopped` and
 /// waits for the transport to end.
@@ -63,8 +57,8 @@ pub(super) async fn accept(
                     tracing::info!(bind = %key.bind, "accepting again");
                 }
                 match enter(&state, &connection, &key) {
-                    Some(place) => {
-                        let serving = serve(state.clone(), connection, place, key.clone());
+                    Some(permit) => {
+                        let serving = serve(state.clone(), connection, permit, key.clone());
                         state.connections.spawn(serving);
                     }
                     None => connection.reset(),
@@ -73,8 +67,8 @@ pub(super) async fn accept(
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 let generation = state.generation.load();
-                let gate = generation.gate(&key);
-                let count = gate.and_then(|gate| gate.refused(Limit::Descriptors, Instant::now()));
+                let admission = generation.admission(&key);
+                let count = admission.and_then(|it| it.refused(Limit::Descriptors, Instant::now()));
                 if let Some(count) = count {
                     tracing::warn!(bind = %key.bind, %error, count, "cannot accept, pausing");
                     paused = true;
@@ -88,10 +82,10 @@ pub(super) async fn accept(
 
 /// What the limits have left for a connection. One that is to say first whom it is from is not
 /// looked at further.
-fn enter(state: &State, connection: &transport::Stream, key: &BindKey) -> Option<Place> {
+fn enter(state: &State, connection: &transport::Stream, key: &BindKey) -> Option<Permit> {
     let generation = state.generation.load();
     let (listener, _) = generation.listener(key)?;
-    let gate = generation.gate(key)?;
+    let admission = generation.admission(key)?;
     let client = connection.peer_addr();
     state
         .metrics
@@ -99,24 +93,24 @@ fn enter(state: &State, connection: &transport::Stream, key: &BindKey) -> Option
     let from = &listener.proxy_header.from;
     let is_announced = matches!(connection, transport::Stream::Tcp(_))
         && from.iter().any(|network| network.contains(client.ip()));
-    let entered = gate.knock(&listener.limits).and_then(|mut place| {
+    let entered = admission.begin(&listener.limits).and_then(|mut permit| {
         if !is_announced {
-            place.identify(&listener.limits, client.ip(), Instant::now())?;
+            permit.identify(&listener.limits, client.ip(), Instant::now())?;
         }
-        Ok(place)
+        Ok(permit)
     });
     match entered {
-        Ok(place) => Some(place),
+        Ok(permit) => Some(permit),
         Err(limit) => {
-            refused(gate, listener, client, limit);
+            refused(admission, listener, client, limit);
             None
         }
     }
 }
 
 /// Counts a refused connection, and logs it unless there are many.
-fn refused(gate: &Gate, listener: &config::Listener, client: SocketAddr, limit: Limit) {
-    if let Some(count) = gate.refused(limit, Instant::now()) {
+fn refused(admission: &Admission, listener: &config::Listener, client: SocketAddr, limit: Limit) {
+    if let Some(count) = admission.refused(limit, Instant::now()) {
         tracing::warn!(
             listener = listener.name,
             %client,
@@ -142,11 +136,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 fn serve(
     state: Arc<State>,
     connection: transport::Stream,
-    place: Place,
+    permit: Permit,
     key: BindKey,
 ) -> impl Future<Output = ()> {
     // An idle session holds nothing of how it came about: that is in a box, which is gone by then.
-    let opening = Box::pin(open(state, connection, place, key));
+    let opening = Box::pin(open(state, connection, permit, key));
     async {
         if let Some(session) = opening.await {
             session.run().await;
@@ -157,7 +151,7 @@ fn serve(
 async fn open(
     state: Arc<State>,
     mut connection: transport::Stream,
-    mut place: Place,
+    mut permit: Permit,
     key: BindKey,
 ) -> Option<Box<Opened>> {
     let generation = state.generation.load_full();
@@ -165,88 +159,78 @@ async fn open(
     let (listener, chain) = generation.listener(&key)?;
     connection.configure(listener).ok()?;
     let limits = &listener.limits;
-    if !place.is_identified() {
+    if !permit.is_identified() {
         let peer = connection.peer_addr();
         let reading = Box::pin(read_header(&mut connection));
         let read = state.shutdown.interrupts(reading).await?;
         let client = connection.peer_addr();
         let identified =
-            read.and_then(|()| Ok(place.identify(limits, client.ip(), Instant::now())?));
+            read.and_then(|()| Ok(permit.identify(limits, client.ip(), Instant::now())?));
         if let Err(error) = identified {
-            failed(&state, &place, listener, peer, &error);
+            failed(&state, &permit, listener, peer, &error);
             if matches!(error, Error::Limited(_)) {
                 connection.reset();
             }
             return None;
         }
     }
-    let mut info = SessionInfo {
-        id: 0,
-        listener: listener.name.as_str().into(),
-        session: "plain",
-        transport: connection.transport(),
-        client_addr: connection.peer_addr(),
-        gateway_addr: connection.local_addr(),
-        target: None,
-        flags: 0,
-        extra: Default::default(),
-        first_data: None,
-        fastway: None,
-    };
-    let client_addr = info.client_addr;
+    let (client_addr, gateway_addr) = (connection.peer_addr(), connection.local_addr());
+    let transport = connection.transport();
     let node = generation.config.node;
-    // A connection that was refused and has its answer.
-    let mut refused = None;
-    let handshake = async {
+    let shaking = async {
         match listener.session {
-            config::Session::Plain if state.draining.is_cancelled() => Err(Error::Draining),
-            config::Session::Plain => match place.admit(limits) {
-                Ok(()) => Ok(Some((Client::Plain(connection), None))),
-                Err(limit) => {
-                    connection.reset();
-                    Err(limit.into())
-                }
-            },
+            config::Session::Plain => plain(&state, connection, &mut permit, limits),
             config::Session::Scp => {
-                let handshake = Scp {
+                let scp = Scp {
                     state: &state,
                     node,
-                    listener,
+                    config: &listener.scp,
+                    listener: &listener.name,
                 };
-                Box::pin(handshake.accept(connection, &mut info, &mut place, &mut refused))
-                    .await
-                    .map(resumable)
+                let accepting = handshake::accept(&scp, connection, &state, &mut permit, limits);
+                Box::pin(accepting).await
             }
             config::Session::Snet => {
-                let handshake = Snet {
+                let snet = Snet {
                     state: &state,
                     node,
-                    listener,
+                    config: &listener.snet,
+                    listener: &listener.name,
                 };
-                Box::pin(handshake.accept(connection, &mut info, &mut place, &mut refused))
-                    .await
-                    .map(resumable)
+                let accepting = handshake::accept(&snet, connection, &state, &mut permit, limits);
+                Box::pin(accepting).await
             }
         }
     };
-    let (client, listing) = match state.shutdown.interrupts(handshake).await? {
-        Ok(Some(accepted)) => accepted,
-        Ok(None) => return None,
-        Err(error) => {
-            failed(&state, &place, listener, client_addr, &error);
-            if let Some(connection) = refused {
+    let opened = match state.shutdown.interrupts(shaking).await? {
+        Outcome::Opened(opened) => opened,
+        Outcome::Resumed => return None,
+        Outcome::Refused(Refused { error, answered }) => {
+            failed(&state, &permit, listener, client_addr, &error);
+            if let Some(connection) = answered {
                 let lingering = timeout(LINGER, linger(connection));
                 state.shutdown.interrupts(lingering).await;
             }
             return None;
         }
     };
-    place.settle();
-    if info.id == 0 {
-        info.id = state.live.number();
-    }
-    let info = Arc::new(info);
-    let registration = Registration::new(&state, info.clone(), generation.number);
+    permit.finish_handshake();
+    let handshake::Opened {
+        id,
+        client,
+        guard,
+        hello,
+    } = opened;
+    let info = Arc::new(SessionInfo {
+        id: id.map_or_else(|| state.live.number(), u64::from),
+        session: listener.session.name(),
+        transport,
+        target: hello.target,
+        flags: hello.flags,
+        extra: hello.extra,
+        ..SessionInfo::new(listener.name.as_str(), client_addr, gateway_addr)
+    });
+    let registration = state.live.enter(info.clone(), generation.number);
     if listener.service != config::Service::Proxy {
         let service = fastway::Service {
             state: &state,
@@ -268,10 +252,32 @@ async fn open(
         client,
         info,
         registration,
-        listing,
-        place,
+        guard,
+        permit,
     };
     session.open().await
+}
+
+/// A connection that is a session from its first byte.
+fn plain(
+    state: &State,
+    connection: transport::Stream,
+    permit: &mut Permit,
+    limits: &config::Limits,
+) -> Outcome {
+    if state.draining.is_cancelled() {
+        return Outcome::Refused(Error::Draining.into());
+    }
+    if let Err(limit) = permit.admit(limits) {
+        connection.reset();
+        return Outcome::Refused(Error::Limited(limit).into());
+    }
+    Outcome::Opened(handshake::Opened {
+        id: None,
+        client: Client::Plain(connection),
+        guard: None,
+        hello: Hello::default(),
+    })
 }
 
 async fn read_header(connection: &mut transport::Stream) -> Result<(), Error> {
@@ -286,16 +292,19 @@ async fn read_header(connection: &mut transport::Stream) -> Result<(), Error> {
 
 fn failed(
     state: &State,
-    place: &Place,
+    permit: &Permit,
     listener: &config::Listener,
     client: SocketAddr,
     error: &Error,
 ) {
     if let Error::Limited(limit) = error {
-        return refused(place.gate(), listener, client, *limit);
+        return refused(permit.admission(), listener, client, *limit);
     }
     let session = listener.session.name();
-    state.metrics.refused(&listener.name, session, error);
+    let code = error.code();
+    state
+        .metrics
+        .refused(&listener.name, session, error.label(), code.as_deref());
     if let Error::Silent(error) = error {
         return tracing::debug!(%client, listener = listener.name, %error, "nothing was said");
     }
@@ -308,91 +317,12 @@ fn failed(
     );
 }
 
-/// A session that a handshake opened, for the gateway to run.
-fn resumable(opened: Option<(Stream, Listing)>) -> Option<(Client, Option<Listing>)> {
-    opened.map(|(stream, listing)| (Client::Resumable(Box::new(stream)), Some(listing)))
-}
-
 /// Closes a connection after its last answer. What the client still sends is read and dropped:
 /// closing before would take the answer back.
 async fn linger(mut connection: transport::Stream) -> io::Result<()> {
     connection.shutdown().await?;
     tokio::io::copy(&mut connection.take(LAST_READ), &mut tokio::io::sink()).await?;
     Ok(())
-}
-
-/// Why a handshake gave no session.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    /// As balancers do that look whether somebody listens.
-    #[error("the connection ended before its first byte: {0}")]
-    Silent(io::Error),
-    #[error("the connection broke: {0}")]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Scp(#[from] scp::Error),
-    #[error(transparent)]
-    Snet(#[from] snet::Error),
-    #[error("not finished in time")]
-    TimedOut,
-    #[error("resume of session {0} refused: {1}")]
-    ScpRefused(u32, scp::message::Code),
-    #[error("resume of session {0} refused: {1}")]
-    SnetRefused(u64, snet::server::Refusal),
-    #[error("wrong answer to the challenge of a new session")]
-    Unproven,
-    #[error("no session id is free")]
-    Full,
-    #[error("draining: no new sessions")]
-    Draining,
-    #[error("the limit is reached: {}", .0.label())]
-    Limited(Limit),
-    #[error(transparent)]
-    ProxyHeader(proxy_header::Error),
-}
-
-impl Error {
-    /// What a client that wanted its session back was told, a stable label.
-    pub fn code(&self) -> Option<String> {
-        match self {
-            Self::ScpRefused(_, code) => Some((*code as u32).to_string()),
-            Self::SnetRefused(_, refusal) => Some(refusal.label().to_owned()),
-            _ => None,
-        }
-    }
-
-    /// A stable label for logs and metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Silent(_) => "silent",
-            Self::Io(_) => "connection",
-            Self::Scp(error) => error.label(),
-            Self::Snet(error) => error.label(),
-            Self::TimedOut => "timeout",
-            Self::ScpRefused(..) | Self::SnetRefused(..) => "resume_refused",
-            Self::Unproven => "unproven",
-            Self::Full => "full",
-            Self::Draining => "draining",
-            Self::Limited(limit) => limit.label(),
-            Self::ProxyHeader(_) => "proxy_header",
-        }
-    }
-}
-
-impl From<Limit> for Error {
-    fn from(limit: Limit) -> Self {
-        Self::Limited(limit)
-    }
-}
-
-impl From<HeaderError> for Error {
-    fn from(error: HeaderError) -> Self {
-        match error {
-            HeaderError::Silent(error) => Self::Silent(error),
-            HeaderError::Io(error) => Self::Io(error),
-            HeaderError::Malformed(error) => Self::ProxyHeader(error),
-        }
-    }
 }
 
 #[cfg(test)]

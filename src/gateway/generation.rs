@@ -7,87 +7,45 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Switchboard;
-use super::gate::Gate;
-use super::hosts::Hosts;
-use crate::admin::Token;
+use super::environment::Environment;
+use super::gate::Admission;
 use crate::config::diff::BindKey;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Token};
 use crate::files::Files;
 use crate::hooks::builtin::Builtin;
 use crate::hooks::chain::{Chain, Link};
-use crate::hooks::host::Roster;
-use crate::hooks::shared::Shared;
-use crate::hooks::spec::{self, Limits, LoadError, Spec};
-use crate::hooks::stats::{Book, HookStats};
-use crate::hooks::{Hook, Runners};
-use crate::metrics::Family;
-use crate::resolver::Resolver;
+use crate::hooks::spec::{self, Limits, LoadError, OnError, Spec};
+use crate::hooks::stats::HookStats;
+use crate::hooks::{Hook, Roster};
+use crate::hosts::{self, Hosts, Server};
 
 /// How long the configuration and the token may take to be read.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The key that names the file of the admin interface's token.
+const TOKEN_FILE: &str = "admin.token_file";
+
 /// So many times its `load_timeout` a hook is waited for: it keeps to 20 times by itself, and says
 /// more when it is over.
 const LOAD_PATIENCE: u32 = 21;
-
-/// What outlives generations and is there for all of them.
-#[derive(Clone)]
-pub struct Environment {
-    /// Where hooks run.
-    pub runners: Runners,
-    /// What they remember.
-    pub shared: Arc<Shared>,
-    /// What looks names up for them.
-    pub resolver: Arc<Resolver>,
-    /// What calls of hooks cost and how they end.
-    pub stats: Arc<Book>,
-    /// The fastway endpoints that are connected.
-    pub fastway: Arc<Switchboard>,
-    /// Told when hooks are made of more files than before.
-    pub grown: Arc<Notify>,
-    /// The counts of listeners by their names.
-    gates: Arc<Family<1, Gate>>,
-}
-
-impl Environment {
-    /// Nothing remembered, nothing running.
-    pub fn new() -> Self {
-        Self {
-            runners: Runners::new(),
-            shared: Arc::default(),
-            resolver: Arc::default(),
-            stats: Arc::default(),
-            fastway: Arc::default(),
-            grown: Arc::default(),
-            gates: Arc::new(Family::new(["listener"])),
-        }
-    }
-}
-
-impl Default for Environment {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// An immutable configuration with its hooks loaded.
 pub struct Generation {
     /// Counts up from 1 with each reload that succeeded.
     pub number: u64,
     pub config: Config,
-    pub(super) hosts: Hosts,
+    pub(crate) hosts: Hosts,
     /// By listener, in the order of the configuration.
     chains: Vec<Arc<Chain>>,
     /// The same.
-    gates: Vec<Arc<Gate>>,
+    admissions: Vec<Arc<Admission>>,
     listeners: HashMap<BindKey, usize>,
     hooks: Vec<Arc<dyn Hook>>,
     /// By hook, in the order of the configuration.
-    pub(super) loaded: Vec<Loaded>,
+    pub(crate) loaded: Vec<Loaded>,
     /// What requests to the admin interface must show.
     pub(crate) admin_token: Option<Token>,
     /// What was read for it.
@@ -95,7 +53,7 @@ pub struct Generation {
 }
 
 /// What a hook was made of, and when.
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     pub at: SystemTime,
     /// SHA-256 of its file in hexadecimal; empty if there is none.
     pub sha256: String,
@@ -106,13 +64,13 @@ pub(super) struct Loaded {
 #[error("{message}")]
 pub struct BuildError {
     pub message: String,
-    pub place: Place,
+    pub location: Location,
     pub files: Files,
 }
 
 /// Where something is wrong, as far as that is known.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub struct Location {
     pub file: Option<PathBuf>,
     /// From 1.
     pub line: Option<u64>,
@@ -124,8 +82,11 @@ impl Generation {
     /// Reads the configuration at `path` and loads all it names, on threads of its own. Nothing is
     /// resolved, bound or connected. Live counts are carried over from `previous`.
     ///
+    /// # Errors
+    /// When the configuration is wrong, or something that it names.
+    ///
     /// Cancel safe: a generation that nobody waits for is dropped.
-    pub async fn build(
+    pub async fn read(
         path: &Path,
         environment: &Environment,
         previous: Option<Arc<Self>>,
@@ -139,19 +100,61 @@ impl Generation {
             files.name(path.to_owned());
             BuildError {
                 message: format!("{}: cannot be read: {message}", path.display()),
-                place: Place {
+                location: Location {
                     file: Some(path.to_owned()),
-                    ..Place::default()
+                    ..Location::default()
                 },
                 files,
             }
         });
-        let (config, admin_token, mut files) = read??;
+        let (config, admin_token, files) = read??;
+        Self::build(config, admin_token, files, environment, previous).await
+    }
+
+    /// Loads all that a configuration names, as [`Self::read`] does.
+    ///
+    /// # Errors
+    /// When something that it names is wrong.
+    ///
+    /// Cancel safe: a generation that nobody waits for is dropped.
+    pub async fn of(
+        config: Config,
+        environment: &Environment,
+        previous: Option<Arc<Self>>,
+    ) -> Result<Self, BuildError> {
+        let admin = config.admin.clone();
+        let reading = move || {
+            let mut files = Files::default();
+            read_token(&admin, &mut files).map(|token| (token, files))
+        };
+        let read = apart(READ_TIMEOUT, reading).await;
+        match read.unwrap_or_else(Err) {
+            Ok((token, files)) => Self::build(config, token, files, environment, previous).await,
+            Err(message) => Err(BuildError {
+                message,
+                location: Location {
+                    key: Some(TOKEN_FILE.to_owned()),
+                    ..Location::default()
+                },
+                files: Files::default(),
+            }),
+        }
+    }
+
+    async fn build(
+        config: Config,
+        admin_token: Option<Token>,
+        mut files: Files,
+        environment: &Environment,
+        previous: Option<Arc<Self>>,
+    ) -> Result<Self, BuildError> {
         for hook in &config.hooks {
             files.name(hook.program.path().to_owned());
         }
         let known = previous.as_ref().map(|previous| &previous.hosts);
-        let hosts = Hosts::new(&config.hosts, &config.upstream, known, Instant::now());
+        let servers: Vec<_> = config.hosts.iter().map(Server::from).collect();
+        let settings = hosts::Settings::from(&config.upstream);
+        let hosts = Hosts::new(&servers, &settings, known, Instant::now());
         let mut hooks: Vec<Arc<dyn Hook>> = Vec::new();
         let mut loaded = Vec::new();
         for hook in &config.hooks {
@@ -171,7 +174,7 @@ impl Generation {
                     files.extend(error.files.clone());
                     return Err(BuildError {
                         message: error.to_string(),
-                        place: place(&error),
+                        location: location(&error),
                         files,
                     });
                 }
@@ -180,9 +183,11 @@ impl Generation {
         let chains = config
             .listeners
             .iter()
-            .map(|listener| Arc::new(chain(listener, &config, &hooks, &environment.stats)));
+            .map(|listener| Arc::new(chain(listener, &config, &hooks, environment)));
         let names = config.listeners.iter().map(|listener| &listener.name);
-        let gates = names.map(|name| environment.gates.with([name])).collect();
+        let admissions = names
+            .map(|name| environment.admissions.with([name]))
+            .collect();
         let listeners = config.listeners.iter().enumerate();
         let listeners = listeners
             .flat_map(|(at, listener)| BindKey::of(listener).into_iter().map(move |key| (key, at)))
@@ -190,7 +195,7 @@ impl Generation {
         Ok(Self {
             number: previous.map_or(1, |previous| previous.number + 1),
             chains: chains.collect(),
-            gates,
+            admissions,
             listeners,
             hosts,
             hooks,
@@ -209,13 +214,13 @@ impl Generation {
     }
 
     /// The counts of the listener that has this bind.
-    pub(super) fn gate(&self, key: &BindKey) -> Option<&Arc<Gate>> {
-        self.gates.get(*self.listeners.get(key)?)
+    pub(super) fn admission(&self, key: &BindKey) -> Option<&Arc<Admission>> {
+        self.admissions.get(*self.listeners.get(key)?)
     }
 
     /// The listeners with their counts.
-    pub(super) fn gates(&self) -> impl Iterator<Item = (&config::Listener, &Arc<Gate>)> {
-        self.config.listeners.iter().zip(&self.gates)
+    pub(super) fn admissions(&self) -> impl Iterator<Item = (&config::Listener, &Arc<Admission>)> {
+        self.config.listeners.iter().zip(&self.admissions)
     }
 
     /// The modules that a hook has asked for.
@@ -247,7 +252,7 @@ fn read(path: &Path) -> Result<(Config, Option<Token>, Files), BuildError> {
         Err(error) => {
             return Err(BuildError {
                 message: error.to_string(),
-                place: Place {
+                location: Location {
                     file: Some(error.file),
                     line: error.line,
                     key: error.key,
@@ -256,25 +261,29 @@ fn read(path: &Path) -> Result<(Config, Option<Token>, Files), BuildError> {
             });
         }
     };
-    let Some(file) = &config.admin.token_file else {
-        return Ok((config, None, files));
-    };
-    match Token::read(&mut files, file) {
-        Ok(token) => Ok((config, Some(token), files)),
-        Err(error) => Err(BuildError {
-            message: format!(
-                "{}: admin.token_file: {} {error}",
-                path.display(),
-                file.display()
-            ),
-            place: Place {
+    match read_token(&config.admin, &mut files) {
+        Ok(token) => Ok((config, token, files)),
+        Err(message) => Err(BuildError {
+            message: format!("{}: {message}", path.display()),
+            location: Location {
                 file: Some(path.to_owned()),
-                key: Some("admin.token_file".to_owned()),
-                ..Place::default()
+                key: Some(TOKEN_FILE.to_owned()),
+                ..Location::default()
             },
             files,
         }),
     }
+}
+
+/// Reads the token of the admin interface, if there is one.
+fn read_token(admin: &config::Admin, files: &mut Files) -> Result<Option<Token>, String> {
+    let Some(file) = &admin.token_file else {
+        return Ok(None);
+    };
+    let token = Token::read(files, file);
+    token
+        .map(Some)
+        .map_err(|error| format!("{TOKEN_FILE}: {} {error}", file.display()))
 }
 
 /// Runs what may block on a thread of its own, so that it waits behind nothing. Says why there is
@@ -299,46 +308,47 @@ pub(super) async fn apart<T: Send + 'static>(
 }
 
 /// Where a script is wrong: what is said of it begins with `file:line:` if that is known.
-fn place(error: &LoadError) -> Place {
+fn location(error: &LoadError) -> Location {
     let mut parts = error.message.splitn(3, ':');
     let (file, line) = (parts.next(), parts.next());
     let line = line.and_then(|line| line.parse().ok());
     let named = || Some(error.path.parent()?.join(file?));
-    Place {
+    Location {
         file: line.and_then(|_| named()).or(Some(error.path.clone())),
         line,
         key: None,
     }
 }
 
-/// The hooks that `listener` names, the built-in rule behind them.
+/// The hooks of the program, those that `listener` names, and the built-in rule behind them.
 fn chain(
     listener: &config::Listener,
     config: &Config,
     hooks: &[Arc<dyn Hook>],
-    stats: &Book,
+    environment: &Environment,
 ) -> Chain {
+    let own = environment.hooks.iter().map(|hook| Link {
+        hook: hook.clone(),
+        on_error: OnError::Deny,
+        stats: environment.stats.of(hook.name()),
+    });
     let named = listener.hooks.iter().filter_map(|name| {
         let at = config.hooks.iter().position(|hook| hook.name == *name)?;
         Some(Link {
             // invariant: a hook was loaded for each of `config`, where it was just found.
             hook: hooks[at].clone(),
             on_error: config.hooks[at].on_error,
-            stats: stats.of(name),
+            stats: environment.stats.of(name),
         })
     });
-    let builtin: Arc<dyn Hook> = Arc::new(Builtin::new(config.announce.clone()));
-    // Of its own, as a hook may have the same name. Nobody asks for it: it costs nothing.
-    let own = Arc::new(HookStats::new(builtin.name()));
-    Chain::new(
-        named
-            .chain([Link {
-                hook: builtin,
-                on_error: config::OnError::Deny,
-                stats: own,
-            }])
-            .collect(),
-    )
+    let builtin: Arc<dyn Hook> = Arc::new(Builtin::new((&config.announce).into()));
+    let last = Link {
+        // Of its own, as a hook may have the same name. Nobody asks for it: it costs nothing.
+        stats: Arc::new(HookStats::new(builtin.name())),
+        hook: builtin,
+        on_error: OnError::Deny,
+    };
+    Chain::new(own.chain(named).chain([last]).collect())
 }
 
 /// Loads a hook off the threads that carry sessions.

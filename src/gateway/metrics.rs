@@ -4,14 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::accept::Error;
-use super::hosts::is_ours;
-use super::live::Resumed;
 use crate::hooks::SessionInfo;
+use crate::hosts::is_ours;
 use crate::metrics::{Count, Family, Histogram};
 
 /// The counts that nothing else keeps.
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     pub listeners: Family<1, ListenerMeter>,
     /// Live sessions.
     pub sessions: Family<3, Count>,
@@ -29,7 +27,7 @@ pub(super) struct Metrics {
 
 /// What the sessions of a listener have moved and hold.
 #[derive(Debug, Default)]
-pub(super) struct ListenerMeter {
+pub(crate) struct ListenerMeter {
     pub received: Count,
     pub sent: Count,
     pub resent: Count,
@@ -90,13 +88,14 @@ impl Metrics {
         self.accepts.with([listener, transport]).add(1);
     }
 
-    /// A handshake gave no session.
-    pub fn refused(&self, listener: &str, session: &str, error: &Error) {
+    /// A handshake gave no session, for `reason`. `code` is what a client was told that wanted its
+    /// session back.
+    pub fn refused(&self, listener: &str, session: &str, reason: &str, code: Option<&str>) {
         let failures = &self.handshake_failures;
-        failures.with([listener, session, error.label()]).add(1);
-        if let Some(code) = error.code() {
+        failures.with([listener, session, reason]).add(1);
+        if let Some(code) = code {
             let failures = &self.resume_failures;
-            failures.with([listener, session, &code]).add(1);
+            failures.with([listener, session, code]).add(1);
         }
     }
 
@@ -126,13 +125,12 @@ impl Metrics {
         self.reloads.with([result]).add(1);
     }
 
-    /// A session went on, which was on transport `before`.
-    pub fn resumed(&self, info: &SessionInfo, before: &str, resumed: &Resumed) {
+    /// A session went on over transport `after`, which was on `before`.
+    pub fn resumed(&self, info: &SessionInfo, before: &str, after: &str, resent: u64) {
         let (listener, session) = (&*info.listener, info.session);
-        let transport = resumed.transport;
-        self.resumes.with([listener, transport, session]).add(1);
-        self.listener(listener).resent.add(resumed.resent);
+        self.resumes.with([listener, after, session]).add(1);
+        self.listener(listener).resent.add(resent);
         self.sessions.with([listener, before, session]).sub(1);
-        self.sessions.with([listener, transport, session]).add(1);
+        self.sessions.with([listener, after, session]).add(1);
     }
 }

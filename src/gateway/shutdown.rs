@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A token that running sessions look at without a lock: they do so each time they move bytes.
 #[derive(Default)]
-pub(super) struct Shutdown {
+pub(crate) struct Shutdown {
     token: CancellationToken,
     begun: AtomicBool,
 }

@@ -5,34 +5,43 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::{Answer, Call, Hook, Question, Reply, SessionInfo, Target};
-use crate::config::{Announce, ProxyVersion};
+use crate::proto::proxy_header::{self, Version};
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
-use crate::proto::{proxy_header, sproto};
+use crate::proto::sproto;
+
+/// What a server is told about a session before the session's own bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Announcement {
+    /// The type number of goscon's sproto announcement; not sent for clients that set flag 1.
+    pub sproto: Option<u16>,
+    /// The version of the PROXY protocol header.
+    pub proxy_header: Option<Version>,
+}
 
 /// Lets everyone in, sends a session where its client asked to go, and announces it as the
 /// configuration says.
 pub struct Builtin {
-    announce: Announce,
+    announcement: Announcement,
 }
 
 impl Builtin {
-    pub fn new(announce: Announce) -> Self {
-        Self { announce }
+    pub fn new(announcement: Announcement) -> Self {
+        Self { announcement }
     }
 
-    fn announcement(&self, info: &SessionInfo) -> Vec<u8> {
+    fn message(&self, info: &SessionInfo) -> Vec<u8> {
         let mut bytes = Vec::new();
         let is_secret = info.flags & FLAG_NO_ANNOUNCEMENT != 0;
         let (client, gateway) = (info.client_addr, info.gateway_addr);
         // A client that could do without the header could begin with one of its own.
-        match self.announce.proxy_header {
-            Some(ProxyVersion::V1) if is_secret => bytes.extend(proxy_header::UNKNOWN_V1),
-            Some(ProxyVersion::V2) if is_secret => bytes.extend(proxy_header::UNKNOWN_V2),
-            Some(ProxyVersion::V1) => bytes.extend(proxy_header::encode_v1(client, gateway)),
-            Some(ProxyVersion::V2) => bytes.extend(proxy_header::encode_v2(client, gateway)),
+        match self.announcement.proxy_header {
+            Some(Version::V1) if is_secret => bytes.extend(proxy_header::UNKNOWN_V1),
+            Some(Version::V2) if is_secret => bytes.extend(proxy_header::UNKNOWN_V2),
+            Some(Version::V1) => bytes.extend(proxy_header::encode_v1(client, gateway)),
+            Some(Version::V2) => bytes.extend(proxy_header::encode_v2(client, gateway)),
             None => {}
         }
-        if let Some(number) = self.announce.sproto
+        if let Some(number) = self.announcement.sproto
             && !is_secret
         {
             bytes.extend(sproto::announcement(
@@ -57,7 +66,7 @@ impl Hook for Builtin {
                 Some(name) => Answer::Target(Target::Name(name.clone())),
                 None => Answer::Pass,
             },
-            Question::Announce { .. } => Answer::Message(self.announcement(&call.info).into()),
+            Question::Announce { .. } => Answer::Message(self.message(&call.info).into()),
             Question::Closed(_) => Answer::Pass,
         };
         Box::pin(ready(Reply {

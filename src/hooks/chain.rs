@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::spec::OnError;
 use super::stats::HookStats;
 use super::trace::{Outcome, Trace};
 use super::{Answer, Attrs, Call, Ended, Hook, Question, Reply, SessionInfo, Target};
-use crate::config::OnError;
 
 /// The hooks that decide about the sessions of a listener, the built-in rule last.
 #[derive(Clone)]

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::Hook;
 use super::lua::{self, LuaHook};
-use super::spec::{LoadError, Spec};
+use super::spec::{LoadError, Program, Spec};
 #[cfg(feature = "wasm")]
 use super::wasm::{self, WasmHook};
-use crate::config::Program;
 #[cfg(not(feature = "wasm"))]
 use crate::files::Files;
 

@@ -1,15 +1,63 @@
 //! What a script or a plugin is loaded from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::host::{Host, Roster};
+use super::roster::Roster;
 use super::shared::Shared;
 use crate::files::Files;
+use crate::hosts::Host;
 use crate::resolver::Resolver;
+
+/// What a hook runs. Paths are absolute, or in the file relative to the file's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Program {
+    /// A Lua script.
+    Lua { lua: PathBuf },
+    /// A WebAssembly plugin.
+    Wasm {
+        wasm: PathBuf,
+        /// How long an instance of it lives. Default `fresh`.
+        instance: Instance,
+    },
+}
+
+/// How long an instance of a plugin lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Instance {
+    /// For one call: nothing that a call leaves behind is there for the next one.
+    #[default]
+    Fresh,
+    /// For many calls, one at a time, until one of them fails.
+    Pooled,
+}
+
+/// What a failed hook call counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The session is denied.
+    #[default]
+    Deny,
+    /// The hook had no opinion.
+    Skip,
+}
+
+impl Program {
+    /// The file of the script or plugin.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Lua { lua } => lua,
+            Self::Wasm { wasm, .. } => wasm,
+        }
+    }
+}
 
 /// What one call, and loading the hook, may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +71,13 @@ pub struct Limits {
     /// Bytes that one interpreter, or one instance of a plugin, may hold, what it keeps between
     /// calls included. An empty interpreter takes some 50 KiB.
     pub memory: usize,
+}
+
+/// The limit by the clock that goes with a limit in processor time, where nothing else is said; at
+/// most 365 days.
+pub(crate) fn wall_timeout(timeout: Duration) -> Duration {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    (timeout * 20).min(YEAR)
 }
 
 /// What hooks see of the gateway.

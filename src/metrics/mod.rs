@@ -4,7 +4,6 @@
 //! knows it.
 
 mod histogram;
-pub(crate) mod process;
 mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};

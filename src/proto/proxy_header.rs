@@ -8,6 +8,8 @@ mod decode;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 pub use decode::{Addresses, Error, Header, parse};
 
 /// First bytes of a version 2 header.
@@ -16,6 +18,16 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const VERSION_COMMAND: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    /// The line of text.
+    V1,
+    /// The binary header.
+    V2,
+}
 
 /// The header of version 1, a line of text with its line end.
 pub fn encode_v1(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {

@@ -3,6 +3,7 @@
 //! Every transport gives the same [`Stream`] and is bound and dialled by the same
 //! [`Listener`] and [`Address`].
 
+mod bind;
 pub mod kcp;
 pub mod tcp;
 
@@ -16,7 +17,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::config::{self, Bind, Transport};
+pub use bind::{Bind, Transport};
+
+use crate::config;
 use crate::session::Connection;
 
 /// What the system may hold of a resumable session's bytes before they are read, of each

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use stablegate::hooks::AttrValue;
-use stablegate::hooks::host::Host;
+use stablegate::hooks::Host;
 
 use crate::rig::Rig;
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use stablegate::hooks::host::{Host, Roster};
 use stablegate::hooks::lua::{LuaHook, Pool};
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::spec::{Environment, Limits, LoadError, Spec};
@@ -13,6 +12,7 @@ use stablegate::hooks::{
     Answer, Attrs, Call, Ended, Hook, HookError, HookErrorKind, Question, Reply, SessionInfo,
     Target,
 };
+use stablegate::hooks::{Host, Roster};
 use tempfile::TempDir;
 
 pub struct Rig {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::Bytes;
-use stablegate::hooks::host::Host;
+use stablegate::hooks::Host;
 use stablegate::hooks::lua::{LuaHook, Pool};
 use stablegate::hooks::{
     Answer, AttrValue, Attrs, Call, Dial, Fastway, Hook, Question, SessionInfo, Target,

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use stablegate::config::Instance;
-use stablegate::hooks::host::{Host, Roster};
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::spec::{Environment, Limits, LoadError, Spec};
 use stablegate::hooks::wasm::{self, WasmHook};
 use stablegate::hooks::{Attrs, Call, Ended, HookErrorKind, Question, Reply, SessionInfo};
+use stablegate::hooks::{Host, Roster};
 use tempfile::TempDir;
 
 use crate::wat::Wat;

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 
 use crate::config::{self, Instance, Program};
 use crate::gateway::Environment;
-use crate::hooks::host::Roster;
+use crate::hooks::Roster;
 use crate::hooks::spec::{self, Limits, Spec};
 use crate::hooks::{Answer, AttrValue, Attrs, Call, Dial, Fastway, Question, SessionInfo, Target};
 

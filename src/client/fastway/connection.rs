@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::inbox::Inbox;
 use super::{Error, Owner, Shared};
-use crate::link::Pushed;
 use crate::proto::fastway::message;
+use crate::wire::fastway::Pushed;
 
 /// A virtual connection with another endpoint, for messages. Dropping the last clone closes it.
 #[derive(Clone)]

@@ -23,10 +23,10 @@ pub use connection::Connection;
 use connection::Slot;
 use inbox::Inbox;
 
-use crate::link::Outbox;
 pub use crate::proto::fastway::Version;
 use crate::proto::fastway::queue::Bounds;
 use crate::proto::fastway::{self as proto, auth};
+use crate::wire::fastway::Outbox;
 
 /// Bytes that wait to be written, beyond which sending waits.
 const SEND_QUEUE_BYTES: usize = 4 * 1024 * 1024;

@@ -12,8 +12,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 use super::connection::Slot;
 use super::inbox::Inbox;
 use super::{Error, Shared};
-use crate::link::{Link, Silence};
 use crate::proto::fastway::{Decoder, EndpointEvent, Frame};
+use crate::wire::fastway::{Link, Silence};
 
 /// Room for one read, bytes.
 const READ: usize = 16 * 1024;

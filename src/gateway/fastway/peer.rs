@@ -11,14 +11,16 @@ use std::time::Duration;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Sleep, sleep_until};
 
-use super::dial::{Call, Dialler};
-use super::{End, Remote, Room, emit, emit_and_look};
+use super::call::Call;
+use super::dial::Dialler;
+use super::end::End;
+use super::switchboard::{Remote, Room, emit, emit_and_look};
 use crate::config::Fastway as Settings;
-use crate::gateway::State;
-use crate::gateway::client::Client;
+use crate::gateway::live::Client;
+use crate::gateway::state::State;
 use crate::hooks::chain::Denied;
-use crate::link::{Link, Outbox, Silence};
 use crate::proto::fastway::{Dial, Frame, Peer};
+use crate::wire::fastway::{Link, Outbox, Silence};
 
 /// Dials that wait for hooks; with more, the endpoint is not read from.
 const MAX_WAITING: usize = 64;
@@ -166,7 +168,7 @@ impl Physical {
             .environment
             .fastway
             .hub()
-            .leave(peer, &mut emit(&state));
+            .leave(peer, &mut emit(&state.connections));
         self.remote.room.notify_waiters();
         if let Some(deciding) = self.dials.deciding.take() {
             let connections = &self.dialler.state.connections;
@@ -197,13 +199,13 @@ impl Physical {
             }
             frames += 1;
             if frame.conn() != 0 {
-                let received = hub.receive(self.peer, frame, &mut emit(state));
+                let received = hub.receive(self.peer, frame, &mut emit(&state.connections));
                 received.map_err(End::Violation)?;
                 continue;
             }
             // Others are told what comes of a command, room or not; then it is waited for.
             let mut full = None;
-            let mut emit = emit_and_look(state, &mut full);
+            let mut emit = emit_and_look(&state.connections, &mut full);
             let dial = hub.receive(self.peer, frame, &mut emit);
             if let Some(dial) = dial.map_err(End::Violation)? {
                 if state.draining.is_cancelled() {
@@ -261,7 +263,7 @@ impl Physical {
             }
             let state = &self.dialler.state;
             let mut hub = state.environment.fastway.hub();
-            if let Err(error) = hub.idle(self.peer, &mut emit(state)) {
+            if let Err(error) = hub.idle(self.peer, &mut emit(&state.connections)) {
                 return Poll::Ready(End::Violation(error));
             }
         }
@@ -299,7 +301,7 @@ impl Stall {
 fn decided(state: &Arc<State>, peer: Peer, (dial, call, decision): Decided) -> Option<Room> {
     let (from, to) = (dial.from, dial.to);
     let mut full = None;
-    let mut emit = emit_and_look(state, &mut full);
+    let mut emit = emit_and_look(&state.connections, &mut full);
     let mut hub = state.environment.fastway.hub();
     let (label, call) = match decision {
         Ok(target) => {
@@ -329,13 +331,4 @@ fn decided(state: &Arc<State>, peer: Peer, (dial, call, decision): Decided) -> O
         state.connections.spawn(call.closed(0, 0, label));
     }
     full
-}
-
-impl End {
-    pub(super) fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Left,
-            kind => Self::Broken(kind),
-        }
-    }
 }

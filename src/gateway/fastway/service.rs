@@ -9,20 +9,19 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::dial::Dialler;
+use super::end::End;
 use super::peer::Physical;
-use super::{End, Remote, emit};
+use super::switchboard::{Remote, emit};
 use crate::config::diff::BindKey;
 use crate::config::{self, Fastway as Settings};
-use crate::gateway::State;
-use crate::gateway::client::Client;
-use crate::gateway::fault::caught;
 use crate::gateway::generation::Generation;
-use crate::gateway::live::Registration;
+use crate::gateway::live::{Account, Client, Registration, account, run};
+use crate::gateway::state::State;
 use crate::hooks::chain::{Chain, Subject};
-use crate::hooks::{Attrs, Ended, Fastway, SessionInfo};
-use crate::link::{Link, Outbox};
+use crate::hooks::{Attrs, Fastway, SessionInfo};
 use crate::proto::fastway::queue::{Bounds, Pool};
 use crate::proto::fastway::{Decoder, Identity, auth};
+use crate::wire::fastway::{Link, Outbox};
 
 /// Room for one read from a client, which says little, and from a server, which says much; bytes.
 const CLIENT_READ: usize = 4 * 1024;
@@ -39,8 +38,8 @@ pub(in crate::gateway) struct Service<'a> {
     pub registration: Registration,
 }
 
-/// What is told of an ended connection.
-struct Account {
+/// What an endpoint has moved when it left.
+struct Served {
     endpoint: Option<u32>,
     received: u64,
     sent: u64,
@@ -61,15 +60,10 @@ impl Service<'_> {
         };
         // In a box of its own, which is gone when the connection idles.
         let entering = Box::pin(self.enter(&mut client, &mut subject));
-        let entered = state.shutdown.interrupts(record.until_kicked(entering));
-        let entered = match caught(entered).await {
-            Some(Some(entered)) => entered.unwrap_or(Err(End::Kicked)),
-            Some(None) => Err(End::Shutdown),
-            None => Err(End::Fault),
-        };
-        let account = match entered {
+        let entered = run(&state.shutdown, &record, entering).await;
+        let served = match entered.unwrap_or_else(|stopped| Err(End::Stopped(stopped))) {
             Ok(server_id) => self.serve(client, &subject, server_id).await,
-            Err(end) => Account {
+            Err(end) => Served {
                 endpoint: None,
                 received: 0,
                 sent: 0,
@@ -77,30 +71,18 @@ impl Service<'_> {
                 end,
             },
         };
-        let duration = started.elapsed();
-        let end = &account.end;
-        record.ended(end.label(), end.to_string(), duration);
-        tracing::info!(
-            id = record.id,
-            endpoint = account.endpoint,
-            listener = self.listener.name,
-            client = %subject.info.client_addr,
-            received = account.received,
-            sent = account.sent,
-            resumes = account.resumes,
-            duration_ms = duration.as_millis() as u64,
-            reason = account.end.label(),
-            detail = %account.end,
-            "endpoint left"
-        );
-        let ended = Ended {
-            received: account.received,
-            sent: account.sent,
-            resumes: account.resumes,
-            duration,
-            reason: account.end.label(),
+        let account = Account {
+            service: account::Service::Fastway {
+                endpoint: served.endpoint,
+            },
+            received: served.received,
+            sent: served.sent,
+            resumes: served.resumes,
+            duration: started.elapsed(),
+            reason: served.end.label(),
+            detail: served.end.to_string(),
         };
-        Box::pin(self.chain.closed(&mut subject, &ended)).await;
+        Box::pin(account.close(self.chain, &mut subject, &record)).await;
     }
 
     /// Finds out whether the endpoint may join, and if it is a server, as which.
@@ -127,7 +109,7 @@ impl Service<'_> {
         Ok(server_id)
     }
 
-    async fn serve(&self, client: Client, subject: &Subject, server_id: Option<u32>) -> Account {
+    async fn serve(&self, client: Client, subject: &Subject, server_id: Option<u32>) -> Served {
         let settings = &self.listener.fastway;
         let (state, info) = (self.state, &subject.info);
         let switchboard = &state.environment.fastway;
@@ -137,9 +119,10 @@ impl Service<'_> {
             room: Arc::default(),
             addr: info.client_addr,
         });
-        let (peer, id) = switchboard
-            .hub()
-            .join(identity, remote.clone(), &mut emit(state));
+        let (peer, id) =
+            switchboard
+                .hub()
+                .join(identity, remote.clone(), &mut emit(&state.connections));
         tracing::info!(
             id = info.id,
             endpoint = id,
@@ -179,15 +162,11 @@ impl Service<'_> {
         };
         let end = {
             let serving = pin!(serving);
-            let serving = record.until_kicked(serving);
-            match caught(state.shutdown.interrupts(serving)).await {
-                Some(Some(end)) => end.unwrap_or(End::Kicked),
-                Some(None) => End::Shutdown,
-                None => End::Fault,
-            }
+            let served = run(&state.shutdown, record, serving).await;
+            served.unwrap_or_else(End::Stopped)
         };
         physical.leave();
-        Account {
+        Served {
             endpoint: Some(id),
             received: physical.link.received,
             sent: physical.link.sent,

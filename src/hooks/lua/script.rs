@@ -11,10 +11,9 @@ use super::limit::Guard;
 use super::pool::{Lost, Order, Pool};
 use super::source::Sources;
 use super::vm::{Failure, Vm};
-use crate::config::wall_timeout;
 use crate::files::Files;
 use crate::hooks::contract::Function;
-use crate::hooks::spec::{Environment, Limits, LoadError, Spec};
+use crate::hooks::spec::{Environment, Limits, LoadError, Spec, wall_timeout};
 use crate::hooks::{Call, HookError, HookErrorKind, Reply};
 
 /// A script as it was when it was loaded.

@@ -42,8 +42,8 @@ use self::plugin::Plugin;
 use super::contract::{Function, MAX_ERROR, clip};
 use super::spec::{LoadError, Spec};
 use super::{Answer, Call, Hook, Reply};
-use crate::config::Instance;
 use crate::files::Files;
+use crate::hooks::spec::Instance;
 
 pub use self::cache::default_directory;
 

@@ -26,10 +26,10 @@ use super::guest::{Crowded, Guest, OutOfMemory, Surroundings};
 use super::idle::Live;
 use super::slow::{Limits, Pace, Running, Unfinished};
 use super::{imports, wasi};
-use crate::config::Instance;
 use crate::files::{Files, MAX_FILE};
 use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
 use crate::hooks::processor::Clock;
+use crate::hooks::spec::Instance;
 use crate::hooks::spec::Spec;
 use crate::hooks::{Answer, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target};
 

@@ -287,7 +287,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hooks::host::Roster;
+    use crate::hooks::Roster;
     use crate::hooks::spec::Environment;
     use crate::hooks::wasm::guest::Surroundings;
 

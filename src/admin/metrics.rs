@@ -1,0 +1,485 @@
+//! What Prometheus reads.
+
+use std::collections::BTreeMap;
+
+use super::process;
+use crate::config::Bind;
+use crate::config::diff::BindKey;
+use crate::gateway::{Gateway, ListenerMeter};
+use crate::hooks::stats::Asked;
+use crate::metrics::{Count, Kind, Text, borrowed};
+use crate::proto::fastway::Role;
+use crate::transport::kcp::Counters;
+
+/// All metrics of a gateway in Prometheus' text format.
+pub(super) async fn text(gateway: &Gateway) -> String {
+    let mut text = Text::default();
+    write_gateway(gateway, &mut text);
+    write_sessions(gateway, &mut text);
+    write_upstream(gateway, &mut text);
+    write_hooks(gateway, &mut text);
+    write_fastway(gateway, &mut text);
+    write_kcp(&mut text, &gateway.kcp_counters().await);
+    process::write(&mut text);
+    text.into_string()
+}
+
+fn write_gateway(gateway: &Gateway, text: &mut Text) {
+    let metrics = &gateway.state().metrics;
+    text.family(
+        Kind::Gauge,
+        "stablegate_build_info",
+        "1, with the version as a label.",
+    );
+    text.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.single(
+        Kind::Gauge,
+        "stablegate_generation",
+        "The generation of the configuration in force.",
+        gateway.generation().number,
+    );
+    text.single(
+        Kind::Gauge,
+        "stablegate_draining",
+        "1 while new sessions are turned away.",
+        u8::from(gateway.is_draining()),
+    );
+    text.counts(
+        Kind::Counter,
+        "stablegate_reloads_total",
+        "Reloads by how they went.",
+        &metrics.reloads,
+    );
+    text.single(
+        Kind::Gauge,
+        "stablegate_last_reload_successful",
+        "0 if the last reload failed.",
+        u8::from(
+            gateway
+                .last_reload()
+                .is_none_or(|reload| reload.error.is_none()),
+        ),
+    );
+}
+
+fn write_sessions(gateway: &Gateway, text: &mut Text) {
+    let metrics = &gateway.state().metrics;
+    text.counts(
+        Kind::Counter,
+        "stablegate_accepts_total",
+        "Connections accepted.",
+        &metrics.accepts,
+    );
+    text.family(
+        Kind::Counter,
+        "stablegate_refusals_total",
+        "Connections that a limit has kept out; of descriptors, the pauses of 0.1 s without one.",
+    );
+    for (listener, limit, count) in gateway.refusals() {
+        text.sample(&[("listener", &listener), ("limit", limit.label())], count);
+    }
+    text.counts(
+        Kind::Counter,
+        "stablegate_handshake_failures_total",
+        "Connections that became no session and resumed none.",
+        &metrics.handshake_failures,
+    );
+    text.counts(
+        Kind::Gauge,
+        "stablegate_sessions",
+        "Live sessions by what carries them now.",
+        &metrics.sessions,
+    );
+    text.counts(
+        Kind::Counter,
+        "stablegate_sessions_opened_total",
+        "Sessions whose handshake succeeded.",
+        &metrics.opened,
+    );
+    text.counts(
+        Kind::Counter,
+        "stablegate_sessions_closed_total",
+        "Sessions that ended, by reason.",
+        &metrics.closed,
+    );
+    text.counts(
+        Kind::Counter,
+        "stablegate_resumes_total",
+        "Sessions that went on over another connection.",
+        &metrics.resumes,
+    );
+    text.counts(
+        Kind::Counter,
+        "stablegate_resume_failures_total",
+        "Resumes refused, by what the client was told.",
+        &metrics.resume_failures,
+    );
+    type Read = fn(&ListenerMeter) -> &Count;
+    let meters: [(Kind, &'static str, &str, Read); 5] = [
+        (
+            Kind::Gauge,
+            "stablegate_sessions_away",
+            "Live sessions whose client has lost its connection and may come back.",
+            |meter| &meter.away,
+        ),
+        (
+            Kind::Counter,
+            "stablegate_received_bytes_total",
+            "Payload from clients.",
+            |meter| &meter.received,
+        ),
+        (
+            Kind::Counter,
+            "stablegate_sent_bytes_total",
+            "Payload to clients.",
+            |meter| &meter.sent,
+        ),
+        (
+            Kind::Counter,
+            "stablegate_resent_bytes_total",
+            "Payload sent again on resumes.",
+            |meter| &meter.resent,
+        ),
+        (
+            Kind::Gauge,
+            "stablegate_replay_buffer_bytes",
+            "Memory of replay buffers, and what lost connections have delivered unread.",
+            |meter| &meter.replay,
+        ),
+    ];
+    let listeners = metrics.listeners.all();
+    for (kind, name, help, read) in meters {
+        text.family(kind, name, help);
+        for (labels, meter) in &listeners {
+            text.sample(&borrowed(labels), read(meter).get());
+        }
+    }
+}
+
+fn write_upstream(gateway: &Gateway, text: &mut Text) {
+    let metrics = &gateway.state().metrics;
+    text.family(
+        Kind::Histogram,
+        "stablegate_upstream_connect_seconds",
+        "How long servers took to accept a connection.",
+    );
+    for (labels, histogram) in metrics.upstream.all() {
+        text.histogram(&borrowed(&labels), &histogram);
+    }
+    text.counts(
+        Kind::Counter,
+        "stablegate_upstream_connect_failures_total",
+        "Servers that could not be reached.",
+        &metrics.upstream_failures,
+    );
+    let mut hosts = BTreeMap::new();
+    for host in gateway.generation().hosts.seen() {
+        let key = (host.name.clone(), host.addr.clone());
+        let of_it = hosts.entry(key).or_insert((0, host.is_healthy()));
+        of_it.0 += host.sessions();
+    }
+    let name = "stablegate_host_sessions";
+    text.family(Kind::Gauge, name, "Live sessions by host.");
+    for ((name, addr), (sessions, _)) in &hosts {
+        text.sample(&[("host", name), ("addr", addr)], sessions);
+    }
+    text.family(
+        Kind::Gauge,
+        "stablegate_host_healthy",
+        "0 if a host cannot be reached, as far as checks and sessions have found.",
+    );
+    for ((name, addr), (_, healthy)) in &hosts {
+        text.sample(&[("host", name), ("addr", addr)], u8::from(*healthy));
+    }
+}
+
+fn write_hooks(gateway: &Gateway, text: &mut Text) {
+    type Write = dyn Fn(&mut Text, &[(&str, &str)], &Asked);
+    let hooks = gateway.state().environment.stats.all();
+    let mut each = |kind, name, help, write: &Write| {
+        text.family(kind, name, help);
+        for stats in &hooks {
+            for (decision, asked) in stats.decisions() {
+                let labels = [("hook", &*stats.name), ("decision", decision)];
+                write(text, &labels, asked);
+            }
+        }
+    };
+    each(
+        Kind::Histogram,
+        "stablegate_hook_call_seconds",
+        "How long sessions waited for answers of hooks.",
+        &|text, labels, asked| {
+            if asked.latency.count() > 0 {
+                text.histogram(labels, &asked.latency);
+            }
+        },
+    );
+    each(
+        Kind::Counter,
+        "stablegate_hook_denials_total",
+        "Sessions denied, by errors too.",
+        &|text, labels, asked| {
+            if asked.latency.count() > 0 {
+                text.sample(labels, asked.denials.get());
+            }
+        },
+    );
+    each(
+        Kind::Counter,
+        "stablegate_hook_errors_total",
+        "Calls that gave no answer.",
+        &|text, labels, asked| {
+            for (kind, count) in asked.errors() {
+                text.sample(&[labels, &[("kind", kind)]].concat(), count);
+            }
+        },
+    );
+    let pool = gateway.state().environment.runners.scripts();
+    for (kind, name, help, value) in [
+        (
+            Kind::Gauge,
+            "stablegate_script_workers",
+            "Threads that run scripts.",
+            pool.workers as u64,
+        ),
+        (
+            Kind::Gauge,
+            "stablegate_script_calls_queued",
+            "Calls that wait for a worker.",
+            pool.queued as u64,
+        ),
+        (
+            Kind::Gauge,
+            "stablegate_script_calls_running",
+            "Calls that are being run.",
+            pool.running as u64,
+        ),
+        (
+            Kind::Gauge,
+            "stablegate_script_workers_slow",
+            "Workers whose call has run for more than 5 ms.",
+            pool.slow as u64,
+        ),
+        (
+            Kind::Gauge,
+            "stablegate_script_workers_stuck",
+            "Workers whose call is far past its limits and has not ended.",
+            pool.stuck as u64,
+        ),
+        (
+            Kind::Counter,
+            "stablegate_script_calls_stuck_total",
+            "Calls that went far past their limits.",
+            pool.stuck_ever,
+        ),
+        (
+            Kind::Gauge,
+            "stablegate_script_interpreters",
+            "Interpreters that are alive.",
+            pool.vms as u64,
+        ),
+    ] {
+        text.single(kind, name, help, value);
+    }
+}
+
+fn write_fastway(gateway: &Gateway, text: &mut Text) {
+    let switchboard = &gateway.state().environment.fastway;
+    text.family(
+        Kind::Gauge,
+        "stablegate_fastway_endpoints",
+        "Endpoints that have joined.",
+    );
+    for (name, role) in [("client", Role::Client), ("server", Role::Server)] {
+        text.sample(&[("role", name)], switchboard.count(role));
+    }
+    text.single(
+        Kind::Gauge,
+        "stablegate_fastway_virtual_connections",
+        "Virtual connections.",
+        switchboard.connections(),
+    );
+    text.single(
+        Kind::Gauge,
+        "stablegate_fastway_queue_bytes",
+        "What waits to be written to endpoints.",
+        switchboard.queued(),
+    );
+    text.counts(
+        Kind::Counter,
+        "stablegate_fastway_dials_total",
+        "Dials of endpoints by what came of them.",
+        &gateway.state().metrics.dials,
+    );
+}
+
+fn write_kcp(text: &mut Text, binds: &[(BindKey, Counters)]) {
+    type Read = fn(&Counters) -> u64;
+    let name = |key: &BindKey| match &key.chosen_port {
+        // Only these tell two such binds apart.
+        Some((listener, nth)) => format!("{} of {listener}, {nth}", Bind::to_string(&key.bind)),
+        None => key.bind.to_string(),
+    };
+    let binds: Vec<_> = binds.iter().map(|(key, c)| (name(key), c)).collect();
+    let gauge = Kind::Gauge;
+    let counter = Kind::Counter;
+    let families: [(Kind, &'static str, &str, Read); 25] = [
+        (
+            gauge,
+            "stablegate_kcp_connections",
+            "KCP connections, those that only deliver their last bytes included.",
+            |c| c.established,
+        ),
+        (
+            gauge,
+            "stablegate_kcp_connections_max",
+            "The most KCP connections there were at once; over several sockets, the sum of what each had.",
+            |c| c.max_established,
+        ),
+        (
+            gauge,
+            "stablegate_kcp_half_open",
+            "KCP peers that have been challenged and have not answered yet.",
+            |c| c.half_open,
+        ),
+        (
+            counter,
+            "stablegate_kcp_active_opens_total",
+            "KCP connections opened from here.",
+            |c| c.active_opens,
+        ),
+        (
+            counter,
+            "stablegate_kcp_passive_opens_total",
+            "KCP connections opened by peers.",
+            |c| c.passive_opens,
+        ),
+        (
+            counter,
+            "stablegate_kcp_refused_opens_total",
+            "KCP peers whose first datagrams were given up for newer ones.",
+            |c| c.refused_opens,
+        ),
+        (
+            counter,
+            "stablegate_kcp_stranger_datagrams_total",
+            "Datagrams of no connection, dropped.",
+            |c| c.strangers,
+        ),
+        (
+            counter,
+            "stablegate_kcp_sent_bytes_total",
+            "Payload sent over KCP.",
+            |c| c.stats.bytes_sent,
+        ),
+        (
+            counter,
+            "stablegate_kcp_received_bytes_total",
+            "Payload received over KCP.",
+            |c| c.stats.bytes_received,
+        ),
+        (
+            counter,
+            "stablegate_kcp_in_datagrams_total",
+            "Datagrams received.",
+            |c| c.stats.in_pkts,
+        ),
+        (
+            counter,
+            "stablegate_kcp_out_datagrams_total",
+            "Datagrams sent.",
+            |c| c.stats.out_pkts,
+        ),
+        (
+            counter,
+            "stablegate_kcp_in_datagram_bytes_total",
+            "Bytes of datagrams received.",
+            |c| c.stats.in_bytes,
+        ),
+        (
+            counter,
+            "stablegate_kcp_out_datagram_bytes_total",
+            "Bytes of datagrams sent.",
+            |c| c.stats.out_bytes,
+        ),
+        (
+            counter,
+            "stablegate_kcp_in_segments_total",
+            "KCP segments received.",
+            |c| c.stats.in_segs,
+        ),
+        (
+            counter,
+            "stablegate_kcp_out_segments_total",
+            "KCP segments sent.",
+            |c| c.stats.out_segs,
+        ),
+        (
+            counter,
+            "stablegate_kcp_retransmitted_segments_total",
+            "KCP segments sent again, for whatever reason.",
+            |c| c.stats.retrans_segs,
+        ),
+        (
+            counter,
+            "stablegate_kcp_fast_retransmitted_segments_total",
+            "KCP segments sent again because later ones were acknowledged.",
+            |c| c.stats.fast_retrans_segs,
+        ),
+        (
+            counter,
+            "stablegate_kcp_early_retransmitted_segments_total",
+            "KCP segments sent again early.",
+            |c| c.stats.early_retrans_segs,
+        ),
+        (
+            counter,
+            "stablegate_kcp_lost_segments_total",
+            "KCP segments not acknowledged in time.",
+            |c| c.stats.lost_segs,
+        ),
+        (
+            counter,
+            "stablegate_kcp_repeated_segments_total",
+            "KCP segments received more than once.",
+            |c| c.stats.repeat_segs,
+        ),
+        (
+            counter,
+            "stablegate_kcp_in_errors_total",
+            "Datagrams that a KCP connection refused.",
+            |c| c.stats.in_errs,
+        ),
+        (
+            counter,
+            "stablegate_kcp_fec_recovered_total",
+            "Datagrams recovered by forward error correction.",
+            |c| c.fec_recovered,
+        ),
+        (
+            counter,
+            "stablegate_kcp_fec_errors_total",
+            "Datagrams that forward error correction refused.",
+            |c| c.fec_errors,
+        ),
+        (
+            counter,
+            "stablegate_kcp_fec_parity_shards_total",
+            "Parity datagrams received.",
+            |c| c.fec_parity_shards,
+        ),
+        (
+            counter,
+            "stablegate_kcp_fec_short_shards_total",
+            "Datagrams of groups that lacked too many.",
+            |c| c.fec_short_shards,
+        ),
+    ];
+    for (kind, family, help, read) in families {
+        text.family(kind, family, help);
+        for (bind, counters) in &binds {
+            text.sample(&[("bind", bind)], read(counters));
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! A running gateway: its start, reloads, draining and end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::DropGuard;
+
+use super::builder::{Builder, OpenAdmin, ServeAdmin, Source};
+use super::error::Error;
+use super::fault::Fault;
+use super::gate::{Admission, Limit};
+use super::generation::{Generation, apart};
+use super::shrink;
+use super::sockets::Sockets;
+use super::state::State;
+use crate::config::diff::{BindKey, diff};
+use crate::config::watch::{Changes, Watcher};
+use crate::config::{self, Bind, Config};
+use crate::files::{self, Files};
+use crate::hosts;
+use crate::sync::Mutex;
+use crate::transport::kcp;
+
+/// How long it may take to look at all files again.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A running gateway. Dropping it stops accepting and ends all sessions.
+pub struct Gateway {
+    state: Arc<State>,
+    /// The configuration's file, if it has one.
+    file: Option<Watched>,
+    sockets: AsyncMutex<Sockets>,
+    /// Keeps reloads apart, which may take long.
+    reloading: AsyncMutex<()>,
+    /// What looks after the hosts of the current generation.
+    upkeep: Mutex<JoinSet<()>>,
+    open_admin: Option<OpenAdmin>,
+    admin: Mutex<Option<DropGuard>>,
+    started: (SystemTime, Instant),
+    last_reload: Mutex<Option<LastReload>>,
+}
+
+/// A configuration's file, watched with all that it names.
+struct Watched {
+    path: PathBuf,
+    watcher: Watcher,
+}
+
+/// How a reload went.
+#[derive(Debug, Clone)]
+pub(crate) struct LastReload {
+    pub at: SystemTime,
+    /// The generation in force since then.
+    pub generation: u64,
+    /// Why it changed nothing.
+    pub error: Option<Fault>,
+}
+
+impl Gateway {
+    /// Starts to put a gateway together that has this configuration.
+    pub fn builder(config: Config) -> Builder {
+        Builder::new(Source::Value(Box::new(config)))
+    }
+
+    /// Starts to put a gateway together whose configuration is a file.
+    pub fn from_file(path: impl Into<PathBuf>) -> Builder {
+        Builder::new(Source::File(path.into()))
+    }
+
+    pub(super) async fn run(builder: Builder) -> Result<Arc<Self>, Error> {
+        let Builder {
+            source,
+            environment,
+            admin: open_admin,
+        } = builder;
+        let (generation, file, changes) = match source {
+            Source::Value(config) => {
+                let generation = Generation::of(*config, &environment, None).await?;
+                (generation, None, None)
+            }
+            Source::File(named) => {
+                let generation = Generation::read(&named, &environment, None).await?;
+                let (watcher, changes) = Watcher::new().map_err(Error::Watch)?;
+                let path = files::absolute(&named);
+                let file = Watched { path, watcher };
+                file.watch(generation.files()).await;
+                (generation, Some(file), Some(changes))
+            }
+        };
+        let mut sockets = Sockets::default();
+        let added = diff(&[], &generation.config.listeners).added;
+        let opened = sockets.open(&generation, &added).await?;
+        let upkeep = upkeep(&generation);
+        let admin = open(open_admin, &generation)?;
+        let state = Arc::new(State::new(generation, environment));
+        sockets.change(&state, &[], opened).await;
+        let gateway = Arc::new(Self {
+            state,
+            file,
+            sockets: AsyncMutex::new(sockets),
+            reloading: AsyncMutex::default(),
+            upkeep: Mutex::new(upkeep),
+            open_admin,
+            admin: Mutex::default(),
+            started: (SystemTime::now(), Instant::now()),
+            last_reload: Mutex::default(),
+        });
+        gateway.serve_admin(admin);
+        tokio::spawn(shrink::relieve(gateway.state.clone()));
+        #[cfg(target_env = "gnu")]
+        tokio::spawn(shrink::give_back(gateway.state.clone()));
+        if let Some(changes) = changes {
+            tokio::spawn(follow(Arc::downgrade(&gateway), changes));
+        }
+        Ok(gateway)
+    }
+
+    /// Reads the configuration's file and all that it names anew and swaps it in as a whole; if
+    /// anything is wrong, all stays as it was. Either is logged. Live sessions go on with what
+    /// decided them.
+    ///
+    /// # Errors
+    /// Those of the [start](Builder::start), and [`Error::NoFile`].
+    pub async fn reload(self: &Arc<Self>) -> Result<(), Error> {
+        let Some(file) = &self.file else {
+            return Err(Error::NoFile);
+        };
+        let _turn = self.reloading.lock().await;
+        let old = self.generation();
+        let environment = &self.state.environment;
+        let read = Generation::read(&file.path, environment, Some(old.clone())).await;
+        let mut files = match &read {
+            Ok(new) => new.files(),
+            Err(error) => error.files.clone(),
+        };
+        if read.is_err() {
+            files.extend_names(old.files());
+        }
+        file.watch(files).await;
+        let result = match read {
+            Ok(new) => self.swap(new).await,
+            Err(error) => Err(error.into()),
+        };
+        self.reloaded(&result);
+        result
+    }
+
+    /// Swaps in another configuration, as a [reload](Self::reload) does.
+    ///
+    /// # Errors
+    /// Those of the [start](Builder::start).
+    pub async fn apply(self: &Arc<Self>, config: Config) -> Result<(), Error> {
+        let _turn = self.reloading.lock().await;
+        let old = Some(self.generation());
+        let result = match Generation::of(config, &self.state.environment, old).await {
+            Ok(new) => self.swap(new).await,
+            Err(error) => Err(error.into()),
+        };
+        self.reloaded(&result);
+        result
+    }
+
+    /// Logs and counts a reload.
+    fn reloaded(&self, result: &Result<(), Error>) {
+        let generation = self.generation().number;
+        *self.last_reload.lock() = Some(LastReload {
+            at: SystemTime::now(),
+            generation,
+            error: result.as_ref().err().map(Fault::from),
+        });
+        self.state.metrics.reloaded(result.is_ok());
+        match result {
+            Ok(()) => tracing::info!(generation, "reloaded"),
+            Err(error) => tracing::error!(%error, generation, "reload failed, nothing changed"),
+        }
+    }
+
+    /// Puts a generation in the place of the current one.
+    async fn swap(self: &Arc<Self>, new: Generation) -> Result<(), Error> {
+        let old = self.generation();
+        let changes = diff(&old.config.listeners, &new.config.listeners);
+        // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
+        // host), so sockets that cannot be opened now may be after the others are closed. That
+        // would not be all or nothing: it is an error.
+        let mut sockets = self.sockets.lock().await;
+        let opened = sockets.open(&new, &changes.added).await?;
+        let moved = old.config.admin.bind != new.config.admin.bind;
+        let admin = moved.then(|| open(self.open_admin, &new)).transpose()?;
+        // From here on nothing fails.
+        sockets.set(&new, &opened);
+        *self.upkeep.lock() = upkeep(&new);
+        self.state.memory.set_limit(new.config.replay_memory);
+        self.state.generation.store(Arc::new(new));
+        sockets.change(&self.state, &changes.removed, opened).await;
+        if let Some(admin) = admin {
+            self.serve_admin(admin);
+        }
+        Ok(())
+    }
+
+    /// Serves the admin interface there, and no longer where it was.
+    fn serve_admin(self: &Arc<Self>, serve: Option<ServeAdmin>) {
+        let stop = serve.map(|serve| {
+            let until = self.state.shutdown.child_token();
+            serve(Arc::downgrade(self), until.clone());
+            until.drop_guard()
+        });
+        *self.admin.lock() = stop;
+    }
+
+    /// Returns the configuration in force.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.state.generation.load_full()
+    }
+
+    /// Returns the bound addresses, by the binds of the configuration.
+    pub async fn local_addrs(&self) -> Vec<(Bind, SocketAddr)> {
+        self.sockets.lock().await.addrs()
+    }
+
+    /// Returns where these binds are open; `None` for those that do not accept.
+    pub(crate) async fn addrs_of(&self, keys: &[BindKey]) -> Vec<Option<SocketAddr>> {
+        let sockets = self.sockets.lock().await;
+        keys.iter().map(|key| sockets.addr(key)).collect()
+    }
+
+    /// Returns what the KCP binds have counted since they were opened, in the order of the binds.
+    pub async fn kcp_counters(&self) -> Vec<(BindKey, kcp::Counters)> {
+        let controls = self.sockets.lock().await.kcp();
+        let mut counters = Vec::new();
+        for (bind, control) in controls {
+            counters.push((bind, control.counters().await));
+        }
+        counters
+    }
+
+    /// Returns how many connections the limits of listeners have kept out, and how often there was
+    /// no descriptor for any.
+    pub fn refusals(&self) -> Vec<(String, Limit, u64)> {
+        let generation = self.generation();
+        let of = |(listener, admission): (&config::Listener, &Arc<Admission>)| {
+            Limit::ALL.map(|limit| (listener.name.clone(), limit, admission.refusals(limit)))
+        };
+        generation.admissions().flat_map(of).collect()
+    }
+
+    /// Returns whether new sessions are turned away.
+    pub fn is_draining(&self) -> bool {
+        self.state.draining.is_cancelled()
+    }
+
+    /// Returns the bytes that the replay buffers of all sessions take.
+    pub fn replay_memory(&self) -> usize {
+        self.state.memory.used()
+    }
+
+    /// Returns how many sessions are live.
+    pub fn sessions(&self) -> usize {
+        self.state.live.len()
+    }
+
+    /// Returns when it was started.
+    pub(crate) fn started(&self) -> (SystemTime, Instant) {
+        self.started
+    }
+
+    /// Returns how the last reload went, if there was one.
+    pub(crate) fn last_reload(&self) -> Option<LastReload> {
+        self.last_reload.lock().clone()
+    }
+
+    /// Returns what its sessions share.
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Stops letting sessions in. Clients can still come back to theirs, so listeners with
+    /// sessions that resume stay open for that.
+    pub async fn drain(&self) {
+        self.state.draining.cancel();
+        let generation = self.generation();
+        self.sockets.lock().await.drain(&generation);
+    }
+
+    /// Waits until all sessions of a gateway that [drains](Self::drain) have ended.
+    pub async fn drained(&self) {
+        self.state.live.drained().await;
+    }
+
+    /// Ends all sessions and waits until their ends are logged.
+    pub async fn end(&self) {
+        self.state.shutdown.begin();
+        self.drain().await;
+        self.state.connections.close();
+        self.state.connections.wait().await;
+    }
+
+    /// The same, and waits until what was sent to clients is delivered or given up.
+    pub async fn shutdown(&self) {
+        self.end().await;
+        self.state.listeners.close();
+        self.state.listeners.wait().await;
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.state.draining.cancel();
+        self.state.shutdown.begin();
+    }
+}
+
+impl Watched {
+    /// Watches these files. They are read for that, some of which are large.
+    async fn watch(&self, files: Files) {
+        let watcher = self.watcher.clone();
+        if let Err(error) = apart(WATCH_TIMEOUT, move || watcher.watch_files(files)).await {
+            tracing::error!(error, "looking at the files");
+        }
+    }
+
+    /// Watches these files, too. Those that have changed since they were read are told of at once.
+    async fn watch_also(&self, files: Files) {
+        let watcher = self.watcher.clone();
+        if let Err(error) = apart(WATCH_TIMEOUT, move || watcher.watch_also(files)).await {
+            tracing::error!(error, "looking at the files");
+        }
+    }
+}
+
+/// Reloads a gateway whenever its files have changed.
+async fn follow(gateway: Weak<Gateway>, mut changes: Changes) {
+    let Some(grown) = gateway
+        .upgrade()
+        .map(|it| it.state.environment.grown.clone())
+    else {
+        return;
+    };
+    loop {
+        let changed = tokio::select! {
+            change = changes.recv() => match change {
+                Some(()) => true,
+                None => return,
+            },
+            () = grown.notified() => false,
+        };
+        let Some(gateway) = gateway.upgrade() else {
+            return;
+        };
+        if changed {
+            tracing::info!("files have changed");
+            let _ = gateway.reload().await;
+        } else if let Some(file) = &gateway.file {
+            file.watch_also(gateway.generation().files()).await;
+        }
+    }
+}
+
+/// Opens the admin interface of a configuration, if there is to be one.
+fn open(
+    open_admin: Option<OpenAdmin>,
+    generation: &Generation,
+) -> Result<Option<ServeAdmin>, Error> {
+    let (Some(open), Some(addr)) = (open_admin, generation.config.admin.bind) else {
+        return Ok(None);
+    };
+    let opened = open(addr).map(Some);
+    opened.map_err(|error| Error::Admin { addr, error })
+}
+
+/// Looks after the hosts of a generation until it is dropped.
+fn upkeep(generation: &Generation) -> JoinSet<()> {
+    let settings = hosts::Settings::from(&generation.config.upstream);
+    generation.hosts.upkeep(&settings)
+}

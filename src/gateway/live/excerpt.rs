@@ -1,0 +1,12 @@
+//! Clients' texts in the log.
+
+use std::borrow::Cow;
+
+/// The first characters of a text that a client may have had a part in, for a line of the log.
+pub(in crate::gateway) fn excerpt(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(256) {
+        // invariant: a character begins there.
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}

@@ -1,0 +1,15 @@
+//! A session while it lives: its client's end, what runs it, what is known of it, and what is told
+//! of its end.
+
+pub(super) mod account;
+mod client;
+mod excerpt;
+mod record;
+mod run;
+
+pub(super) use account::Account;
+pub(crate) use client::{Client, Look};
+pub(super) use excerpt::excerpt;
+pub(crate) use record::{Record, Registry, Story, Went};
+pub(super) use record::{Registration, Resumed};
+pub(super) use run::{Stopped, run};

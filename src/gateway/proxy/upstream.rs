@@ -1,0 +1,326 @@
+//! Connections to servers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, SimplexStream};
+use tokio::time::timeout;
+
+use crate::client;
+use crate::config::{self, HostAddr, ProxyVersion, Transport, UpstreamSession};
+use crate::gateway::live::excerpt;
+use crate::gateway::metrics::Metrics;
+use crate::hooks::{SessionInfo, Target};
+use crate::hosts::{Backend, Hosts, Name, Occupied, Wish, is_ours};
+use crate::proto::proxy_header;
+use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
+use crate::proto::scp::message::NewRequest;
+use crate::resolver::Resolver;
+use crate::session::Connection;
+use crate::transport::{Address, tcp};
+
+/// What `builtin:echo` takes before it is read, bytes.
+const ECHO_BUFFER: usize = 64 * 1024;
+
+/// A connection to a server.
+pub(super) enum Upstream {
+    /// `builtin:echo`: what was written is there to be read.
+    Echo(SimplexStream),
+    Tcp(tcp::Stream),
+    Scp(Box<client::scp::Stream>),
+}
+
+/// A server that has been reached.
+pub(super) struct Connected {
+    pub upstream: Upstream,
+    /// Where: `host:port` or `builtin:echo`.
+    pub addr: String,
+    /// Counts the session on its host; `None` for an address that no host has.
+    pub occupied: Option<Occupied>,
+}
+
+/// Why no server was reached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("no host to connect to")]
+    NoHost,
+    #[error("{addr}: {error}")]
+    Failed { addr: String, error: io::Error },
+    #[error("the gateway has nothing left to connect with: {0}")]
+    Exhausted(io::Error),
+    #[error("the client asks for a target of {0} bytes, which no scp server takes")]
+    TargetTooLong(usize),
+}
+
+/// Finds the server for a session and connects to it.
+pub(super) struct Connector<'a> {
+    pub hosts: &'a Hosts,
+    pub config: &'a config::Upstream,
+    /// Whom it is for. A server that is reached by scp is asked for what the client asked for.
+    pub info: &'a SessionInfo,
+    pub metrics: &'a Metrics,
+}
+
+impl Connector<'_> {
+    /// Connects to `target`: a host by name, or, if no host has the name, what the resolve rule
+    /// makes of it, or else any host. When that fails, another host of the same choice is tried,
+    /// once.
+    pub async fn connect(&self, target: Option<Target>) -> Result<Connected, ConnectError> {
+        let asked = match &target {
+            // For fastway; no script can answer it here.
+            Some(Target::Id(_)) => return Err(ConnectError::NoHost),
+            Some(Target::Addr(addr)) => return self.dial_addr(addr).await,
+            Some(Target::Name(name)) => Some(name.as_str()),
+            None => None,
+        };
+        let wish = Wish {
+            name: asked.filter(|name| self.hosts.has(name)),
+            client: self.info.client_addr.ip(),
+            target: asked,
+        };
+        if let (None, Some(name)) = (wish.name, asked)
+            && let Some(rule) = &self.config.resolve
+            && let Some(addr) = rule.addr(name)
+        {
+            match self.dial_addr(&addr).await {
+                Err(error) if self.choose(&wish, &[]).is_none() => return Err(error),
+                Err(error) => tracing::warn!(
+                    name = &*excerpt(name),
+                    error = %excerpt(&error.to_string()),
+                    "falling back to any host"
+                ),
+                connected => return connected,
+            }
+        }
+        // What a client asks for may be anything; a hook means what it says.
+        if let (None, Some(name)) = (wish.name, asked)
+            && self.info.target.as_deref() != asked
+        {
+            let id = self.info.id;
+            tracing::warn!(
+                id,
+                name = &*excerpt(name),
+                "no host has the name that a hook chose, taking any"
+            );
+        }
+        let first = self.choose(&wish, &[]).ok_or(ConnectError::NoHost)?;
+        let error = match self.dial_host(&first).await {
+            Err(error @ ConnectError::Failed { .. }) => error,
+            done => return done,
+        };
+        let Some(second) = self.choose(&wish, &[first]) else {
+            return Err(error);
+        };
+        tracing::warn!(%error, next = second.host.addr, "trying another host");
+        self.dial_host(&second).await
+    }
+
+    fn choose(&self, wish: &Wish<'_>, tried: &[Backend]) -> Option<Backend> {
+        self.hosts
+            .choose(wish, tried, Instant::now(), &mut rand::rng())
+    }
+
+    async fn dial_host(&self, backend: &Backend) -> Result<Connected, ConnectError> {
+        let host = &backend.host;
+        // Others who choose meanwhile see that it is on its way.
+        let occupied = backend.occupy();
+        let upstream = match &backend.addr {
+            HostAddr::BuiltinEcho => Upstream::Echo(SimplexStream::new_unsplit(ECHO_BUFFER)),
+            HostAddr::Dial { .. } => {
+                let kept = self.config.resolve_interval.is_some();
+                let resolver = &self.hosts.resolver;
+                let dialling = self.dial(&host.name, &backend.name, resolver, &host.addr, kept);
+                let dialled = dialling.await;
+                self.judge(backend, &dialled);
+                dialled?
+            }
+        };
+        Ok(Connected {
+            upstream,
+            addr: host.addr.clone(),
+            occupied: Some(occupied),
+        })
+    }
+
+    /// What the outcome says about the host.
+    fn judge(&self, backend: &Backend, dialled: &Result<Upstream, ConnectError>) {
+        let (addr, health) = (&backend.host.addr, &backend.host.health);
+        match dialled {
+            Ok(_) => health.reached(Instant::now()),
+            Err(ConnectError::Failed { error, .. }) => {
+                let config::Eject { failures, r#for } = self.config.eject;
+                if health.missed(failures, r#for, Instant::now()) {
+                    tracing::warn!(addr, failures, ?r#for, %error, "host ejected");
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Dials what no host of the configuration is.
+    async fn dial_addr(&self, addr: &str) -> Result<Connected, ConnectError> {
+        let parsed = addr.parse().and_then(|addr| match addr {
+            HostAddr::Dial { host, port } => Ok(Name::new(&host, port)),
+            HostAddr::BuiltinEcho => Err("no address to dial".to_owned()),
+        });
+        let name = parsed.map_err(|message| ConnectError::Failed {
+            addr: addr.to_owned(),
+            error: io::Error::new(io::ErrorKind::InvalidInput, message),
+        })?;
+        let resolver = &self.hosts.session_resolver;
+        Ok(Connected {
+            upstream: self.dial("", &name, resolver, addr, false).await?,
+            addr: addr.to_owned(),
+            occupied: None,
+        })
+    }
+
+    /// Tries all addresses of a name in random order, each within the time limit. `host` is the
+    /// name of the host that has the address, if one has.
+    async fn dial(
+        &self,
+        host: &str,
+        name: &Name,
+        resolver: &Resolver,
+        addr: &str,
+        kept: bool,
+    ) -> Result<Upstream, ConnectError> {
+        let target = self.info.target.as_deref().unwrap_or_default();
+        if self.config.session == UpstreamSession::Scp && target.len() > NewRequest::MAX_TARGET {
+            return Err(ConnectError::TargetTooLong(target.len()));
+        }
+        let started = Instant::now();
+        let limit = self.config.connect_timeout;
+        let trying = async {
+            let mut last = io::ErrorKind::NotFound.into();
+            let lookup = |host, port| resolver.addrs(host, port);
+            for addr in name.addresses(lookup, kept, limit).await? {
+                let tried = match self.config.session {
+                    UpstreamSession::Plain => self.connect_tcp(addr).await,
+                    UpstreamSession::Scp => self.connect_scp(addr).await,
+                };
+                match tried {
+                    Err(error) if !is_ours(&error) => last = error,
+                    done => return done,
+                }
+            }
+            Err(last)
+        };
+        let dialled = trying.await;
+        self.metrics.dialled(host, &dialled, started.elapsed());
+        dialled.map_err(|error| {
+            if is_ours(&error) {
+                return ConnectError::Exhausted(error);
+            }
+            ConnectError::Failed {
+                addr: addr.to_owned(),
+                error,
+            }
+        })
+    }
+
+    async fn connect_tcp(&self, addr: SocketAddr) -> io::Result<Upstream> {
+        let limit = self.config.connect_timeout;
+        match timeout(limit, tcp::Stream::connect(addr, None)).await {
+            Ok(connected) => {
+                let stream = connected?;
+                stream.keep_alive(self.config.keepalive)?;
+                Ok(Upstream::Tcp(stream))
+            }
+            Err(_) => {
+                let error = format!("no connection to {addr} in {limit:?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, error))
+            }
+        }
+    }
+
+    /// The session is at that address: there it will be resumed.
+    async fn connect_scp(&self, addr: SocketAddr) -> io::Result<Upstream> {
+        let address = Address {
+            transport: Transport::Tcp,
+            authority: addr.to_string(),
+        };
+        let (from, to) = (self.info.client_addr, self.info.gateway_addr);
+        let preface = match self.config.proxy_header {
+            None => Bytes::new(),
+            Some(ProxyVersion::V1) => proxy_header::encode_v1(from, to).into(),
+            Some(ProxyVersion::V2) => proxy_header::encode_v2(from, to).into(),
+        };
+        let stream = client::scp::Stream::connect(client::scp::Options {
+            target: self.info.target.clone(),
+            // Untold, the next gateway would announce our address for the client's.
+            flags: match self.config.proxy_header {
+                None => FLAG_NO_ANNOUNCEMENT,
+                Some(_) => self.info.flags & FLAG_NO_ANNOUNCEMENT,
+            },
+            handshake_timeout: self.config.connect_timeout,
+            keepalive: self.config.keepalive,
+            preface,
+            ..client::scp::Options::new(address)
+        });
+        match stream.await {
+            Ok(stream) => Ok(Upstream::Scp(Box::new(stream))),
+            Err(client::Error::Connect(_, error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+impl Upstream {
+    /// Bytes written to its connection that its system has not acknowledged.
+    pub fn undelivered(&self) -> usize {
+        match self {
+            Self::Echo(_) => 0,
+            Self::Tcp(stream) => stream.undelivered(),
+            Self::Scp(stream) => stream.connection().map_or(0, Connection::undelivered),
+        }
+    }
+}
+
+impl AsyncRead for Upstream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Echo(echo) => Pin::new(echo).poll_read(cx, buf),
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Scp(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Upstream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Echo(echo) => Pin::new(echo).poll_write(cx, bytes),
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Scp(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Echo(echo) => Pin::new(echo).poll_flush(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Scp(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Echo(echo) => Pin::new(echo).poll_shutdown(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Scp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

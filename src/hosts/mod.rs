@@ -1,0 +1,19 @@
+//! The servers that sessions are sent to: the choice among them, what is known of their health, and
+//! the addresses of their names.
+
+mod addr;
+mod choose;
+mod health;
+mod host;
+mod names;
+mod settings;
+mod table;
+mod upkeep;
+
+pub use addr::HostAddr;
+pub(crate) use choose::Wish;
+pub use health::{Health, State};
+pub use host::Host;
+pub(crate) use names::{Name, is_ours};
+pub use settings::{Check, Choose, Server, Settings};
+pub(crate) use table::{Backend, Hosts, Occupied};
