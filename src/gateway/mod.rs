@@ -273,7 +273,7 @@ impl Gateway {
         });
         for (key, bound) in &binds.open {
             if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
-                kcp.set(&listener.kcp);
+                kcp.set(&kcp::Config::from(&listener.kcp));
             }
         }
         *lock(&self.upkeep) = new.hosts.upkeep(&new.config.upstream);
@@ -546,7 +546,7 @@ async fn open(
                 .filter(|_| key.bind.transport == config::Transport::Kcp)
                 .find(|control| control.local_addr() == key.bind.addr);
             let reopened = match there {
-                Some(control) => control.reopen(&settings.kcp).await,
+                Some(control) => control.reopen(&kcp::Config::from(&settings.kcp)).await,
                 None => None,
             };
             let listener = match reopened {

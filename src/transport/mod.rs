@@ -3,8 +3,9 @@
 //! Every transport gives the same [`Stream`] and is bound and dialled by the same
 //! [`Listener`] and [`Address`].
 
-pub mod kcp;
 pub mod tcp;
+
+pub use stablegate_kcp as kcp;
 
 use std::fmt;
 use std::io;
@@ -63,7 +64,9 @@ impl Listener {
                 let resumable = settings.session != config::Session::Plain;
                 tcp::Listener::bind(bind.addr, resumable.then_some(RECEIVE_BUFFER)).map(Self::Tcp)
             }
-            Transport::Kcp => kcp::Listener::bind(bind.addr, &settings.kcp).map(Self::Kcp),
+            Transport::Kcp => {
+                kcp::Listener::bind(bind.addr, &kcp::Config::from(&settings.kcp)).map(Self::Kcp)
+            }
         }
     }
 
