@@ -1,4 +1,4 @@
-//! The time of one loop and its sessions.
+//! The time of one driver and its sessions.
 
 use std::time::Duration;
 

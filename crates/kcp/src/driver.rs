@@ -1,4 +1,4 @@
-//! The loop of one socket and all its sessions.
+//! The driver of one socket and all its sessions.
 
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -11,16 +11,16 @@ use std::task::{Context, Poll, Waker, ready};
 use quinn_udp::RecvMeta;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::acceptor::Acceptor;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::fec::shards::{Incoming, Shards};
 use crate::fec::{self, Shape};
-use crate::listener::Acceptor;
-use crate::session::{Link, Mail, Next, Phase, Session, State};
+use crate::handle::{DriverHandle, Requests};
+use crate::session::{Next, Phase, Session, State};
 use crate::state::Kcp;
 use crate::state::segment::{HEADER_LEN, conversation};
 use crate::strangers::{COPIES, Challenge, Claim, Strangers};
-use crate::stream::Stream;
 use crate::timers::Timers;
 use crate::udp::{Inbox, Socket};
 use crate::udp::{Outbox, Path};
@@ -34,7 +34,7 @@ const ROUNDS: usize = 16;
 /// It sleeps until a datagram comes, a stream asks for it, or the first of its sessions is due.
 pub(super) struct Driver {
     socket: Socket,
-    link: Arc<Link>,
+    handle: Arc<DriverHandle>,
     /// Takes new sessions; a client has none.
     acceptor: Option<Arc<Acceptor>>,
     sessions: Vec<Option<Entry>>,
@@ -50,16 +50,16 @@ pub(super) struct Driver {
     outbox: Outbox,
     /// Sessions that had more to send than the outbox took.
     stalled: Vec<u32>,
-    /// Sessions with something new to read. They are looked after when their readers have had the
+    /// Sessions with something new to read. They are driven when their readers have had the
     /// chance to answer, so that the answer goes with what there is to send anyway.
     answering: Vec<u32>,
     wakers: Vec<Waker>,
-    mail: Mail,
+    requests: Requests,
     /// Everything but the sessions that are there.
     counters: Counters,
 }
 
-/// A session as its loop knows it.
+/// A session as its driver knows it.
 struct Entry {
     session: Arc<Session>,
     conv: u32,
@@ -86,14 +86,14 @@ impl Driver {
     }
 
     fn new(socket: Socket, runs: usize) -> Self {
-        let link = Arc::new(Link::new());
+        let handle = Arc::new(DriverHandle::new());
         let mut outbox = Outbox::new();
         outbox.set_longest_run(socket.longest_run());
         Self {
-            timer: Box::pin(sleep_until(link.clock.instant(0))),
+            timer: Box::pin(sleep_until(handle.clock.instant(0))),
             inbox: Inbox::new(runs),
             socket,
-            link,
+            handle,
             acceptor: None,
             sessions: Vec::new(),
             free: Vec::new(),
@@ -105,24 +105,24 @@ impl Driver {
             stalled: Vec::new(),
             answering: Vec::new(),
             wakers: Vec::new(),
-            mail: Mail::default(),
+            requests: Requests::default(),
             counters: Counters::default(),
         }
     }
 
-    pub fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub fn handle(&self) -> &Arc<DriverHandle> {
+        &self.handle
     }
 
     /// Opens a session from here.
-    pub fn open(&mut self, peer: SocketAddr, conv: u32, config: &Config) -> Stream {
+    pub fn open(&mut self, peer: SocketAddr, conv: u32, config: &Config) -> Arc<Session> {
         self.counters.active_opens += 1;
         let path = Path { peer, from: None };
         let local = self.socket.local_addr();
         let slot = self.insert(path, local, conv, config, config.fec);
         // invariant: it was inserted a moment ago.
         let entry = self.sessions[slot as usize].as_ref().expect("a session");
-        Stream::new(entry.session.clone())
+        entry.session.clone()
     }
 
     fn insert(
@@ -133,7 +133,7 @@ impl Driver {
         config: &Config,
         fec: Option<Shape>,
     ) -> u32 {
-        let now = self.link.clock.now();
+        let now = self.handle.clock.now();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sessions.push(None);
             (self.sessions.len() - 1) as u32
@@ -142,8 +142,8 @@ impl Driver {
         let shards = fec.map(|shape| Box::new(Shards::new(shape, challenged, now)));
         let kcp = Kcp::new(conv, &config.settings());
         let state = State::new(kcp, shards, config.silence(), now);
-        let link = self.link.clone();
-        let session = Arc::new(Session::new(path.peer, local, link, slot, state));
+        let handle = self.handle.clone();
+        let session = Arc::new(Session::new(path.peer, local, handle, slot, state));
         // invariant: a slot that is free was given up, or has just been made.
         self.sessions[slot as usize] = Some(Entry {
             session,
@@ -243,10 +243,10 @@ impl Driver {
                     self.wakers.push(reader);
                     self.answering.push(slot);
                 }
-                None => self.attend(cx, slot, now),
+                None => self.drive(cx, slot, now),
             }
             if let Some((session, acceptor)) = arrived.zip(self.acceptor.as_ref()) {
-                acceptor.put(Stream::new(session));
+                acceptor.put(session);
             }
         }
     }
@@ -349,8 +349,8 @@ impl Driver {
         }
     }
 
-    /// Looks after a session: sends what it has to send, wakes who waits for it.
-    fn attend(&mut self, cx: &mut Context<'_>, slot: u32, now: u64) {
+    /// Drives a session: sends what it has to send, wakes who waits for it.
+    fn drive(&mut self, cx: &mut Context<'_>, slot: u32, now: u64) {
         loop {
             let Some(entry) = self
                 .sessions
@@ -360,7 +360,7 @@ impl Driver {
                 return;
             };
             let mut state = entry.session.lock();
-            let next = state.attend(now, entry.path, &mut self.outbox);
+            let next = state.drive(now, entry.path, &mut self.outbox);
             self.wakers.extend(state.ready().into_iter().flatten());
             if let Next::At(at) = next {
                 // What is due later than before is found out then.
@@ -385,10 +385,10 @@ impl Driver {
         }
     }
 
-    fn attend_answering(&mut self, cx: &mut Context<'_>, now: u64) {
+    fn drive_answering(&mut self, cx: &mut Context<'_>, now: u64) {
         let mut answering = std::mem::take(&mut self.answering);
         for slot in answering.drain(..) {
-            self.attend(cx, slot, now);
+            self.drive(cx, slot, now);
         }
         self.answering = answering;
     }
@@ -410,15 +410,15 @@ impl Driver {
     }
 
     /// Does what streams and others asked for.
-    fn take_mail(&mut self, cx: &mut Context<'_>, now: u64) {
-        let mut mail = self.link.receive(std::mem::take(&mut self.mail));
-        for slot in mail.slots.drain(..) {
-            self.attend(cx, slot, now);
+    fn take_requests(&mut self, cx: &mut Context<'_>, now: u64) {
+        let mut requests = self.handle.take(std::mem::take(&mut self.requests));
+        for slot in requests.slots.drain(..) {
+            self.drive(cx, slot, now);
         }
-        for reply in mail.counters.drain(..) {
+        for reply in requests.counters.drain(..) {
             let _ = reply.send(self.count());
         }
-        self.mail = mail;
+        self.requests = requests;
     }
 
     fn count(&self) -> Counters {
@@ -440,7 +440,7 @@ impl Driver {
         }
     }
 
-    /// Whether there is anything this loop could still be needed for.
+    /// Whether there is anything this driver could still be needed for.
     fn is_done(&self) -> bool {
         let is_idle = self.by_peer.is_empty() && self.outbox.is_empty();
         is_idle && self.acceptor.as_ref().is_none_or(|it| it.is_over())
@@ -452,7 +452,7 @@ impl Driver {
             return Poll::Pending;
         };
         if self.armed.is_none_or(|armed| next < armed) {
-            self.timer.as_mut().reset(self.link.clock.instant(next));
+            self.timer.as_mut().reset(self.handle.clock.instant(next));
             self.armed = Some(next);
         }
         let fired = self.timer.as_mut().poll(cx);
@@ -468,14 +468,14 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.link.waker.register(cx.waker());
+        this.handle.waker.register(cx.waker());
         for _ in 0..ROUNDS {
-            let now = this.link.clock.now();
-            this.attend_answering(cx, now);
+            let now = this.handle.clock.now();
+            this.drive_answering(cx, now);
             let received = this.poll_receive(cx, now);
-            this.take_mail(cx, now);
+            this.take_requests(cx, now);
             while let Some(slot) = this.timers.pop(now) {
-                this.attend(cx, slot, now);
+                this.drive(cx, slot, now);
             }
             this.challenge_again(now);
             // Who is woken can work while this sends.
@@ -483,7 +483,7 @@ impl Future for Driver {
             let sent = this.poll_flush(cx);
             if sent.is_ready() && !this.stalled.is_empty() {
                 for slot in std::mem::take(&mut this.stalled) {
-                    this.attend(cx, slot, now);
+                    this.drive(cx, slot, now);
                 }
                 continue;
             }
@@ -510,7 +510,7 @@ impl Drop for Driver {
             self.remove(slot as u32, io::ErrorKind::ConnectionAborted);
         }
         self.wake();
-        self.link.close();
+        self.handle.close();
     }
 }
 

@@ -5,7 +5,7 @@
 //! randomness; [`segment`] is the codec.
 //!
 //! ```text
-//!  UDP socket ── loop (one task per socket: timers, strangers, batches) ── socket …
+//!  UDP socket ── driver (one task per socket: timers, strangers, batches) ── socket …
 //!                  │  one small lock per session
 //!               session (state machine, error correction) ── Stream ── the session's task
 //! ```
@@ -21,11 +21,13 @@
 //! Another conversation from the address of a session takes its place once it has answered: its
 //! client has started anew behind the same port. Anything else is dropped.
 
+mod acceptor;
 mod clock;
 mod config;
 mod counters;
 mod driver;
 pub mod fec;
+mod handle;
 mod listener;
 mod session;
 mod state;

@@ -1,8 +1,8 @@
-//! A session as its loop and its stream share it.
+//! A session as its driver and its stream share it.
 //!
-//! The state lies behind one small lock. The loop takes it once for all datagrams of a session
+//! The state lies behind one small lock. The driver takes it once for all datagrams of a session
 //! that one system call received, the stream once for each read and write; neither does anything
-//! slow meanwhile: the loop collects what is to be sent and sends it after. So a byte is copied
+//! slow meanwhile: the driver collects what is to be sent and sends it after. So a byte is copied
 //! from the socket to the state and from there to the reader, as few times as the ordering of
 //! segments allows. A queue between the two would cost an allocation per message and one more
 //! copy, and would not spare the wake-up.
@@ -12,13 +12,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use atomic_waker::AtomicWaker;
-use tokio::sync::oneshot;
-
 use crate::clock::{Clock, widen};
-use crate::counters::Counters;
 use crate::fec;
 use crate::fec::shards::{Incoming, Shards};
+use crate::handle::DriverHandle;
 use crate::state::Kcp;
 use crate::udp::{Outbox, Path};
 
@@ -37,28 +34,11 @@ const WORTHWHILE: usize = 16 * 1024;
 /// Milliseconds between two looks at a session whose reader lets data wait.
 const UNREAD: u64 = 1_000;
 
-/// What a loop shares with the streams of its sessions.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub clock: Clock,
-    pub waker: AtomicWaker,
-    /// `None` once the loop has ended.
-    mail: Mutex<Option<Mail>>,
-}
-
-/// What others want of a loop.
-#[derive(Debug, Default)]
-pub(super) struct Mail {
-    /// Sessions to look after.
-    pub slots: Vec<u32>,
-    pub counters: Vec<oneshot::Sender<Counters>>,
-}
-
 #[derive(Debug)]
 pub(super) struct Session {
     pub peer: SocketAddr,
     pub local: SocketAddr,
-    link: Arc<Link>,
+    driver: Arc<DriverHandle>,
     slot: u32,
     state: Mutex<State>,
 }
@@ -84,14 +64,14 @@ pub(super) struct State {
     pub reader: Option<Waker>,
     pub writer: Option<Waker>,
     pub phase: Phase,
-    /// What the timestamps on its wire are ahead of its loop's clock. It is random, so that nobody
+    /// What the timestamps on its wire are ahead of its driver's clock. It is random, so that nobody
     /// who does not receive them can know them, not even from another session.
     skew: u32,
     /// Milliseconds without data that break it.
     read_timeout: Option<u64>,
-    /// It has asked its loop to look after it.
+    /// It has asked its driver to drive it.
     queued: bool,
-    /// When its loop last had to do with it, when anything was last heard of its peer, and when data.
+    /// When its driver last had to do with it, when anything was last heard of its peer, and when data.
     pub now: u64,
     heard: u64,
     data_came: u64,
@@ -106,7 +86,7 @@ pub(super) enum Phase {
     Shut(u64),
     /// It is all delivered and nothing more came for a while.
     Eof,
-    /// Its loop knows it no more.
+    /// Its driver knows it no more.
     Broken(io::ErrorKind),
     /// The stream is gone, since then.
     Lingering(u64),
@@ -114,7 +94,7 @@ pub(super) enum Phase {
     Reset,
 }
 
-/// What a look after a session came to.
+/// What driving a session came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// Again at that time.
@@ -125,88 +105,48 @@ pub(super) enum Next {
     Gone,
 }
 
-impl Link {
-    pub fn new() -> Self {
-        Self {
-            clock: Clock::new(),
-            waker: AtomicWaker::new(),
-            mail: Mutex::new(Some(Mail::default())),
-        }
-    }
-
-    /// Puts something in the mail and wakes the loop. Mail for one that has ended is dropped.
-    pub fn send(&self, put: impl FnOnce(&mut Mail)) {
-        let woken = {
-            let mut lock = self.lock();
-            let Some(mail) = lock.as_mut() else {
-                return;
-            };
-            let woken = !mail.is_empty();
-            put(mail);
-            woken
-        };
-        if !woken {
-            self.waker.wake();
-        }
-    }
-
-    /// Takes all mail, leaving `empty` for more.
-    pub fn receive(&self, empty: Mail) -> Mail {
-        match self.lock().as_mut() {
-            Some(mail) => std::mem::replace(mail, empty),
-            None => empty,
-        }
-    }
-
-    /// Takes no more mail.
-    pub fn close(&self) {
-        *self.lock() = None;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Mail>> {
-        // Nothing panics while it is held.
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Mail {
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.counters.is_empty()
-    }
-}
-
 impl Session {
     pub fn new(
         peer: SocketAddr,
         local: SocketAddr,
-        link: Arc<Link>,
+        driver: Arc<DriverHandle>,
         slot: u32,
         state: State,
     ) -> Self {
         Self {
             peer,
             local,
-            link,
+            driver,
             slot,
             state: Mutex::new(state),
         }
     }
 
     pub fn clock(&self) -> Clock {
-        self.link.clock
+        self.driver.clock
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the loop look after the session.
+    /// Leaves it behind, to deliver what was written: its stream is gone.
+    pub fn leave(&self) {
+        let mut state = self.lock();
+        (state.reader, state.writer) = (None, None);
+        if !matches!(state.phase, Phase::Broken(_) | Phase::Reset) {
+            state.phase = Phase::Lingering(self.clock().now());
+            self.ask(state);
+        }
+    }
+
+    /// Has the driver drive the session.
     pub fn ask(&self, mut state: MutexGuard<'_, State>) {
         let asked = std::mem::replace(&mut state.queued, true);
         let known = !matches!(state.phase, Phase::Broken(_));
         drop(state);
         if known && !asked {
-            self.link.send(|mail| mail.slots.push(self.slot));
+            self.driver.drive(self.slot);
         }
     }
 }
@@ -229,7 +169,7 @@ impl State {
         }
     }
 
-    /// A time of its loop's as its state machine knows it.
+    /// A time of its driver's as its state machine knows it.
     pub fn timestamp(&self, now: u64) -> u32 {
         (now as u32).wrapping_add(self.skew)
     }
@@ -260,7 +200,7 @@ impl State {
     }
 
     /// Does what is due: sends, gives up, ends.
-    pub fn attend(&mut self, now: u64, path: Path, outbox: &mut Outbox) -> Next {
+    pub fn drive(&mut self, now: u64, path: Path, outbox: &mut Outbox) -> Next {
         self.queued = false;
         self.now = now;
         if self.phase == Phase::Reset {
@@ -305,7 +245,7 @@ impl State {
         Next::At(self.deadline(now))
     }
 
-    /// Who waits for what has come. Until it is looked after, the session need not ask for that.
+    /// Who waits for what has come. Until it is driven, the session need not ask for that.
     pub fn wake_reader(&mut self) -> Option<Waker> {
         let reader = (self.kcp.readable() > 0).then(|| self.reader.take())??;
         self.queued = true;
@@ -368,7 +308,7 @@ impl State {
         Some(limit + self.data_came)
     }
 
-    /// When it is to be looked after next.
+    /// When it is to be driven next.
     fn deadline(&self, now: u64) -> Option<u64> {
         let kcp = self.kcp.next_deadline();
         let kcp = kcp.map(|at| widen(at.wrapping_sub(self.skew), now));
@@ -413,12 +353,12 @@ mod tests {
         let timestamp = state.timestamp(now);
         assert_eq!(state.kcp.write(&[0; 2_000], timestamp), 2_000);
         state.phase = Phase::Lingering(now);
-        let mut attend = |state: &mut State, now| {
+        let mut drive = |state: &mut State, now| {
             outbox.advance(outbox.runs().count());
-            state.attend(now, path, &mut outbox)
+            state.drive(now, path, &mut outbox)
         };
-        attend(&mut state, now);
-        assert!(matches!(attend(&mut state, LINGER), Next::At(Some(_))));
+        drive(&mut state, now);
+        assert!(matches!(drive(&mut state, LINGER), Next::At(Some(_))));
         let ack = Header {
             conv: 7,
             command: Command::Ack,
@@ -431,9 +371,9 @@ mod tests {
         let ack = ack.encode(0);
         state.input(&Incoming::parse(&ack).expect("no shard"), LINGER);
         assert!(matches!(
-            attend(&mut state, 2 * LINGER - 1),
+            drive(&mut state, 2 * LINGER - 1),
             Next::At(Some(_))
         ));
-        assert_eq!(attend(&mut state, 2 * LINGER), Next::Gone);
+        assert_eq!(drive(&mut state, 2 * LINGER), Next::Gone);
     }
 }

@@ -49,9 +49,9 @@ impl Stream {
     pub fn connect(peer: SocketAddr, config: &Config) -> io::Result<Self> {
         let socket = Socket::connect(peer, config)?;
         let mut driver = Driver::dialling(socket);
-        let stream = driver.open(peer, rand::random(), config);
+        let session = driver.open(peer, rand::random(), config);
         tokio::spawn(driver);
-        Ok(stream)
+        Ok(Self::new(session))
     }
 
     pub fn peer_addr(&self) -> SocketAddr {
@@ -93,7 +93,7 @@ impl Stream {
         }
     }
 
-    /// Whether its loop knows it no more. There may still be bytes to read.
+    /// Whether its driver knows it no more. There may still be bytes to read.
     pub fn is_broken(&self) -> bool {
         matches!(self.session.lock().phase, Phase::Broken(_))
     }
@@ -120,7 +120,7 @@ impl Stream {
             Phase::Broken(kind) => return Poll::Ready(Err(kind.into())),
             _ => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
-        // What is written leaves, and gets its timestamp, when the loop next looks.
+        // What is written leaves, and gets its timestamp, when the driver next looks.
         let now = match state.kcp.delays_writes() {
             true => self.session.clock().now(),
             false => state.now,
@@ -219,12 +219,7 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let mut state = self.session.lock();
-        (state.reader, state.writer) = (None, None);
-        if !matches!(state.phase, Phase::Broken(_) | Phase::Reset) {
-            state.phase = Phase::Lingering(self.session.clock().now());
-            self.session.ask(state);
-        }
+        self.session.leave();
     }
 }
 

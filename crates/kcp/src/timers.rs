@@ -1,4 +1,4 @@
-//! When each session of a loop is due next.
+//! When each session of a driver is due next.
 
 /// Stands for "not in the heap".
 const NOWHERE: u32 = u32::MAX;
