@@ -145,7 +145,7 @@ impl Rows {
     }
 
     /// Bytes held on the heap.
-    pub fn heap_bytes(&self) -> usize {
+    pub fn heap_size(&self) -> usize {
         self.bytes.capacity()
     }
 

@@ -1,6 +1,9 @@
 //! Forward error correction of one session, and what of a datagram is KCP's.
 
-use super::{Counters, Decoder, Encoder, FecError, Parity, Shape, Shard};
+use super::decoder::{Counters, Decoder};
+use super::encoder::{Encoder, Parity};
+use super::shape::Shape;
+use super::wire::{FecError, Shard};
 
 /// Milliseconds between two datagrams after which parity of their group comes too late to help;
 /// kcp-go's.
@@ -82,7 +85,7 @@ impl Shards {
 
     /// When [`rest`](Self::rest) has something to do.
     pub fn deadline(&self) -> Option<u64> {
-        let holds = self.encoder.heap_bytes() + self.decoder.heap_bytes() > 0;
+        let holds = self.encoder.heap_size() + self.decoder.heap_size() > 0;
         holds.then_some(self.active + QUIET)
     }
 

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::wire::{Kind, payload};
 use super::*;
 
 fn shape(data: usize, parity: usize) -> Shape {
@@ -21,7 +22,7 @@ fn datagrams_look_as_documented() {
     assert_eq!(parity.len(), 1);
     assert_eq!(parity[0][..6], *b"\x02\0\0\0\xf2\0");
     assert_eq!(parity[0].len(), first.len());
-    assert_eq!(encoder.heap_bytes(), 0);
+    assert_eq!(encoder.heap_size(), 0);
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn every_loss_parity_allows_is_recovered() {
         assert_eq!(got, expected);
         assert_eq!(decoder.counters().errors, 0);
         if left.len() >= data {
-            assert!(decoder.heap_bytes() < OVERHEAD);
+            assert!(decoder.heap_size() < OVERHEAD);
         }
     }
 }
@@ -210,13 +211,13 @@ fn complete_groups_hold_no_memory() {
         for datagram in &datagrams[..9] {
             delivered(&mut decoder, datagram);
         }
-        assert!(decoder.heap_bytes() > OVERHEAD);
+        assert!(decoder.heap_size() > OVERHEAD);
         delivered(&mut decoder, &datagrams[9]);
-        assert!(decoder.heap_bytes() < OVERHEAD);
+        assert!(decoder.heap_size() < OVERHEAD);
         for datagram in &datagrams[10..] {
             delivered(&mut decoder, datagram);
         }
-        assert!(decoder.heap_bytes() < OVERHEAD);
+        assert!(decoder.heap_size() < OVERHEAD);
     }
     assert_eq!(decoder.counters().parity_shards, 18);
     assert_eq!(decoder.counters().short_shards, 0);
@@ -233,7 +234,7 @@ fn release_frees_open_groups_and_the_next_are_protected_again() {
     delivered(&mut decoder, &only);
     encoder.release();
     decoder.release();
-    assert_eq!((encoder.heap_bytes(), decoder.heap_bytes()), (0, 0));
+    assert_eq!((encoder.heap_size(), decoder.heap_size()), (0, 0));
     assert_eq!(decoder.counters().short_shards, 1);
 
     assert!(encoder.seal(&mut datagram(b"after")).unwrap().is_none());
@@ -290,7 +291,7 @@ proptest! {
                 recovered.payloads().for_each(|payload| assert!(payload.len() <= 78));
             }
             prop_assert!(decoder.groups.len() <= OPEN_GROUPS);
-            prop_assert!(decoder.heap_bytes() <= OPEN_GROUPS * parity * 80 + OVERHEAD);
+            prop_assert!(decoder.heap_size() <= OPEN_GROUPS * parity * 80 + OVERHEAD);
         }
     }
 
