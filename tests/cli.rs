@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use stablegate::client::kcp::fec::Shape;
 use stablegate::config::Config;
 use stablegate::crypto::Dialect;
 use stablegate::proto::proxy_header::UNKNOWN_V1;
@@ -651,7 +652,7 @@ async fn error_correction_that_only_clients_have_is_told_once() {
     for n in 0..2 {
         let mut options = options(gateway.addr());
         options.addresses = vec![format!("kcp://{addr}").parse().unwrap()];
-        (options.kcp.fec_data, options.kcp.fec_parity) = (10, 3);
+        options.kcp.fec = Shape::new(10, 3).ok();
         echoed(&mut connect_with(options).await, b"hello").await;
         gateway.log().nth("session opened", n).await;
     }

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// Everything that handles what a client, a server or an administrator sent.
-const FROM_THE_WIRE: [&str; 11] = [
+const FROM_THE_WIRE: [&str; 12] = [
+    "crates/kcp/src",
     "src/admin",
     "src/client",
     "src/crypto",

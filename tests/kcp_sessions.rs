@@ -1,6 +1,7 @@
 //! scp sessions over KCP, and from one transport to the other.
 
 #[allow(dead_code, reason = "shared with the tests of the transport")]
+#[path = "../crates/kcp/tests/common/network.rs"]
 mod network;
 
 use std::io;
@@ -10,12 +11,13 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stablegate::client::kcp::fec::Shape;
+use stablegate::client::kcp::{Config, Counters};
 use stablegate::client::kcp_settings;
 use stablegate::client::scp::{Options, Stream};
-use stablegate::config::{Kcp, Transport};
+use stablegate::config::Transport;
 use stablegate::gateway::Gateway;
 use stablegate::transport::Address;
-use stablegate::transport::kcp::Counters;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -66,7 +68,7 @@ impl Fixture {
         self.gateway.reload().await.unwrap();
     }
 
-    async fn connect(&self, addresses: &[&Address], kcp: Kcp) -> Stream {
+    async fn connect(&self, addresses: &[&Address], kcp: Config) -> Stream {
         let options = Options {
             addresses: addresses.iter().copied().cloned().collect(),
             kcp,
@@ -84,10 +86,9 @@ fn config(host: &str, kcp: &str) -> String {
     )
 }
 
-fn fec() -> Kcp {
-    Kcp {
-        fec_data: 10,
-        fec_parity: 3,
+fn fec() -> Config {
+    Config {
+        fec: Some(Shape::new(10, 3).unwrap()),
         ..kcp_settings()
     }
 }
@@ -396,7 +397,7 @@ async fn the_end_of_a_session_is_delivered_and_does_not_wait_for_the_client() {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = server.local_addr().unwrap().to_string();
     let fixture = Fixture::new(&host, "").await;
-    let impatient = Kcp {
+    let impatient = Config {
         read_timeout: Some(Duration::from_secs(2)),
         ..kcp_settings()
     };

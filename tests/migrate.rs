@@ -96,7 +96,7 @@ hosts:
     assert_eq!(listener.tcp.keepalive, None);
     let kcp = &listener.kcp;
     assert_eq!(kcp.read_timeout, Some(seconds(15)));
-    assert_eq!(kcp.fec(), Some((10, 3)));
+    assert_eq!((kcp.fec_data, kcp.fec_parity), (10, 3));
     assert_eq!((kcp.read_buffer, kcp.write_buffer), (100_000, 2 << 20));
     assert_eq!((kcp.reuseport, kcp.mtu), (3, 1200));
     assert_eq!(kcp.interval, Duration::from_millis(10));
@@ -157,7 +157,7 @@ async fn flags_of_goscon() {
     assert_eq!(listener.scp.replay_buffer, 1 << 20);
     assert_eq!(listener.tcp.read_timeout, Some(Duration::from_secs(20)));
     let kcp = &listener.kcp;
-    assert_eq!((kcp.fec(), kcp.reuseport), (Some((4, 2)), 8));
+    assert_eq!((kcp.fec_data, kcp.fec_parity, kcp.reuseport), (4, 2, 8));
     assert_eq!(
         (kcp.mtu, kcp.nodelay, kcp.no_congestion),
         (1300, true, false)

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stablegate::transport::kcp::segment::Segment;
-use stablegate::transport::kcp::{Kcp, Settings, fec};
+use stablegate_kcp::segment::Segment;
+use stablegate_kcp::{Kcp, Settings, fec};
 
 /// Far more than 64 segments of the largest size and their places take.
 const HEAP: usize = 1 << 20;
@@ -15,7 +15,7 @@ fuzz_target!(|datagrams: Vec<(u8, Vec<u8>)>| {
         ..Settings::default()
     };
     let mut kcp = Kcp::new(1, &settings);
-    let mut decoder = fec::Decoder::new(3, 2).expect("a shape");
+    let mut decoder = fec::Decoder::new(fec::Shape::new(3, 2).expect("a shape"));
     let mut out = [0; 1_500];
     let mut now = 0u32;
     for (pause, mut datagram) in datagrams {
@@ -35,6 +35,6 @@ fuzz_target!(|datagrams: Vec<(u8, Vec<u8>)>| {
         let _ = kcp.handle_datagram(&datagram, now);
         let _ = kcp.write(&datagram, now);
         while kcp.poll_transmit(now, &mut out).is_some() {}
-        assert!(kcp.heap_size() + decoder.heap_bytes() < HEAP);
+        assert!(kcp.heap_size() + decoder.heap_size() < HEAP);
     }
 });

@@ -8,8 +8,7 @@ use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, interval_at, timeout};
 
-use crate::client::{Cutter, Stream, kcp_settings, scp, snet};
-use crate::config::Kcp;
+use crate::client::{Cutter, Stream, kcp, kcp_settings, scp, snet};
 use crate::crypto::Dialect;
 use crate::proto::snet::Version;
 use crate::transport::Address;
@@ -42,7 +41,7 @@ pub(super) struct Connect {
     legacy_hmac: bool,
     /// Over KCP, add error correction: as the gateway has it, fec_data/fec_parity such as 10/3.
     #[arg(long, value_parser = fec)]
-    fec: Option<(u8, u8)>,
+    fec: Option<(usize, usize)>,
     /// Break the connection under the session, again and again.
     #[arg(long, value_parser = super::duration)]
     cut_every: Option<Duration>,
@@ -92,10 +91,10 @@ pub(super) async fn run(arguments: Connect) -> anyhow::Result<()> {
 async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream> {
     let addresses = arguments.addresses.clone();
     let first = addresses[0].clone();
-    let (fec_data, fec_parity) = arguments.fec.unwrap_or_default();
-    let kcp = Kcp {
-        fec_data,
-        fec_parity,
+    // Without data or parity there is no shape.
+    let fec = arguments.fec;
+    let kcp = kcp::Config {
+        fec: fec.and_then(|(data, parity)| kcp::fec::Shape::new(data, parity).ok()),
         ..kcp_settings()
     };
     let stream = match session {
@@ -138,7 +137,7 @@ async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream
 }
 
 /// Reads `data/parity`.
-fn fec(text: &str) -> Result<(u8, u8), String> {
+fn fec(text: &str) -> Result<(usize, usize), String> {
     let number = |text: &str| text.parse().ok().filter(|number| *number <= 128);
     text.split_once('/')
         .and_then(|(data, parity)| Some((number(data)?, number(parity)?)))

@@ -11,11 +11,12 @@ use std::{io, vec};
 
 use rand::seq::SliceRandom;
 
-use crate::config::{Kcp, Transport};
-use crate::transport::kcp::segment::PEER_DATAGRAM_LIMIT;
-use crate::transport::{self, Address, kcp, tcp};
+use crate::transport::{self, Address, Transport, tcp};
 
+pub use crate::transport::kcp;
 pub use stream::{Cutter, Error, Stream};
+
+use kcp::segment::PEER_DATAGRAM_LIMIT;
 
 /// Bytes that the system may hold of what arrived and was not read. They are lost with the
 /// connection although acknowledged, so with what is in flight they must fit in the peer's replay
@@ -24,10 +25,13 @@ const RECEIVE_BUFFER: u32 = 16 * 1024;
 
 /// The settings of KCP connections that suit a client: the original's, but no more may wait to be
 /// read than over TCP, for the same reason.
-pub fn kcp_settings() -> Kcp {
-    Kcp {
-        receive_window: (2 * RECEIVE_BUFFER / PEER_DATAGRAM_LIMIT as u32) as u16,
-        ..Kcp::default()
+pub fn kcp_settings() -> kcp::Config {
+    kcp::Config {
+        session: kcp::Settings {
+            receive_window: (2 * RECEIVE_BUFFER / PEER_DATAGRAM_LIMIT as u32) as u16,
+            ..kcp::Settings::default()
+        },
+        ..kcp::Config::default()
     }
 }
 
@@ -49,7 +53,7 @@ async fn resolve(address: &Address) -> Result<vec::IntoIter<SocketAddr>, Error> 
 async fn dial(
     address: &Address,
     addrs: &mut vec::IntoIter<SocketAddr>,
-    kcp: &Kcp,
+    kcp: &kcp::Config,
 ) -> Result<transport::Stream, Error> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for addr in addrs {

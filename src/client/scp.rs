@@ -6,8 +6,8 @@ use bytes::Bytes;
 use rand::Rng;
 use tokio::io::AsyncWriteExt;
 
+use super::kcp;
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
-use crate::config::Kcp;
 use crate::crypto::Dialect;
 use crate::proto::scp::client::{Hello, Ticket};
 use crate::proto::scp::message::{Code, NewResponse, ResumeResponse};
@@ -47,7 +47,7 @@ pub struct Options {
     /// How long a connection over TCP is silent before the system probes it; `None` is never.
     pub keepalive: Option<Duration>,
     /// What connections over KCP are made with. Error correction must be as the gateway has it.
-    pub kcp: Kcp,
+    pub kcp: kcp::Config,
 }
 
 impl Options {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use super::kcp;
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
-use crate::config::Kcp;
 use crate::proto::snet::client::{Hello, Ticket};
 use crate::proto::snet::message::{Counts, NewResponse, ResumeResponse};
 use crate::proto::snet::{self, Version, server};
@@ -40,7 +40,7 @@ pub struct Options {
     /// The pause after a failed try to come back. The first try comes without one.
     pub retry: Duration,
     /// What connections over KCP are made with. Error correction must be as the gateway has it.
-    pub kcp: Kcp,
+    pub kcp: kcp::Config,
 }
 
 impl Options {

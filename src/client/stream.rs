@@ -9,8 +9,7 @@ use std::{io, vec};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{error::Elapsed, sleep, timeout};
 
-use super::{dial, resolve};
-use crate::config::Kcp;
+use super::{dial, kcp, resolve};
 use crate::proto::{scp, snet};
 use crate::session::{self, Core, Handle, Offer, Refusal};
 use crate::transport::{self, Address};
@@ -59,7 +58,7 @@ pub struct Dialling {
     pub handshake_timeout: Duration,
     pub resume_wait: Duration,
     /// For those addresses that are dialled over KCP.
-    pub kcp: Kcp,
+    pub kcp: kcp::Config,
 }
 
 /// What differs between the protocols: how a session is opened, and how it is resumed. Their
@@ -216,7 +215,7 @@ async fn resume<P: Protocol>(
     protocol: &P,
     ticket: &mut P::Ticket,
     address: &Address,
-    kcp: &Kcp,
+    kcp: &kcp::Config,
 ) -> Result<(), ResumeError> {
     let mut connection = dial(address, &mut resolve(address).await?, kcp).await?;
     let Ok(offer) = handle.offer().await else {
@@ -234,7 +233,7 @@ async fn open<P: Protocol>(
     protocol: &P,
     address: &Address,
     mut addrs: vec::IntoIter<SocketAddr>,
-    kcp: &Kcp,
+    kcp: &kcp::Config,
 ) -> Result<(transport::Stream, Opened<P::Ticket>), Error> {
     loop {
         let mut connection = dial(address, &mut addrs, kcp).await?;
@@ -289,13 +288,12 @@ mod tests {
 
     use super::super::scp::Options;
     use super::*;
-    use crate::transport::kcp::Listener;
 
     #[tokio::test]
     async fn over_kcp_an_address_with_nobody_there_is_passed_over() {
-        let kcp = Kcp::default();
+        let kcp = kcp::Config::default();
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = Listener::bind(local, &kcp).unwrap();
+        let listener = kcp::Listener::bind(local, &kcp).unwrap();
         let free = UdpSocket::bind(local).await.unwrap();
         let nobody = free.local_addr().unwrap();
         drop(free);

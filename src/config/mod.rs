@@ -16,6 +16,7 @@ pub mod diff;
 mod error;
 mod file;
 mod hosts;
+mod kcp;
 mod locate;
 mod machine;
 mod network;
@@ -412,7 +413,11 @@ replay_memory: 1GiB
             receive_window: 256,
             ..Kcp::default()
         };
-        assert_eq!((Kcp::default().fec(), kcp.fec()), (None, Some((10, 3))));
+        let fec = |kcp: &Kcp| {
+            let fec = stablegate_kcp::Config::from(kcp).fec;
+            fec.map(|shape| (shape.data(), shape.parity()))
+        };
+        assert_eq!((fec(&Kcp::default()), fec(&kcp)), (None, Some((10, 3))));
         let bind = |text: &str| text.parse::<Bind>().unwrap();
         let admin = Admin {
             bind: Some(([0, 0, 0, 0], 7000).into()),

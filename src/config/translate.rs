@@ -1,8 +1,9 @@
 //! From the configuration to the settings of the layers below, which know nothing of it.
 
-use super::{Announce, Host, Upstream};
+use super::{Announce, Host, Listener, Session, Tcp, Upstream};
 use crate::hooks::builtin::Announcement;
 use crate::hosts::{Check, Server, Settings};
+use crate::transport::{self, tcp};
 
 impl From<&Host> for Server {
     fn from(host: &Host) -> Self {
@@ -38,6 +39,26 @@ impl From<&Announce> for Announcement {
         Self {
             sproto: announce.sproto,
             proxy_header: announce.proxy_header,
+        }
+    }
+}
+
+impl From<&Tcp> for tcp::Settings {
+    fn from(tcp: &Tcp) -> Self {
+        Self {
+            read_timeout: tcp.read_timeout,
+            keepalive: tcp.keepalive,
+            nodelay: tcp.nodelay,
+        }
+    }
+}
+
+impl From<&Listener> for transport::Settings {
+    fn from(listener: &Listener) -> Self {
+        Self {
+            tcp: (&listener.tcp).into(),
+            kcp: (&listener.kcp).into(),
+            is_resumable: listener.session != Session::Plain,
         }
     }
 }

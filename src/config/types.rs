@@ -400,14 +400,6 @@ pub enum UpstreamSession {
     Scp,
 }
 
-impl Kcp {
-    /// The shape of forward error correction, data and parity datagrams, if it is on.
-    pub fn fec(&self) -> Option<(usize, usize)> {
-        let shape = (self.fec_data.into(), self.fec_parity.into());
-        (shape.0 > 0 && shape.1 > 0).then_some(shape)
-    }
-}
-
 /// The version of fastway's servers, a number.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]

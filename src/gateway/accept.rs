@@ -157,7 +157,7 @@ async fn open(
     let generation = state.generation.load_full();
     // A bind that a reload has just removed may have accepted one more.
     let (listener, chain) = generation.listener(&key)?;
-    connection.configure(listener).ok()?;
+    connection.configure(&(&listener.tcp).into()).ok()?;
     let limits = &listener.limits;
     if !permit.is_identified() {
         let peer = connection.peer_addr();

@@ -13,7 +13,7 @@ use super::generation::Generation;
 use super::state::State;
 use crate::config::diff::BindKey;
 use crate::config::{self, Bind};
-use crate::transport::{Listener, kcp};
+use crate::transport::{self, Listener, kcp};
 
 /// The sockets of a gateway by what they are in the configuration.
 #[derive(Default)]
@@ -62,13 +62,14 @@ impl Sockets {
             .iter()
             .filter(|_| key.bind.transport == config::Transport::Kcp)
             .find(|control| control.local_addr() == key.bind.addr);
+        let settings = transport::Settings::from(settings);
         let reopened = match there {
             Some(control) => control.reopen(&settings.kcp).await,
             None => None,
         };
         let listener = match reopened {
             Some(listener) => Listener::Kcp(listener),
-            None => Listener::bind(&key.bind, settings)?,
+            None => Listener::bind(&key.bind, &settings)?,
         };
         let addr = listener.local_addr()?;
         Ok((key.clone(), listener, addr))
@@ -86,7 +87,7 @@ impl Sockets {
         });
         for (key, bound) in &self.open {
             if let (Some(kcp), Some((listener, _))) = (&bound.kcp, new.listener(key)) {
-                kcp.set(&listener.kcp);
+                kcp.set(&kcp::Config::from(&listener.kcp));
             }
         }
     }

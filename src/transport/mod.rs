@@ -4,8 +4,9 @@
 //! [`Listener`] and [`Address`].
 
 mod bind;
-pub mod kcp;
 pub mod tcp;
+
+pub use stablegate_kcp as kcp;
 
 use std::fmt;
 use std::io;
@@ -19,12 +20,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use bind::{Bind, Transport};
 
-use crate::config;
 use crate::session::Connection;
 
 /// What the system may hold of a resumable session's bytes before they are read, of each
 /// connection: one that broke stays open until they are.
 const RECEIVE_BUFFER: usize = 256 * 1024;
+
+/// Settings of the connections that a listener accepts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub tcp: tcp::Settings,
+    pub kcp: kcp::Config,
+    /// Whether sessions outlive their connections.
+    pub is_resumable: bool,
+}
 
 /// A connection of any transport.
 #[derive(Debug)]
@@ -60,11 +69,11 @@ macro_rules! each {
 
 impl Listener {
     /// Opens a bind of a listener with such settings. Must be called within a runtime.
-    pub fn bind(bind: &Bind, settings: &config::Listener) -> io::Result<Self> {
+    pub fn bind(bind: &Bind, settings: &Settings) -> io::Result<Self> {
         match bind.transport {
             Transport::Tcp => {
-                let resumable = settings.session != config::Session::Plain;
-                tcp::Listener::bind(bind.addr, resumable.then_some(RECEIVE_BUFFER)).map(Self::Tcp)
+                let buffer = settings.is_resumable.then_some(RECEIVE_BUFFER);
+                tcp::Listener::bind(bind.addr, buffer).map(Self::Tcp)
             }
             Transport::Kcp => kcp::Listener::bind(bind.addr, &settings.kcp).map(Self::Kcp),
         }
@@ -112,9 +121,9 @@ impl Listener {
 impl Stream {
     /// Applies a listener's settings to an accepted connection, as far as it has not been made
     /// with them.
-    pub fn configure(&mut self, settings: &config::Listener) -> io::Result<()> {
+    pub fn configure(&mut self, settings: &tcp::Settings) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.configure(&settings.tcp),
+            Self::Tcp(stream) => stream.configure(settings),
             Self::Kcp(_) => Ok(()),
         }
     }

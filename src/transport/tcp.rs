@@ -13,12 +13,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::config::Tcp;
 use crate::proto::proxy_header;
 
 const BACKLOG: i32 = 1024;
 /// Most of a PROXY protocol header that is looked at in one step; most have less.
 const HEADER_STEP: usize = 256;
+
+/// Settings of an accepted connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long it may be silent before it counts as broken; `None` is forever.
+    pub read_timeout: Option<Duration>,
+    /// How long it is silent before the system probes it; `None` is never.
+    pub keepalive: Option<Duration>,
+    /// Sends small packets at once.
+    pub nodelay: bool,
+}
 
 /// Accepts TCP connections.
 #[derive(Debug)]
@@ -112,7 +122,7 @@ impl Stream {
         Self::new(inner, addr)
     }
 
-    pub fn configure(&mut self, settings: &Tcp) -> io::Result<()> {
+    pub fn configure(&mut self, settings: &Settings) -> io::Result<()> {
         self.inner.set_nodelay(settings.nodelay)?;
         self.keep_alive(settings.keepalive)?;
         self.silence = settings.read_timeout.map(|limit| {

@@ -9,6 +9,7 @@ mod dns;
 mod gateway;
 pub mod http;
 mod network;
+#[path = "../../crates/kcp/tests/common/pattern.rs"]
 mod pattern;
 mod raw;
 mod server;
