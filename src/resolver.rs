@@ -8,9 +8,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::sync::Mutex;
 
 /// Looks names up, one at a time for each name.
 #[derive(Debug)]
@@ -102,7 +104,7 @@ impl Resolver {
         let (host, flights) = (host.to_owned(), self.flights.clone());
         tokio::task::spawn_blocking(move || {
             let answer = ask(&host).map_err(Arc::new);
-            lock(&flights).remove(&host);
+            flights.lock().remove(&host);
             tell.send_replace(Some(answer));
             drop(place);
         });
@@ -110,13 +112,8 @@ impl Resolver {
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<String, Flight>> {
-        lock(&self.flights)
+        self.flights.lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Asks the system, which does not tell that it failed for want of a descriptor: that is found out

@@ -11,7 +11,7 @@ use std::io;
 use std::mem;
 use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::{Receiver as Queue, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Wat
 use tokio::sync::mpsc;
 
 use crate::files::Files;
+use crate::sync::Mutex;
 
 /// How long to wait after an event before looking: a save is several events.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -96,12 +97,12 @@ impl Watcher {
     /// compared with its content at the last notice, if it was in the set, or else with the content
     /// it has now. Blocks for a few file reads.
     pub fn watch_files(&self, files: Files) {
-        lock(&self.state).watch_files(files);
+        self.state.lock().watch_files(files);
     }
 
     /// Adds to the set of files, as [`Self::watch_files`] would.
     pub fn watch_also(&self, files: Files) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut all = mem::take(&mut state.files);
         all.extend(files);
         state.watch_files(all);
@@ -133,7 +134,7 @@ fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>, mut polls: bool) {
             // Taken before the look, so that an event during the look leads to another one.
             let _ = queue.try_recv();
             let Some(state) = state.upgrade() else { return };
-            let mut state = lock(&state);
+            let mut state = state.lock();
             let is_complete = state.look();
             polls = state.polls;
             drop(state);
@@ -143,11 +144,6 @@ fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>, mut polls: bool) {
             thread::sleep(DEBOUNCE);
         }
     }
-}
-
-/// A panic while it was held leaves nothing half-done that the next look does not redo.
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct State {
@@ -441,13 +437,13 @@ mod tests {
         f.save("1");
         f.write("other.yaml", "2");
         // What those events lead to, whenever they come.
-        lock(&f.watcher.state).look();
+        f.watcher.state.lock().look();
         assert!(f.notices.try_recv().is_err());
 
         // Renamed into place, so that nobody sees it half written.
         f.save("2");
         f.notice().await;
-        lock(&f.watcher.state).look();
+        f.watcher.state.lock().look();
         assert!(f.notices.try_recv().is_err());
     }
 
@@ -456,10 +452,10 @@ mod tests {
         let mut f = Fixture::with_file();
         for text in ["2", "3"] {
             f.write("config.yaml", text);
-            lock(&f.watcher.state).look();
+            f.watcher.state.lock().look();
         }
         f.notice().await;
-        lock(&f.watcher.state).look();
+        f.watcher.state.lock().look();
         assert!(f.notices.try_recv().is_err());
     }
 
@@ -469,7 +465,7 @@ mod tests {
         f.write("a.lua", "1");
         f.watcher.watch_files(named(f.path("a.lua")));
         f.write("config.yaml", "2");
-        lock(&f.watcher.state).look();
+        f.watcher.state.lock().look();
         assert!(f.notices.try_recv().is_err());
         f.write("a.lua", "2");
         f.notice().await;
@@ -493,7 +489,7 @@ mod tests {
         }
         assert!(files.read(&f.path("b.lua"), 1).is_err());
         f.watcher.watch_files(files.clone());
-        lock(&f.watcher.state).look();
+        f.watcher.state.lock().look();
         assert!(f.notices.try_recv().is_err());
         // One that it has not known before, and one that was not there.
         for name in ["a.lua", "b.lua"] {
@@ -518,7 +514,7 @@ mod tests {
         // Not counted: reading the counter.
         let counter = bytes_read() - before;
         let before = bytes_read();
-        lock(&f.watcher.state).look();
+        f.watcher.state.lock().look();
         bytes_read() - before - counter
     }
 

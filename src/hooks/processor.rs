@@ -1,4 +1,5 @@
-//! What a thread has computed, which on a busy machine is less than what has passed.
+//! What a thread has computed, which on a busy machine is less than what has passed, and how much
+//! it matters.
 
 use std::time::Duration;
 
@@ -31,4 +32,12 @@ impl Clock {
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
     }
+}
+
+/// Lets the threads that carry sessions go before this one.
+#[cfg(feature = "wasm")]
+pub(super) fn background() {
+    // SAFETY: takes and changes nothing but the priority of this thread, which on Linux is what
+    // a process id of 0 means. Failing leaves it as it was.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
 }

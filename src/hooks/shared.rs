@@ -8,13 +8,15 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 
 use super::AttrValue;
+
+use crate::sync::Mutex;
 
 /// What all keys and values may take together, with [`ENTRY_COST`] for each.
 pub const CAPACITY: usize = 64 * 1024 * 1024;
@@ -153,7 +155,7 @@ impl Shared {
 /// Runs under the lock of a store. What is removed from it is dropped without.
 fn locked<T>(shard: &Mutex<Store>, run: impl FnOnce(&mut Store) -> T) -> T {
     // The store is consistent between its own statements; a panic leaves it usable.
-    let mut store = shard.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut store = shard.lock();
     let result = run(&mut store);
     let removed = mem::take(&mut store.removed);
     drop(store);
@@ -578,7 +580,7 @@ mod tests {
         store.get(b"key");
         assert_eq!(unlocked.load(Ordering::Relaxed), 3);
         // Swept for room.
-        let rest = CAPACITY - store.shards[0].lock().unwrap().room.used() - 10_000;
+        let rest = CAPACITY - store.shards[0].lock().room.used() - 10_000;
         let large = AttrValue::String(vec![7; rest].into());
         store.set(b"large", large, None).unwrap();
         store.set(b"other", witness(), ttl).unwrap();

@@ -1,12 +1,13 @@
 //! What calls of hooks cost and how they end, by hook, over all generations.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::contract::Function;
 use super::{HookError, Question};
 use crate::metrics::{Count, Histogram};
+use crate::sync::Mutex;
 
 /// The counts of all hooks by their names.
 #[derive(Debug, Default)]
@@ -39,7 +40,7 @@ pub(crate) struct LastError {
 impl Book {
     /// Those of a hook, from 0 if nobody has asked for them before.
     pub fn of(&self, name: &str) -> Arc<HookStats> {
-        let mut book = lock(&self.0);
+        let mut book = self.0.lock();
         let stats = book.entry(name.to_owned());
         stats
             .or_insert_with(|| Arc::new(HookStats::new(name)))
@@ -48,7 +49,7 @@ impl Book {
 
     /// All of them, in the order of their names.
     pub(crate) fn all(&self) -> Vec<Arc<HookStats>> {
-        lock(&self.0).values().cloned().collect()
+        self.0.lock().values().cloned().collect()
     }
 }
 
@@ -70,7 +71,7 @@ impl HookStats {
     }
 
     pub(crate) fn last_error(&self) -> Option<LastError> {
-        lock(&self.last_error).clone()
+        self.last_error.lock().clone()
     }
 
     pub(super) fn answered(&self, question: &Question, took: Duration) {
@@ -87,10 +88,10 @@ impl HookStats {
 
     pub(super) fn failed(&self, question: &Question, error: &HookError) {
         // invariant: there is one for each function.
-        let mut errors = lock(&self.asked[Function::of(question) as usize].errors);
+        let mut errors = self.asked[Function::of(question) as usize].errors.lock();
         *errors.entry(error.kind.label()).or_default() += 1;
         drop(errors);
-        *lock(&self.last_error) = Some(LastError {
+        *self.last_error.lock() = Some(LastError {
             at: SystemTime::now(),
             message: error.message.clone(),
         });
@@ -100,11 +101,6 @@ impl HookStats {
 impl Asked {
     /// Calls without an answer by what was wrong.
     pub fn errors(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.errors).clone()
+        self.errors.lock().clone()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! What was decided about a session, and by whom.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +8,8 @@ use bytes::Bytes;
 use super::contract::{Function, attr_size, clip};
 use super::stats::HookStats;
 use super::{Answer, AttrValue, Attrs, HookErrorKind, Question, Target};
+
+use crate::sync::Mutex;
 
 /// What the attributes in all decisions about a session may take, bytes.
 const MAX_ATTRS: usize = 16 * 1024;
@@ -64,7 +66,7 @@ pub(crate) enum Outcome {
 impl Trace {
     /// The decisions so far.
     pub(crate) fn decisions(&self) -> Vec<Decision> {
-        self.lock().list.clone()
+        self.0.lock().list.clone()
     }
 
     /// A decision that is about to be made.
@@ -74,7 +76,7 @@ impl Trace {
         question: &Question,
         attrs: &Attrs,
     ) -> Decision {
-        let room = || MAX_ATTRS.saturating_sub(self.lock().attrs);
+        let room = || MAX_ATTRS.saturating_sub(self.0.lock().attrs);
         Decision {
             hook,
             function: Function::of(question),
@@ -86,14 +88,9 @@ impl Trace {
 
     /// Notes a decision. Those about one session are made one after the other.
     pub(super) fn add(&self, decision: Decision) {
-        let mut decisions = self.lock();
+        let mut decisions = self.0.lock();
         decisions.attrs += decision.attrs.as_ref().map_or(0, |attrs| attrs.size);
         decisions.list.push(decision);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Decisions> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Whether a host can be reached, as far as checks and sessions have found.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
+
+use crate::sync::Mutex;
 
 /// The share of its sessions that a host begins a slow start with.
 const FIRST_SHARE: f64 = 0.1;
@@ -138,8 +140,7 @@ impl Health {
     }
 
     fn vitals(&self) -> MutexGuard<'_, Vitals> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

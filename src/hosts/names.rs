@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
 use tokio::time::{sleep, timeout};
+
+use crate::sync::Mutex;
 
 /// Where a host is found, and what was found there last.
 #[derive(Debug)]
@@ -94,8 +96,7 @@ impl Name {
     }
 
     fn found(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
-        // Nothing panics while it is held.
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        self.found.lock()
     }
 }
 
@@ -134,18 +135,18 @@ mod tests {
     impl Dns {
         fn answers(&self, ips: &[u8]) {
             let addr = |ip: &u8| SocketAddr::from(([10, 0, 0, *ip], 80));
-            *self.0.lock().unwrap() = ips.iter().map(addr).collect();
+            *self.0.lock() = ips.iter().map(addr).collect();
         }
 
         fn asked(&self) -> usize {
-            self.1.lock().unwrap().len()
+            self.1.lock().len()
         }
 
         fn lookup(&self) -> impl Fn(String, u16) -> Answer + Send + 'static {
             let Self(answer, asked) = self.clone();
             move |host, port| {
-                asked.lock().unwrap().push(format!("{host}:{port}"));
-                let answer = answer.lock().unwrap().clone();
+                asked.lock().push(format!("{host}:{port}"));
+                let answer = answer.lock().clone();
                 if answer.is_empty() {
                     return Box::pin(pending());
                 }
@@ -212,7 +213,7 @@ mod tests {
         // What is not to be kept is looked up for each.
         dns.answers(&[2]);
         assert_eq!(found(&name, &dns, false).await, [2]);
-        assert_eq!(*dns.1.lock().unwrap(), ["lobby.example:80"; 3]);
+        assert_eq!(*dns.1.lock(), ["lobby.example:80"; 3]);
     }
 
     #[tokio::test(start_paused = true)]

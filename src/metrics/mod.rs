@@ -6,8 +6,10 @@
 mod histogram;
 mod text;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::sync::Mutex;
 
 pub(crate) use histogram::Histogram;
 pub(crate) use text::{Kind, Text, borrowed};
@@ -52,7 +54,7 @@ impl<const N: usize, T: Default> Family<N, T> {
     }
 
     pub fn with(&self, values: [&str; N]) -> Arc<T> {
-        let mut members = self.lock();
+        let mut members = self.members.lock();
         let known = members.iter().find(|(own, _)| *own == values);
         if let Some((_, member)) = known {
             return member.clone();
@@ -68,13 +70,8 @@ impl<const N: usize, T: Default> Family<N, T> {
             let labels = self.labels.into_iter().zip(values.iter().cloned());
             (labels.collect::<Labels>(), member.clone())
         };
-        let mut all: Vec<_> = self.lock().iter().map(labelled).collect();
+        let mut all: Vec<_> = self.members.lock().iter().map(labelled).collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Member<N, T>>> {
-        // Nothing panics while it is held.
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,14 +1,16 @@
 //! How a stream, owned by one task, gets connections from others: without a lock on its data path.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Wake;
 
 use atomic_waker::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
 use super::core::{Core, NotReplayable};
+
+use crate::sync::Mutex;
 
 /// Brings new connections to a [`Stream`](super::Stream) whose old one broke, or is about to be
 /// replaced. Both ends of a session use it alike:
@@ -118,7 +120,7 @@ impl<C> Handle<C> {
     pub async fn detached(&self) -> Result<(), Ended> {
         loop {
             let changed = self.mailbox.changed.notified();
-            if self.mailbox.lock().is_none() {
+            if self.mailbox.mail.lock().is_none() {
                 return Err(Ended);
             }
             if self.mailbox.detached.load(Ordering::Acquire) {
@@ -132,7 +134,7 @@ impl<C> Handle<C> {
     pub async fn ended(&self) {
         loop {
             let changed = self.mailbox.changed.notified();
-            if self.mailbox.lock().is_none() {
+            if self.mailbox.mail.lock().is_none() {
                 return;
             }
             changed.await;
@@ -228,7 +230,7 @@ impl<C> Mailbox<C> {
         if !self.waiting.load(Ordering::Acquire) {
             return None;
         }
-        let mut mail = self.lock();
+        let mut mail = self.mail.lock();
         let first = mail.as_mut().and_then(VecDeque::pop_front);
         let more = mail.as_ref().is_some_and(|mail| !mail.is_empty());
         self.waiting.store(more, Ordering::Release);
@@ -266,7 +268,7 @@ impl<C> Mailbox<C> {
 
     /// Takes no more mail; offers that wait find the session ended.
     pub fn close(&self) {
-        drop(self.lock().take());
+        drop(self.mail.lock().take());
         self.changed.notify_waiters();
         self.wake_both();
     }
@@ -278,7 +280,7 @@ impl<C> Mailbox<C> {
 
     /// Leaves mail; it is dropped if the stream has ended.
     fn put(&self, mail: Mail<C>) {
-        let mut lock = self.lock();
+        let mut lock = self.mail.lock();
         let Some(box_) = lock.as_mut() else {
             return;
         };
@@ -286,11 +288,6 @@ impl<C> Mailbox<C> {
         self.waiting.store(true, Ordering::Release);
         drop(lock);
         self.wake_both();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<VecDeque<Mail<C>>>> {
-        // Nothing panics while it is held.
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

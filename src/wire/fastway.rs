@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::proto::fastway::queue::{BATCH, Bounds, Queue};
 use crate::proto::fastway::{Decoder, Error, Frame};
+use crate::sync::Mutex;
 
 /// Up to that many bytes, frames are copied together for a stream that takes one slice at a time.
 const COPIED: usize = 16 * 1024;
@@ -165,8 +166,7 @@ impl<E: Clone> Outbox<E> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<E>> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use tokio::sync::Notify;
 
 use super::Error;
+
+use crate::sync::Mutex;
 
 /// Things that wait to be taken, by any number of tasks.
 pub(super) struct Inbox<T> {
@@ -80,7 +82,6 @@ impl<T> Inbox<T> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
-        // Nothing panics while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

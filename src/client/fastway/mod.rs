@@ -11,7 +11,7 @@ mod task;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use inbox::Inbox;
 pub use crate::proto::fastway::Version;
 use crate::proto::fastway::queue::Bounds;
 use crate::proto::fastway::{self as proto, auth};
+use crate::sync::Mutex;
 use crate::wire::fastway::Outbox;
 
 /// Bytes that wait to be written, beyond which sending waits.
@@ -219,8 +220,7 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mlua::Value;
 
-use super::api::{scalar, type_of};
+use super::value::{scalar, type_of};
 use crate::hooks::contract::{
     Function, MAX_ATTRS, MAX_MESSAGE, MAX_REASON, attr_size, clip, is_addr,
 };

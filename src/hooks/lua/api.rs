@@ -5,14 +5,11 @@
 //! VM's memory limit, and what could grow beyond them has a limit of its own.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use mlua::{IntoLua, Lua, LuaSerdeExt, LuaString, MultiValue, Table, Value};
@@ -22,15 +19,15 @@ use subtle::ConstantTimeEq;
 use tokio::runtime::Handle;
 use tracing::Level;
 
-use super::script::Script;
+use super::program::Program;
 use super::source::Sources;
+use super::value::{Args, Fail, scalar, scalar_to_lua, type_of};
 use super::{json, limit};
 use crate::hooks::AttrValue;
-use crate::hooks::contract::{Log, MAX_TTL};
-use crate::hooks::shared::SharedError;
+use crate::hooks::contract::Log;
 use crate::proto::fastway::Role;
 use crate::proto::proxy_header;
-use crate::proto::sproto::{self, Field, SprotoError};
+use crate::proto::sproto::{self, Field};
 use crate::resolver::Resolver;
 
 /// Longest name that is looked up.
@@ -39,49 +36,13 @@ const MAX_NAME: usize = 253;
 /// The longest that a name is waited for, whatever time is left.
 const MAX_LOOKUP: Duration = Duration::from_secs(5);
 
-/// Why a host function gave no value.
-pub(super) enum Fail {
-    /// The script's fault: raised with its line.
-    Script(String),
-    /// The interpreter's: out of memory.
-    Lua(mlua::Error),
-}
-
-impl From<&str> for Fail {
-    fn from(message: &str) -> Self {
-        Self::Script(message.to_owned())
-    }
-}
-
-impl From<mlua::Error> for Fail {
-    fn from(error: mlua::Error) -> Self {
-        Self::Lua(error)
-    }
-}
-
-impl From<SharedError> for Fail {
-    fn from(error: SharedError) -> Self {
-        Self::Script(error.to_string())
-    }
-}
-
-impl From<SprotoError> for Fail {
-    fn from(error: SprotoError) -> Self {
-        Self::Script(error.to_string())
-    }
-}
-
 /// The table of host functions that the prelude takes.
-pub(super) fn table(
-    lua: &Lua,
-    script: &Arc<Script>,
-    log: &Rc<RefCell<Log>>,
-) -> mlua::Result<Table> {
+pub(super) fn table(lua: &Lua, program: &Program, log: &Rc<RefCell<Log>>) -> mlua::Result<Table> {
     let host = lua.create_table()?;
     let api = Api { lua, host: &host };
     host.raw_set("seed", rand::random::<i64>())?;
     host.raw_set("null", lua.null())?;
-    host.raw_set("config", json::table(lua, script.config())?)?;
+    host.raw_set("config", json::table(lua, &program.config)?)?;
     host.raw_set("check_time", limit::check_time(lua)?)?;
     host.raw_set(
         "failed",
@@ -90,17 +51,17 @@ pub(super) fn table(
             Ok(failure)
         })?,
     )?;
-    // Nothing in a VM may hold the script itself: workers keep VMs for as long as it lives.
-    let sources = script.sources().clone();
+    // Nothing in a VM may hold the program itself: workers keep VMs for as long as it lives.
+    let sources = program.sources.clone();
     host.raw_set(
         "module",
         lua.create_function(move |lua, name: LuaString| module(lua, &sources, &name))?,
     )?;
     self::log(&api, log)?;
-    shared(&api, script)?;
+    shared(&api, program)?;
     encodings(&api)?;
     hashes(&api)?;
-    network(&api, script)?;
+    network(&api, program)?;
     Ok(host)
 }
 
@@ -125,99 +86,6 @@ impl Api<'_> {
         })?;
         self.host.raw_set(name, f)
     }
-}
-
-/// The arguments of a call, for messages like those of Lua's own functions.
-struct Args {
-    name: &'static str,
-    values: MultiValue,
-}
-
-impl Args {
-    fn get(&self, at: usize) -> &Value {
-        self.values.get(at).unwrap_or(&Value::Nil)
-    }
-
-    fn bad(&self, at: usize, expected: &str) -> Fail {
-        let got = match self.values.get(at) {
-            Some(value) => type_of(value),
-            None => "no value",
-        };
-        Fail::Script(format!(
-            "bad argument #{} to '{}' ({expected} expected, got {got})",
-            at + 1,
-            self.name.replacen('_', ".", 1)
-        ))
-    }
-
-    fn bytes(&self, lua: &Lua, at: usize) -> Result<LuaString, Fail> {
-        match self.get(at) {
-            Value::String(string) => Ok(string.clone()),
-            number @ (Value::Integer(_) | Value::Number(_)) => lua
-                .coerce_string(number.clone())?
-                .ok_or_else(|| self.bad(at, "string")),
-            _ => Err(self.bad(at, "string")),
-        }
-    }
-
-    fn text(&self, lua: &Lua, at: usize) -> Result<String, Fail> {
-        let string = self.bytes(lua, at)?;
-        let text = string.to_str().map_err(|_| self.bad(at, "UTF-8 string"))?;
-        Ok(text.to_owned())
-    }
-
-    fn scalar(&self, at: usize) -> Result<AttrValue, Fail> {
-        scalar(self.get(at)).ok_or_else(|| self.bad(at, "string, number or boolean"))
-    }
-
-    fn ttl(&self, at: usize) -> Result<Option<Duration>, Fail> {
-        let seconds = match *self.get(at) {
-            Value::Nil => return Ok(None),
-            Value::Integer(seconds) => seconds as f64,
-            Value::Number(seconds) => seconds,
-            _ => return Err(self.bad(at, "number of seconds")),
-        };
-        if seconds > 0.0 {
-            Ok((seconds < MAX_TTL).then(|| Duration::from_secs_f64(seconds)))
-        } else {
-            Err(self.bad(at, "positive number of seconds"))
-        }
-    }
-
-    fn address(&self, lua: &Lua, at: usize) -> Result<SocketAddr, Fail> {
-        let text = self.text(lua, at)?;
-        text.parse().map_err(|_| self.bad(at, "address ip:port"))
-    }
-}
-
-/// The type of a value, as scripts know it.
-pub(super) fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Integer(_) => "number",
-        Value::LightUserData(_) | Value::Error(_) => "userdata",
-        other => other.type_name(),
-    }
-}
-
-/// A Lua value as a value that can leave its VM.
-pub(super) fn scalar(value: &Value) -> Option<AttrValue> {
-    match value {
-        Value::Boolean(value) => Some(AttrValue::Boolean(*value)),
-        Value::Integer(value) => Some(AttrValue::Integer(*value)),
-        Value::Number(value) => Some(AttrValue::Number(*value)),
-        Value::String(value) => Some(AttrValue::String(Bytes::copy_from_slice(&value.as_bytes()))),
-        _ => None,
-    }
-}
-
-/// The other way round.
-pub(super) fn scalar_to_lua(lua: &Lua, value: &AttrValue) -> mlua::Result<Value> {
-    Ok(match value {
-        AttrValue::Boolean(value) => Value::Boolean(*value),
-        AttrValue::Integer(value) => Value::Integer(*value),
-        AttrValue::Number(value) => Value::Number(*value),
-        AttrValue::String(value) => Value::String(lua.create_string(value)?),
-    })
 }
 
 /// `(function)`, `(nil, message)`, or `(nil, nil, message)` for a message that has its own line.
@@ -257,26 +125,26 @@ fn log(api: &Api<'_>, log: &Rc<RefCell<Log>>) -> mlua::Result<()> {
     Ok(())
 }
 
-fn shared(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
-    let store = script.environment().shared.clone();
+fn shared(api: &Api<'_>, program: &Program) -> mlua::Result<()> {
+    let store = program.environment.shared.clone();
     api.add("shared_get", move |lua, args| {
         match store.get(&args.bytes(lua, 0)?.as_bytes()) {
             Some(value) => Ok(scalar_to_lua(lua, &value)?),
             None => Ok(Value::Nil),
         }
     })?;
-    let store = script.environment().shared.clone();
+    let store = program.environment.shared.clone();
     api.add("shared_set", move |lua, args| {
         let key = args.bytes(lua, 0)?;
         store.set(&key.as_bytes(), args.scalar(1)?, args.ttl(2)?)?;
         Ok(Value::Nil)
     })?;
-    let store = script.environment().shared.clone();
+    let store = program.environment.shared.clone();
     api.add("shared_add", move |lua, args| {
         let key = args.bytes(lua, 0)?;
         Ok(store.add(&key.as_bytes(), args.scalar(1)?, args.ttl(2)?)?)
     })?;
-    let store = script.environment().shared.clone();
+    let store = program.environment.shared.clone();
     api.add("shared_incr", move |lua, args| {
         let key = args.bytes(lua, 0)?;
         let by = match args.get(1) {
@@ -287,7 +155,7 @@ fn shared(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
         let sum = store.incr(&key.as_bytes(), by, args.ttl(2)?)?;
         Ok(scalar_to_lua(lua, &sum)?)
     })?;
-    let store = script.environment().shared.clone();
+    let store = program.environment.shared.clone();
     api.add("shared_delete", move |lua, args| {
         Ok(store.delete(&args.bytes(lua, 0)?.as_bytes()))
     })
@@ -417,8 +285,8 @@ fn hashes(api: &Api<'_>) -> mlua::Result<()> {
     })
 }
 
-fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
-    let hosts = script.environment().hosts.clone();
+fn network(api: &Api<'_>, program: &Program) -> mlua::Result<()> {
+    let hosts = program.environment.hosts.clone();
     let hosts = move |lua: &Lua, ()| {
         let list = lua.create_table_with_capacity(hosts.len(), 0)?;
         for host in &hosts {
@@ -438,7 +306,7 @@ fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
         ("fastway_servers", Role::Server),
         ("fastway_clients", Role::Client),
     ] {
-        let roster = script.environment().fastway.clone();
+        let roster = program.environment.fastway.clone();
         let list = move |lua: &Lua, ()| {
             let endpoints = roster.list(role);
             let list = lua.create_table_with_capacity(endpoints.len(), 0)?;
@@ -453,7 +321,7 @@ fn network(api: &Api<'_>, script: &Arc<Script>) -> mlua::Result<()> {
         };
         api.host.raw_set(name, api.lua.create_function(list)?)?;
     }
-    let resolver = script.environment().resolver.clone();
+    let resolver = program.environment.resolver.clone();
     let resolve = move |lua: &Lua, values: MultiValue| {
         let args = Args {
             name: "resolve",

@@ -8,8 +8,8 @@ use std::fmt;
 use mlua::{Lua, LuaSerdeExt, Table, Value};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::api::{Fail, type_of};
 use super::limit;
+use super::value::{Fail, type_of};
 
 /// Longest text in either direction.
 pub(super) const MAX_TEXT: usize = 4 * 1024 * 1024;

@@ -34,6 +34,7 @@
 
 mod answer;
 mod api;
+mod cache;
 mod json;
 mod limit;
 mod native;
@@ -41,8 +42,10 @@ mod native;
 mod native_tests;
 mod pattern;
 mod pool;
+mod program;
 mod script;
 mod source;
+mod value;
 mod vm;
 
 use std::future::{self, Future};

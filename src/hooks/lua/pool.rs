@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::script::Cache;
+use super::cache::Cache;
 
 /// From when on a call counts as slow, and whoever waits for its turn begins to look after it.
 const PATIENCE: Duration = Duration::from_millis(5);

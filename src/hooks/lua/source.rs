@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua};
 use tokio::sync::Notify;
 
 use crate::files::Files;
+use crate::sync::Mutex;
 
 /// Largest file that is taken for a script.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -119,12 +120,12 @@ impl Sources {
 
     /// All files that were read, and those that would have been had they been there.
     pub(super) fn files(&self) -> Files {
-        self.lock().files.clone()
+        self.captured.lock().files.clone()
     }
 
     /// The names of the modules that were found.
     pub(super) fn modules(&self) -> Vec<String> {
-        let captured = self.lock();
+        let captured = self.captured.lock();
         let found = captured.modules.iter().filter(|(_, found)| found.is_ok());
         found.map(|(name, _)| name.clone()).collect()
     }
@@ -132,7 +133,7 @@ impl Sources {
     /// The module of a name as `require` takes it: dots go down directories. Reads it the first
     /// time it is asked for.
     pub(super) fn module(&self, name: &str) -> Result<Arc<Source>, String> {
-        let mut captured = self.lock();
+        let mut captured = self.captured.lock();
         if let Some(known) = captured.modules.get(name) {
             return known.clone();
         }
@@ -167,11 +168,6 @@ impl Sources {
             grown.notify_one();
         }
         found
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Captured> {
-        // The maps are only ever added to; a panic leaves them usable.
-        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,8 +12,9 @@ use super::answer;
 use super::api;
 use super::limit::{self, Guard};
 use super::native;
-use super::script::Script;
+use super::program::Program;
 use super::source::Source;
+use super::value::{scalar_to_lua, type_of};
 use crate::hooks::contract::{Function as Hooked, Log, MAX_ERROR, clip};
 use crate::hooks::{Answer, Attrs, Call, HookErrorKind, Question};
 
@@ -59,16 +60,16 @@ impl Drop for Live {
 
 impl Vm {
     /// Makes an interpreter and runs the script in it, within the limits of `guard`.
-    pub(super) fn new(script: &Arc<Script>, guard: &Guard) -> Result<Self, Failure> {
-        let live = script.pool().live_vms().clone();
+    pub(super) fn new(program: &Program, guard: &Guard) -> Result<Self, Failure> {
+        let live = program.vms.clone();
         live.fetch_add(1, Ordering::Relaxed);
         let live = Live(live);
         let judge = Judge {
-            script,
+            program,
             guard,
             line: None,
         };
-        let built = Self::build(script, live, &judge);
+        let built = Self::build(program, live, &judge);
         match built {
             Ok(built) => built,
             Err(error) => Err(judge.raised(&error)),
@@ -78,15 +79,15 @@ impl Vm {
     /// Runs a module of the script, if it is there, unless it has been.
     pub(super) fn require(
         &self,
-        script: &Script,
+        program: &Program,
         module: &str,
         guard: &Guard,
     ) -> Result<(), Failure> {
-        if script.sources().module(module).is_err() {
+        if program.sources.module(module).is_err() {
             return Ok(());
         }
         let judge = Judge {
-            script,
+            program,
             guard,
             line: None,
         };
@@ -110,7 +111,7 @@ impl Vm {
     /// them.
     pub(super) fn call(
         &self,
-        script: &Script,
+        program: &Program,
         call: &Call,
         guard: &Guard,
     ) -> Result<(Answer, Attrs), Failure> {
@@ -120,7 +121,7 @@ impl Vm {
             return Ok((Answer::Pass, call.attrs.clone()));
         };
         let judge = Judge {
-            script,
+            program,
             guard,
             line: Some(*line),
         };
@@ -141,7 +142,7 @@ impl Vm {
 
     /// The outer result is of the interpreter, the inner one of the script.
     fn build(
-        script: &Arc<Script>,
+        program: &Program,
         live: Live,
         judge: &Judge<'_>,
     ) -> mlua::Result<Result<Self, Failure>> {
@@ -152,18 +153,18 @@ impl Vm {
             | StdLib::MATH
             | StdLib::OS;
         let lua = Lua::new_with(libraries, LuaOptions::new())?;
-        lua.set_memory_limit(script.limits().memory)?;
+        lua.set_memory_limit(program.limits.memory)?;
         limit::arm(&lua);
 
-        let log = Rc::new(RefCell::new(Log::new(script.name_shared())));
+        let log = Rc::new(RefCell::new(Log::new(program.name.clone())));
         let guarded = lua.create_table()?;
         native::install(&lua, &guarded)?;
-        let host = api::table(&lua, script, &log)?;
+        let host = api::table(&lua, program, &log)?;
         host.raw_set("guarded", guarded)?;
         let (run, call, require): (Function, Function, Function) =
             PRELUDE.load(&lua)?.call(host)?;
 
-        let chunk = match script.sources().main().load(&lua) {
+        let chunk = match program.sources.main().load(&lua) {
             Ok(chunk) => chunk,
             Err(mlua::Error::SyntaxError { message, .. }) => {
                 return Ok(Err(judge.message(HookErrorKind::Script, &message)));
@@ -192,7 +193,7 @@ impl Vm {
                     let message = format!(
                         "global '{}' is a {}, expected a function",
                         hooked.name(),
-                        api::type_of(&other)
+                        type_of(&other)
                     );
                     return Ok(Err(judge.message(HookErrorKind::Script, &message)));
                 }
@@ -278,7 +279,7 @@ impl Vm {
         }
         let table = self.lua.create_table_with_capacity(0, attrs.len())?;
         for (key, value) in attrs {
-            table.raw_set(key.as_str(), api::scalar_to_lua(&self.lua, value)?)?;
+            table.raw_set(key.as_str(), scalar_to_lua(&self.lua, value)?)?;
         }
         Ok(Some(table))
     }
@@ -298,7 +299,7 @@ impl Vm {
 
 /// Finds the words for what went wrong.
 struct Judge<'a> {
-    script: &'a Script,
+    program: &'a Program,
     guard: &'a Guard,
     /// Where the function that was called begins.
     line: Option<usize>,
@@ -331,7 +332,7 @@ impl Judge<'_> {
         }
         let message = match message {
             Value::String(message) => clip_message(&message.as_bytes()),
-            other => format!("error object is a {}", api::type_of(other)),
+            other => format!("error object is a {}", type_of(other)),
         };
         if *object == Value::Boolean(true) && !message.contains(NO_MEMORY) {
             return self.placed(HookErrorKind::Script, &message);
@@ -361,7 +362,7 @@ impl Judge<'_> {
     }
 
     fn memory_exceeded(&self) -> String {
-        let limit = ByteSize::b(self.script.limits().memory as u64);
+        let limit = ByteSize::b(self.program.limits.memory as u64);
         format!("memory limit of {limit} exceeded")
     }
 
@@ -404,7 +405,7 @@ impl Judge<'_> {
 
     /// Where the script, or the function of it that was called, begins.
     fn entry(&self) -> String {
-        let file = self.script.sources().main().name();
+        let file = self.program.sources.main().name();
         match self.line {
             Some(line) => format!("{file}:{line}"),
             None => file.to_owned(),

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -14,8 +14,10 @@ use wasmtime::component::Component;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, SourceMap, WorldId};
 
-use super::engine::{Engine, background};
-use crate::hooks::processor::Clock;
+use super::engine::Engine;
+use super::late::Hash;
+use crate::hooks::processor::{Clock, background};
+use crate::sync::Mutex;
 
 /// How many times its limit a compilation may take by the clock: its threads have the lowest claim
 /// to the processors.
@@ -51,37 +53,8 @@ const WIT: [&[(&str, &str)]; 3] = [
     )],
 ];
 
-/// Most compilations that go on although they have taken too long. The compiler cannot be
-/// interrupted.
-const MAX_LATE: usize = 2;
-
 /// How often it is looked whether a compilation takes too long.
 const LOOK: Duration = Duration::from_millis(10);
-
-/// The contents of which the compilation takes too long.
-#[derive(Debug, Default)]
-pub(super) struct Late(Mutex<Vec<Hash>>);
-
-type Hash = [u8; 32];
-
-impl Late {
-    /// Fails if the content is among them, or too many others are.
-    fn check(&self, content: &Hash) -> Result<(), String> {
-        let late = self.lock();
-        if late.contains(content) {
-            return Err("is still being compiled, which takes longer than `load_timeout`".into());
-        }
-        if late.len() >= MAX_LATE {
-            return Err("is not compiled while others are that have taken too long".into());
-        }
-        Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Hash>> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The component that a file's content is or stands for, compiled: from the cache if it is there.
 /// The file's name is for messages. What is not compiled within `limit` is an error; it goes on and
@@ -132,7 +105,7 @@ fn generate(
         .thread_name(|number| format!("wasm-compile-{number}"))
         .start_handler(move |_| {
             background();
-            let mut clocks = started.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut clocks = started.lock();
             clocks.push(Clock::of_this_thread());
         })
         .build()
@@ -147,7 +120,7 @@ fn generate(
         if let (Ok(code), Some(cache), Some(file)) = (&code, &own.cache, &file) {
             cache.store(file, code);
         }
-        let mut late = own.late.lock();
+        let mut late = own.late.0.lock();
         late.retain(|late| *late != hash);
         // Nobody may wait any more.
         let _ = result.send(code);
@@ -159,12 +132,12 @@ fn generate(
             Err(RecvTimeoutError::Disconnected) => return Err(failed(&"the compiler panicked")),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        let clocks = clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let clocks = clocks.lock();
         let longest = clocks.iter().map(|clock| clock.computed()).max();
         if longest < Some(limit) && Instant::now() < until {
             continue;
         }
-        let mut late = engine.late.lock();
+        let mut late = engine.late.0.lock();
         // It may have ended by now.
         return code.try_recv().unwrap_or_else(|_| {
             late.push(hash);

@@ -8,8 +8,9 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 
 use super::cache::Cache;
 use super::clock::Clock;
-use super::compile::Late;
+use super::guest::MAX_TABLE;
 use super::idle::Idle;
+use super::late::Late;
 use super::slow::Slow;
 
 /// Instances that may live at once: calls under way, and those that wait for their next one.
@@ -30,9 +31,6 @@ const WARM: u32 = 16;
 
 /// The largest memory that a hook can be allowed.
 const MAX_MEMORY: usize = 1024 * 1024 * 1024;
-
-/// Most elements of one table; a large interpreter has some ten thousand functions in one.
-pub(super) const MAX_TABLE: usize = 65_536;
 
 /// The stack of WebAssembly code, bytes.
 const STACK: usize = 512 * 1024;
@@ -105,11 +103,4 @@ fn config() -> Config {
         .max_wasm_stack(STACK)
         .async_stack_size(CALL_STACK);
     config
-}
-
-/// Lets the threads that carry sessions go before this one.
-pub(super) fn background() {
-    // SAFETY: takes and changes nothing but the priority of this thread, which on Linux is what
-    // a process id of 0 means. Failing leaves it as it was.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
 }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wasmtime::ResourceLimiter;
 
-use super::engine::MAX_TABLE;
 use crate::hooks::contract::{Log, MAX_ATTRS, attr_size};
 use crate::hooks::spec::Environment;
 use crate::hooks::{AttrValue, Attrs};
+
+/// Most elements of one table; a large interpreter has some ten thousand functions in one.
+pub(super) const MAX_TABLE: usize = 65_536;
 
 /// What all instances of a plugin see of the gateway.
 #[derive(Debug)]

@@ -5,12 +5,14 @@
 //! asks any more lose it first.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
 use super::guest::{Guest, Surroundings};
+
+use crate::sync::Mutex;
 
 /// An instance with its memory.
 pub(super) struct Live {
@@ -40,14 +42,14 @@ impl Idle {
 
     /// An instance of a plugin, the last that was kept.
     pub(super) fn take(&self, plugin: &Arc<Surroundings>) -> Option<Live> {
-        let mut instances = self.lock();
+        let mut instances = self.instances.lock();
         let at = instances.iter().rposition(|live| live.is_of(plugin))?;
         instances.remove(at)
     }
 
     /// Keeps an instance, instead of the one that has waited longest if there are too many.
     pub(super) fn keep(&self, live: Live) {
-        let mut instances = self.lock();
+        let mut instances = self.instances.lock();
         instances.push_back(live);
         let surplus = (instances.len() > self.most).then(|| instances.pop_front());
         // Giving memory back takes its time.
@@ -57,17 +59,10 @@ impl Idle {
 
     /// Drops all instances of a plugin.
     pub(super) fn forget(&self, plugin: &Arc<Surroundings>) {
-        let mut instances = self.lock();
+        let mut instances = self.instances.lock();
         let (gone, kept) = instances.drain(..).partition(|live| live.is_of(plugin));
         *instances = kept;
         drop(instances);
         drop::<VecDeque<_>>(gone);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Live>> {
-        // The list is whole between its own statements.
-        self.instances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,6 +27,7 @@ mod engine;
 mod guest;
 mod idle;
 mod imports;
+mod late;
 mod plugin;
 mod slow;
 mod wasi;

@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::engine::background;
 use crate::hooks::Reply;
-use crate::hooks::processor::Clock;
+use crate::hooks::processor::{Clock, background};
 
 /// Most calls of one plugin that are on their way at once. Each holds an instance with all its
 /// memory.
