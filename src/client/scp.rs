@@ -6,18 +6,19 @@ use bytes::Bytes;
 use rand::Rng;
 use tokio::io::AsyncWriteExt;
 
-use super::kcp;
+use super::dial::kcp_settings;
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
 use crate::crypto::Dialect;
 use crate::proto::scp::client::{Hello, Ticket};
 use crate::proto::scp::message::{Code, NewResponse, ResumeResponse};
 use crate::proto::scp::{self, widen};
 use crate::session::{Core, Offer, Refusal};
-use crate::transport::{self, Address};
+use crate::transport::{self, Address, kcp};
 use crate::wire;
 use crate::wire::scp::{read_record, write_record};
 
-pub use super::{Cutter, Error, Stream};
+pub use super::error::Error;
+pub use super::stream::{Cutter, Stream};
 
 /// What to dial, and how.
 #[derive(Debug, Clone)]
@@ -65,7 +66,7 @@ impl Options {
             replay_buffer: 64 * 1024,
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
             keepalive: None,
-            kcp: super::kcp_settings(),
+            kcp: kcp_settings(),
         }
     }
 }

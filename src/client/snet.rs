@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::kcp;
+use super::dial::kcp_settings;
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
 use crate::proto::snet::client::{Hello, Ticket};
 use crate::proto::snet::message::{Counts, NewResponse, ResumeResponse};
 use crate::proto::snet::{self, Version, server};
 use crate::session::{Core, Offer, Refusal};
-use crate::transport::{self, Address};
+use crate::transport::{self, Address, kcp};
 use crate::wire::snet::{read_response, write_message};
 
-pub use super::{Cutter, Error, Stream};
+pub use super::error::Error;
+pub use super::stream::{Cutter, Stream};
 
 /// What to dial, and how.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ impl Options {
             resume_wait: Duration::MAX,
             replay_buffer: 64 * 1024,
             retry: Duration::from_secs(3),
-            kcp: super::kcp_settings(),
+            kcp: kcp_settings(),
         }
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use std::{io, vec};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{error::Elapsed, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use super::{dial, kcp, resolve};
-use crate::proto::{scp, snet};
+use super::dial::{dial, resolve};
+use super::error::Error;
 use crate::session::{self, Core, Handle, Offer, Refusal};
-use crate::transport::{self, Address};
+use crate::transport::{self, Address, kcp};
 
 /// A session with a gateway: a stream of bytes that comes back by itself when its connection
 /// breaks. See [`session::Stream`] for what reading, writing and flushing mean then.
@@ -31,24 +31,6 @@ pub struct Stream {
 /// Cuts the connections of a [`Stream`] under it.
 #[derive(Clone)]
 pub struct Cutter(Handle<transport::Stream>);
-
-/// Why a session did not come about.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot connect to {0}: {1}")]
-    Connect(Address, io::Error),
-    #[error("no answer to the handshake: {0}")]
-    Handshake(#[from] io::Error),
-    #[error("the gateway's answer is no scp: {0}")]
-    Scp(#[from] scp::Error),
-    #[error("the gateway's answer is no snet: {0}")]
-    Snet(#[from] snet::Error),
-    #[error("no answer to the handshake in time")]
-    TimedOut(#[from] Elapsed),
-    /// The session is not resumed; the label says why.
-    #[error("resume refused: {0}")]
-    Refused(String),
-}
 
 /// What is dialled, and for how long.
 pub struct Dialling {

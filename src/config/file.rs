@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_yaml as yaml;
 
 use super::locate;
+use super::parser::options;
 use super::settings::{Int, Name, Spelling, Timeout, read};
 use super::types::{
     FastwayPatch, HookMemory, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch,
@@ -122,31 +123,6 @@ fn default_load_timeout() -> Duration {
 
 fn default_hook_memory() -> usize {
     32 << 20
-}
-
-/// How YAML is read. Whoever wrote the file may write as much as it holds; limits are for what is
-/// more than that, the depth of the stack and what aliases make of a text of this length.
-pub(crate) fn options(len: usize) -> yaml::Options {
-    yaml::options! {
-        with_snippet: false,
-        emit_comments: false,
-        reject_unsupported_tags: true,
-        alias_limits: yaml::alias_limits! {
-            // Scalars, and beginnings and ends of lists and blocks.
-            max_total_replayed_events: 1_000_000 + 100 * len,
-        },
-        budget: yaml::budget! {
-            max_events: usize::MAX,
-            max_aliases: usize::MAX,
-            max_anchors: usize::MAX,
-            max_recorded_anchor_events: usize::MAX,
-            max_recorded_anchor_bytes: usize::MAX,
-            max_nodes: usize::MAX,
-            max_total_scalar_bytes: usize::MAX,
-            max_merge_keys: usize::MAX,
-            enforce_alias_anchor_ratio: false,
-        },
-    }
 }
 
 impl File {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use serde_yaml::Spanned;
 use serde_yaml::options::NonFiniteFloatPolicy;
 
-use super::file::options;
+use super::parser::options;
 
 /// The line (from 1) of the value at a path such as `listeners[0].bind[1]`, or of the block where
 /// it is missing; the empty path is the whole file.

@@ -8,6 +8,9 @@ use bytesize::ByteSize;
 use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// The most time that loading a hook may take by default.
+pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What the file writes for a `T`. Reading checks it, so that a `T` from a file is valid.
 pub(super) trait Spelling<T> {
     fn value(self) -> T;

@@ -1,13 +1,9 @@
 //! How a gateway is put together.
 
-use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
-use super::Gateway;
+use super::engine::{Gateway, OpenAdmin, Source};
 use super::environment::Environment;
 use super::error::Error;
 use crate::config::Config;
@@ -16,27 +12,25 @@ use crate::hooks::Hook;
 /// Puts a gateway together. [`start`](Self::start) runs it.
 #[must_use]
 pub struct Builder {
-    pub(super) source: Source,
-    pub(super) environment: Environment,
-    pub(super) admin: Option<OpenAdmin>,
+    source: Source,
+    environment: Environment,
+    admin: Option<OpenAdmin>,
 }
 
-/// Where a configuration comes from.
-pub(super) enum Source {
-    /// A file, which is watched with all that it names.
-    File(PathBuf),
-    Value(Box<Config>),
+impl Gateway {
+    /// Starts to put a gateway together that has this configuration.
+    pub fn builder(config: Config) -> Builder {
+        Builder::new(Source::Value(Box::new(config)))
+    }
+
+    /// Starts to put a gateway together whose configuration is a file.
+    pub fn from_file(path: impl Into<PathBuf>) -> Builder {
+        Builder::new(Source::File(path.into()))
+    }
 }
-
-/// Opens an address for an admin interface. That is served by what is returned, until the token is
-/// cancelled.
-pub type OpenAdmin = fn(SocketAddr) -> io::Result<ServeAdmin>;
-
-/// Serves an admin interface whose address is open.
-pub type ServeAdmin = Box<dyn FnOnce(Weak<Gateway>, CancellationToken) + Send>;
 
 impl Builder {
-    pub(super) fn new(source: Source) -> Self {
+    fn new(source: Source) -> Self {
         Self {
             source,
             environment: Environment::new(),
@@ -68,6 +62,6 @@ impl Builder {
     ///
     /// Cancel safe. Must be called within a multi-thread runtime.
     pub async fn start(self) -> Result<Arc<Gateway>, Error> {
-        Gateway::run(self).await
+        Gateway::run(self.source, self.environment, self.admin).await
     }
 }

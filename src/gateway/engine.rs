@@ -1,5 +1,6 @@
 //! A running gateway: its start, reloads, draining and end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinSet;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::builder::{Builder, OpenAdmin, ServeAdmin, Source};
+use super::environment::Environment;
 use super::error::Error;
 use super::fault::Fault;
 use super::gate::{Admission, Limit};
@@ -27,6 +28,20 @@ use crate::transport::kcp;
 
 /// How long it may take to look at all files again.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a configuration comes from.
+pub(super) enum Source {
+    /// A file, which is watched with all that it names.
+    File(PathBuf),
+    Value(Box<Config>),
+}
+
+/// Opens an address for an admin interface. That is served by what is returned, until the token is
+/// cancelled.
+pub type OpenAdmin = fn(SocketAddr) -> io::Result<ServeAdmin>;
+
+/// Serves an admin interface whose address is open.
+pub type ServeAdmin = Box<dyn FnOnce(Weak<Gateway>, CancellationToken) + Send>;
 
 /// A running gateway. Dropping it stops accepting and ends all sessions.
 pub struct Gateway {
@@ -61,22 +76,11 @@ pub(crate) struct LastReload {
 }
 
 impl Gateway {
-    /// Starts to put a gateway together that has this configuration.
-    pub fn builder(config: Config) -> Builder {
-        Builder::new(Source::Value(Box::new(config)))
-    }
-
-    /// Starts to put a gateway together whose configuration is a file.
-    pub fn from_file(path: impl Into<PathBuf>) -> Builder {
-        Builder::new(Source::File(path.into()))
-    }
-
-    pub(super) async fn run(builder: Builder) -> Result<Arc<Self>, Error> {
-        let Builder {
-            source,
-            environment,
-            admin: open_admin,
-        } = builder;
+    pub(super) async fn run(
+        source: Source,
+        environment: Environment,
+        open_admin: Option<OpenAdmin>,
+    ) -> Result<Arc<Self>, Error> {
         let (generation, file, changes) = match source {
             Source::Value(config) => {
                 let generation = Generation::of(*config, &environment, None).await?;
@@ -124,7 +128,7 @@ impl Gateway {
     /// decided them.
     ///
     /// # Errors
-    /// Those of the [start](Builder::start), and [`Error::NoFile`].
+    /// Those of the [start](super::Builder::start), and [`Error::NoFile`].
     pub async fn reload(self: &Arc<Self>) -> Result<(), Error> {
         let Some(file) = &self.file else {
             return Err(Error::NoFile);
@@ -152,7 +156,7 @@ impl Gateway {
     /// Swaps in another configuration, as a [reload](Self::reload) does.
     ///
     /// # Errors
-    /// Those of the [start](Builder::start).
+    /// Those of the [start](super::Builder::start).
     pub async fn apply(self: &Arc<Self>, config: Config) -> Result<(), Error> {
         let _turn = self.reloading.lock().await;
         let old = Some(self.generation());

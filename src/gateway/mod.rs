@@ -22,8 +22,8 @@ mod shutdown;
 mod sockets;
 mod state;
 
-pub use builder::{Builder, OpenAdmin, ServeAdmin};
-pub use engine::Gateway;
+pub use builder::Builder;
+pub use engine::{Gateway, OpenAdmin, ServeAdmin};
 pub use environment::Environment;
 pub use error::Error;
 pub use fastway::Switchboard;

@@ -2,7 +2,8 @@
 
 use std::fmt::{Display, Write};
 
-use super::{Count, Family, Histogram, Labels};
+use super::family::{Count, Family, Labels};
+use super::histogram::Histogram;
 
 /// What kind of metric a family is.
 #[derive(Debug, Clone, Copy)]

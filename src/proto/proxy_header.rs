@@ -10,10 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use decode::SIGNATURE;
 pub use decode::{Addresses, Error, Header, parse};
 
-/// First bytes of a version 2 header.
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const VERSION_COMMAND: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;

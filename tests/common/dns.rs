@@ -1,9 +1,8 @@
 //! A name server, and processes that ask it.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
 
 use tokio::net::UdpSocket;
 use tokio::process::Command;

@@ -1,30 +1,25 @@
 //! What the end-to-end tests share: the gateway as a process, a client that says exactly what it
 //! is told to, servers, and a bad network to put between them.
 
-// Each test file uses its own part of this.
-#![allow(dead_code, unused_imports)]
-
 mod client;
 mod dns;
-mod gateway;
+pub mod gateway;
 pub mod http;
-mod network;
 #[path = "../../crates/kcp/tests/common/pattern.rs"]
 mod pattern;
 mod raw;
+mod relay;
 mod server;
-mod traffic;
 
 use std::time::Duration;
 
 pub use client::{connect, connect_with, echoed, options};
 pub use dns::NameServer;
-pub use gateway::{Gateway, Log, Output, command, resident, run, without_admin};
-pub use network::{Budget, Cut, Relay};
+pub use gateway::{Gateway, Log, Output, command, run, without_admin};
 pub use pattern::Pattern;
 pub use raw::{Raw, ask, read_record, record};
+pub use relay::{Budget, Cut, Relay};
 pub use server::{Server, dead_addr, read, read_to_end};
-pub use traffic::{Moved, session};
 
 /// How long anything may take that should come at once: a failure, not a pause.
 pub const PATIENCE: Duration = Duration::from_secs(30);

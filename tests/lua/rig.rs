@@ -2,18 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use stablegate::hooks::lua::{LuaHook, Pool};
 use stablegate::hooks::shared::Shared;
-use stablegate::hooks::spec::{Environment, Limits, LoadError, Spec};
-use stablegate::hooks::{
-    Answer, Attrs, Call, Ended, Hook, HookError, HookErrorKind, Question, Reply, SessionInfo,
-    Target,
-};
+use stablegate::hooks::spec::{Limits, LoadError, Spec};
+use stablegate::hooks::{Answer, Hook, HookError, Question, Reply, Target};
 use stablegate::hooks::{Host, Roster};
 use tempfile::TempDir;
+
+pub use crate::asking::*;
 
 pub struct Rig {
     pub dir: TempDir,
@@ -27,7 +24,6 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Limits that no well-behaved script comes near, however busy the machine.
     pub fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
@@ -35,12 +31,7 @@ impl Rig {
             shared: Arc::default(),
             hosts: Vec::new(),
             fastway: Roster::default(),
-            limits: Limits {
-                timeout: Duration::from_secs(10),
-                wall_timeout: Duration::from_secs(200),
-                load_timeout: Duration::from_secs(60),
-                memory: 32 * 1024 * 1024,
-            },
+            limits: limits(),
             config: serde_json::json!({}),
             modules: Vec::new(),
         }
@@ -62,13 +53,7 @@ impl Rig {
                 path: self.dir.path().join("route.lua"),
                 limits: self.limits,
                 config: self.config.as_object().unwrap().clone(),
-                environment: Environment {
-                    shared: self.shared.clone(),
-                    resolver: Arc::default(),
-                    hosts: self.hosts.clone(),
-                    fastway: self.fastway.clone(),
-                    grown: Arc::default(),
-                },
+                environment: environment(&self.shared, &self.hosts, &self.fastway),
                 modules: self.modules.clone(),
             },
         )
@@ -126,59 +111,10 @@ impl Rig {
     }
 }
 
-pub fn info() -> SessionInfo {
-    SessionInfo {
-        id: 7,
-        listener: "game".into(),
-        session: "scp",
-        transport: "tcp",
-        client_addr: "192.0.2.1:5000".parse().unwrap(),
-        gateway_addr: "[2001:db8::1]:1248".parse().unwrap(),
-        target: Some("lobby".into()),
-        flags: 3,
-        extra: (&["one".to_owned(), "two".to_owned()][..]).into(),
-        first_data: Some(Bytes::from_static(b"\x00hello\xff")),
-        fastway: None,
-    }
-}
-
-pub fn question(question: Question) -> Call {
-    Call {
-        question,
-        info: Arc::new(info()),
-        attrs: Attrs::new(),
-    }
-}
-
 pub async fn ask(hook: &LuaHook, asked: Question) -> Reply {
     hook.call(question(asked)).await
 }
 
 pub async fn target(hook: &LuaHook) -> Reply {
     ask(hook, Question::SelectTarget).await
-}
-
-pub fn announce() -> Question {
-    Question::Announce {
-        target: "10.0.0.9:80".into(),
-    }
-}
-
-pub fn closed() -> Question {
-    Question::Closed(Ended {
-        received: 10,
-        sent: 20,
-        resumes: 2,
-        duration: Duration::from_millis(1500),
-        reason: "upstream_closed",
-    })
-}
-
-/// The error of a reply that must have one of this kind.
-#[track_caller]
-pub fn error(reply: &Reply, kind: HookErrorKind) -> &str {
-    match &reply.answer {
-        Err(error) if error.kind == kind => &error.message,
-        other => panic!("expected {kind:?}, got {other:?}"),
-    }
 }

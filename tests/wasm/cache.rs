@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use stablegate::hooks::wasm::{self, WasmHook};
 use stablegate::hooks::{Answer, Hook, Question};
 
-use crate::bombs::ALLOW;
+use crate::harm::ALLOW;
 use crate::rig::{Rig, question};
 use crate::wat::Wat;
 

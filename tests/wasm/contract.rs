@@ -4,7 +4,7 @@ use stablegate::config::Instance;
 use stablegate::hooks::wasm::Host;
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
-use crate::bombs::ALLOW;
+use crate::harm::ALLOW;
 use crate::rig::{Rig, announce, closed, error, question};
 use crate::wat::{Value, Wat};
 

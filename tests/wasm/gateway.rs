@@ -4,8 +4,8 @@ use stablegate::client::scp::{Options, Stream};
 use stablegate::hooks::HookErrorKind;
 use tokio::io::AsyncReadExt;
 
-use crate::bombs::{BOMBS, plugin};
 use crate::common::{Gateway, connect_with, echoed, options, run, soon};
+use crate::harm::{BOMBS, plugin};
 
 pub const CONFIG: &str = "listeners:
   - {name: game, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [guard]}

@@ -1,8 +1,8 @@
 //! Plugins that change under a running gateway.
 
-use crate::bombs::ALLOW;
 use crate::common::{Gateway, echoed};
 use crate::gateway::{CONFIG, connect};
+use crate::harm::ALLOW;
 use crate::wat::{Value, Wat};
 
 /// A plugin that logs its version when a session begins and when it ends.

@@ -2,17 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
-use bytes::Bytes;
 use stablegate::config::Instance;
 use stablegate::hooks::shared::Shared;
-use stablegate::hooks::spec::{Environment, Limits, LoadError, Spec};
+use stablegate::hooks::spec::{Limits, LoadError, Spec};
 use stablegate::hooks::wasm::{self, WasmHook};
-use stablegate::hooks::{Attrs, Call, Ended, HookErrorKind, Question, Reply, SessionInfo};
-use stablegate::hooks::{Host, Roster};
 use tempfile::TempDir;
 
+pub use crate::asking::*;
 use crate::wat::Wat;
 
 /// One engine for all tests: it reserves much address space.
@@ -29,19 +26,13 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Limits that no well-behaved plugin comes near, however busy the machine.
     pub fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             host: HOST.clone(),
             shared: Arc::default(),
             hosts: Vec::new(),
-            limits: Limits {
-                timeout: Duration::from_secs(10),
-                wall_timeout: Duration::from_secs(200),
-                load_timeout: Duration::from_secs(60),
-                memory: 32 * 1024 * 1024,
-            },
+            limits: limits(),
             instances: Instance::Fresh,
             config: serde_json::json!({}),
         }
@@ -59,13 +50,7 @@ impl Rig {
             path,
             limits: self.limits,
             config: self.config.as_object().unwrap().clone(),
-            environment: Environment {
-                shared: self.shared.clone(),
-                resolver: Arc::default(),
-                hosts: self.hosts.clone(),
-                fastway: Roster::default(),
-                grown: Arc::default(),
-            },
+            environment: environment(&self.shared, &self.hosts, &Roster::default()),
             modules: Vec::new(),
         }
     }
@@ -88,54 +73,5 @@ impl Rig {
             Ok(_) => panic!("it loads: {text}"),
             Err(error) => error.message,
         }
-    }
-}
-
-pub fn info() -> SessionInfo {
-    SessionInfo {
-        id: 7,
-        listener: "game".into(),
-        session: "scp",
-        transport: "tcp",
-        client_addr: "192.0.2.1:5000".parse().unwrap(),
-        gateway_addr: "[2001:db8::1]:1248".parse().unwrap(),
-        target: Some("lobby".into()),
-        flags: 3,
-        extra: (&["one".to_owned(), "two".to_owned()][..]).into(),
-        first_data: Some(Bytes::from_static(b"\x00hello\xff")),
-        fastway: None,
-    }
-}
-
-pub fn question(question: Question) -> Call {
-    Call {
-        question,
-        info: Arc::new(info()),
-        attrs: Attrs::new(),
-    }
-}
-
-pub fn announce() -> Question {
-    Question::Announce {
-        target: "10.0.0.9:80".into(),
-    }
-}
-
-pub fn closed() -> Question {
-    Question::Closed(Ended {
-        received: 10,
-        sent: 20,
-        resumes: 2,
-        duration: Duration::from_millis(1500),
-        reason: "upstream_closed",
-    })
-}
-
-/// The error of a reply that must have one of this kind.
-#[track_caller]
-pub fn error(reply: &Reply, kind: HookErrorKind) -> &str {
-    match &reply.answer {
-        Err(error) if error.kind == kind => &error.message,
-        other => panic!("expected {kind:?}, got {other:?}"),
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::inbox::Inbox;
-use super::{Error, Owner, Shared};
+use super::error::Error;
+use super::shared::{Owner, Slot};
 use crate::proto::fastway::message;
 use crate::wire::fastway::Pushed;
 
@@ -15,14 +15,6 @@ use crate::wire::fastway::Pushed;
 pub struct Connection {
     slot: Arc<Slot>,
     _owner: Arc<Owner>,
-}
-
-/// A virtual connection's place at its endpoint.
-pub(super) struct Slot {
-    pub id: u32,
-    pub remote: u32,
-    pub inbox: Arc<Inbox<Bytes>>,
-    pub shared: Arc<Shared>,
 }
 
 impl Connection {
@@ -90,26 +82,5 @@ impl Connection {
     /// Closes the connection. What was sent before still arrives.
     pub fn close(&self) {
         self.slot.close(Error::Closed);
-    }
-}
-
-impl Slot {
-    /// Ends the connection at this end and tells the gateway, unless it is over.
-    pub fn close(&self, error: Error) {
-        let mut state = self.shared.state();
-        if state.connections.remove(&self.id).is_some() {
-            let frame = state.protocol.close(self.id);
-            self.shared.outbox.push_anyway([frame]);
-        }
-        drop(state);
-        self.inbox.end(error);
-        // For those of its senders who wait.
-        self.shared.room.notify_waiters();
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.close(Error::Closed);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::MutexGuard;
 
 use tokio::sync::Notify;
 
-use super::Error;
+use super::error::Error;
 
 use crate::sync::Mutex;
 

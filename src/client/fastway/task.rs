@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Interval, MissedTickBehavior, interval_at, timeout};
 
-use super::connection::Slot;
+use super::error::Error;
 use super::inbox::Inbox;
-use super::{Error, Shared};
+use super::shared::{Shared, Slot};
 use crate::proto::fastway::{Decoder, EndpointEvent, Frame};
 use crate::wire::fastway::{Link, Silence};
 

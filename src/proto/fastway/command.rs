@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Error;
+use super::error::Error;
 use super::frame::{DATA_HEADER, header};
 
 /// A version of the wire format.

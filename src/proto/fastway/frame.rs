@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Error;
+use super::error::Error;
 
 /// Length and connection id, before the body.
 pub const DATA_HEADER: usize = 8;

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::SIGNATURE;
-
+/// First bytes of a version 2 header.
+pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest header of version 1, bytes.
 const MAX_TEXT: usize = 107;
 const TEXT_START: &[u8] = b"PROXY ";

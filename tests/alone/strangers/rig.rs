@@ -1,0 +1,194 @@
+//! Live traffic, and what is done to the gateway beside it.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use quinn_udp::{Transmit, UdpSocketState};
+use stablegate::client::Stream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+use crate::common::{connect_with, soon};
+
+/// How often traffic with and without an attack is compared.
+const ROUNDS: u32 = 3;
+
+/// Sessions that send a message and have it back, again and again.
+pub struct Traffic {
+    took: Arc<Took>,
+    sessions: JoinSet<()>,
+}
+
+/// How long messages took, while nothing was measured, alone and under attack.
+#[derive(Default)]
+struct Took {
+    phase: AtomicUsize,
+    times: [Mutex<Vec<Duration>>; 3],
+}
+
+const UNMEASURED: usize = 0;
+pub const ALONE: usize = 1;
+pub const ATTACKED: usize = 2;
+
+impl Traffic {
+    /// Opens so many sessions at each of the addresses, each of which sends a message in every
+    /// `pause`.
+    pub async fn start(addresses: &[String], each: usize, pause: Duration) -> Self {
+        let took = Arc::<Took>::default();
+        let mut sessions = JoinSet::new();
+        for address in addresses {
+            for n in 0..each {
+                let stream = connect_with(options_of(address)).await;
+                let first = pause * n as u32 / each as u32;
+                sessions.spawn(converse(stream, took.clone(), first, pause));
+            }
+        }
+        Self { took, sessions }
+    }
+
+    /// Runs `alone` and `attack` in turn for a part of `length` each, while both are measured. What
+    /// they return is dropped at the end of each.
+    pub async fn compare<A, B>(
+        &mut self,
+        length: Duration,
+        mut alone: impl AsyncFnMut() -> A,
+        mut attack: impl AsyncFnMut() -> B,
+    ) {
+        for _ in 0..ROUNDS {
+            let begun = alone().await;
+            self.measure(ALONE, length / ROUNDS).await;
+            drop(begun);
+            let begun = attack().await;
+            self.measure(ATTACKED, length / ROUNDS).await;
+            drop(begun);
+        }
+    }
+
+    async fn measure(&mut self, phase: usize, length: Duration) {
+        self.took.phase.store(phase, Ordering::Relaxed);
+        tokio::select! {
+            ended = self.sessions.join_next() => panic!("a session has ended: {ended:?}"),
+            () = tokio::time::sleep(length) => {}
+        }
+        self.took.phase.store(UNMEASURED, Ordering::Relaxed);
+    }
+
+    /// The time that 99 of 100 messages took at most.
+    pub fn p99(&self, phase: usize) -> Duration {
+        let mut times = self.took.times[phase].lock().unwrap();
+        assert!(times.len() > 100, "{} messages", times.len());
+        times.sort_unstable();
+        times[times.len() * 99 / 100]
+    }
+
+    /// Nobody's messages take much longer for what a stranger does.
+    pub fn assert_unharmed(&self) {
+        let (alone, attacked) = (self.p99(ALONE), self.p99(ATTACKED));
+        println!("p99 alone {alone:?}, attacked {attacked:?}");
+        assert!(attacked <= 3 * alone, "{attacked:?}, alone {alone:?}");
+    }
+}
+
+pub fn options_of(address: &str) -> stablegate::client::scp::Options {
+    stablegate::client::scp::Options::new(address.parse().unwrap())
+}
+
+async fn converse(mut stream: Stream, took: Arc<Took>, first: Duration, pause: Duration) {
+    let mut turns = tokio::time::interval_at(tokio::time::Instant::now() + first, pause);
+    let message = [7; 64];
+    let mut back = [0; 64];
+    loop {
+        turns.tick().await;
+        let phase = took.phase.load(Ordering::Relaxed);
+        let sent = Instant::now();
+        stream.write_all(&message).await.unwrap();
+        soon("an echo", stream.read_exact(&mut back)).await.unwrap();
+        assert_eq!(stream.resumes(), 0);
+        if took.phase.load(Ordering::Relaxed) == phase {
+            took.times[phase].lock().unwrap().push(sent.elapsed());
+        }
+    }
+}
+
+/// Datagrams that claim to come from all over the loopback network.
+pub struct Flood {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    /// Sends what `datagram` makes of a number, so many in a second.
+    pub fn start(to: SocketAddr, rate: u64, datagram: fn(u32) -> Vec<u8>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            let state = UdpSocketState::new((&socket).into()).unwrap();
+            let begun = Instant::now();
+            let mut sent = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                while sent < begun.elapsed().as_millis() as u64 * rate / 1_000 {
+                    let number = sent as u32;
+                    let [_, b, c, d] = number.wrapping_mul(2_654_435_761).to_be_bytes();
+                    let contents = datagram(number);
+                    let transmit = Transmit {
+                        destination: to,
+                        ecn: None,
+                        contents: &contents,
+                        segment_size: None,
+                        src_ip: Some(Ipv4Addr::new(127, b, c, d.max(1)).into()),
+                    };
+                    // Nobody may be there.
+                    let _ = state.try_send((&socket).into(), &transmit);
+                    sent += 1;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking());
+        }
+    }
+}
+
+/// Threads that compute until they are dropped.
+pub struct Busy {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Busy {
+    pub fn start(threads: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let compute = |stop: Arc<AtomicBool>| move || while !stop.load(Ordering::Relaxed) {};
+        let threads = (0..threads).map(|_| thread::spawn(compute(stop.clone())));
+        Self {
+            threads: threads.collect(),
+            stop,
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking());
+        }
+    }
+}
