@@ -7,7 +7,7 @@ use crate::config::diff::BindKey;
 use crate::hooks::stats::Asked;
 use crate::metrics::{Count, Kind, Text, borrowed, process};
 use crate::proto::fastway::Role;
-use crate::transport::kcp::Counters;
+use crate::transport::kcp::{Counters, MetricKind};
 
 use super::metrics::ListenerMeter;
 
@@ -313,171 +313,27 @@ impl Gateway {
 }
 
 fn write_kcp(text: &mut Text, binds: &[(BindKey, Counters)]) {
-    type Read = fn(&Counters) -> u64;
     let name = |key: &BindKey| match &key.chosen_port {
         // Only these tell two such binds apart.
         Some((listener, nth)) => format!("{} of {listener}, {nth}", Bind::to_string(&key.bind)),
         None => key.bind.to_string(),
     };
-    let binds: Vec<_> = binds.iter().map(|(key, c)| (name(key), c)).collect();
-    let gauge = Kind::Gauge;
-    let counter = Kind::Counter;
-    let families: [(Kind, &'static str, &str, Read); 25] = [
-        (
-            gauge,
-            "stablegate_kcp_connections",
-            "KCP connections, those that only deliver their last bytes included.",
-            |c| c.established,
-        ),
-        (
-            gauge,
-            "stablegate_kcp_connections_max",
-            "The most KCP connections there were at once; over several sockets, the sum of what each had.",
-            |c| c.max_established,
-        ),
-        (
-            gauge,
-            "stablegate_kcp_half_open",
-            "KCP peers that have been challenged and have not answered yet.",
-            |c| c.half_open,
-        ),
-        (
-            counter,
-            "stablegate_kcp_active_opens_total",
-            "KCP connections opened from here.",
-            |c| c.active_opens,
-        ),
-        (
-            counter,
-            "stablegate_kcp_passive_opens_total",
-            "KCP connections opened by peers.",
-            |c| c.passive_opens,
-        ),
-        (
-            counter,
-            "stablegate_kcp_refused_opens_total",
-            "KCP peers whose first datagrams were given up for newer ones.",
-            |c| c.refused_opens,
-        ),
-        (
-            counter,
-            "stablegate_kcp_stranger_datagrams_total",
-            "Datagrams of no connection, dropped.",
-            |c| c.strangers,
-        ),
-        (
-            counter,
-            "stablegate_kcp_sent_bytes_total",
-            "Payload sent over KCP.",
-            |c| c.stats.bytes_sent,
-        ),
-        (
-            counter,
-            "stablegate_kcp_received_bytes_total",
-            "Payload received over KCP.",
-            |c| c.stats.bytes_received,
-        ),
-        (
-            counter,
-            "stablegate_kcp_in_datagrams_total",
-            "Datagrams received.",
-            |c| c.stats.in_pkts,
-        ),
-        (
-            counter,
-            "stablegate_kcp_out_datagrams_total",
-            "Datagrams sent.",
-            |c| c.stats.out_pkts,
-        ),
-        (
-            counter,
-            "stablegate_kcp_in_datagram_bytes_total",
-            "Bytes of datagrams received.",
-            |c| c.stats.in_bytes,
-        ),
-        (
-            counter,
-            "stablegate_kcp_out_datagram_bytes_total",
-            "Bytes of datagrams sent.",
-            |c| c.stats.out_bytes,
-        ),
-        (
-            counter,
-            "stablegate_kcp_in_segments_total",
-            "KCP segments received.",
-            |c| c.stats.in_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_out_segments_total",
-            "KCP segments sent.",
-            |c| c.stats.out_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_retransmitted_segments_total",
-            "KCP segments sent again, for whatever reason.",
-            |c| c.stats.retrans_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fast_retransmitted_segments_total",
-            "KCP segments sent again because later ones were acknowledged.",
-            |c| c.stats.fast_retrans_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_early_retransmitted_segments_total",
-            "KCP segments sent again early.",
-            |c| c.stats.early_retrans_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_lost_segments_total",
-            "KCP segments not acknowledged in time.",
-            |c| c.stats.lost_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_repeated_segments_total",
-            "KCP segments received more than once.",
-            |c| c.stats.repeat_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_in_errors_total",
-            "Datagrams that a KCP connection refused.",
-            |c| c.stats.in_errs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fec_recovered_total",
-            "Datagrams recovered by forward error correction.",
-            |c| c.fec_recovered,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fec_errors_total",
-            "Datagrams that forward error correction refused.",
-            |c| c.fec_errors,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fec_parity_shards_total",
-            "Parity datagrams received.",
-            |c| c.fec_parity_shards,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fec_short_shards_total",
-            "Datagrams of groups that lacked too many.",
-            |c| c.fec_short_shards,
-        ),
-    ];
-    for (kind, family, help, read) in families {
-        text.family(kind, family, help);
-        for (bind, counters) in &binds {
-            text.sample(&[("bind", bind)], read(counters));
+    let mut binds: Vec<_> = binds
+        .iter()
+        .map(|(key, counters)| (name(key), counters.metrics()))
+        .collect();
+    // Without any bind there are families all the same.
+    for metric in Counters::default().metrics() {
+        let (kind, suffix) = match metric.kind {
+            MetricKind::Counter => (Kind::Counter, "_total"),
+            MetricKind::Gauge => (Kind::Gauge, ""),
+        };
+        let family = format!("stablegate_kcp_{}{suffix}", metric.name);
+        text.family(kind, family, metric.help);
+        for (bind, metrics) in &mut binds {
+            if let Some(metric) = metrics.next() {
+                text.sample(&[("bind", bind)], metric.value);
+            }
         }
     }
 }

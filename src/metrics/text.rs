@@ -1,5 +1,6 @@
 //! Prometheus' text format, version 0.0.4.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 use super::{Count, Family, Histogram, Labels};
@@ -16,18 +17,19 @@ pub(crate) enum Kind {
 #[derive(Debug, Default)]
 pub(crate) struct Text {
     text: String,
-    name: &'static str,
+    name: Cow<'static, str>,
 }
 
 impl Text {
     /// Begins a family; samples follow.
-    pub fn family(&mut self, kind: Kind, name: &'static str, help: &str) {
+    pub fn family(&mut self, kind: Kind, name: impl Into<Cow<'static, str>>, help: &str) {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        self.name = name;
+        self.name = name.into();
+        let name = &self.name;
         // Writing to a string does not fail.
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
@@ -80,7 +82,7 @@ impl Text {
         value: impl Display,
     ) {
         let text = &mut self.text;
-        text.push_str(self.name);
+        text.push_str(&self.name);
         text.push_str(suffix);
         let labels = labels.iter().copied().chain(le.map(|le| ("le", le)));
         let mut before = '{';

@@ -47,7 +47,7 @@ pub mod internal {
 }
 
 pub use config::Config;
-pub use counters::Counters;
+pub use counters::{Counters, FecStats, Metric, MetricKind, Stats};
 pub use listener::{Control, Listener};
-pub use state::{InputError, Kcp, Settings, Stats, segment};
+pub use state::{InputError, Kcp, Settings, segment};
 pub use stream::Stream;

@@ -11,10 +11,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::Config;
+use crate::counters::{FecStats, Stats};
 use crate::driver::Driver;
-use crate::fec;
 use crate::session::{Phase, Session, State};
-use crate::state::Stats;
 use crate::udp::Socket;
 
 /// A KCP session.
@@ -109,8 +108,8 @@ impl Stream {
     }
 
     /// The counts of its forward error correction, if that is on.
-    pub fn fec_counters(&self) -> Option<fec::Counters> {
-        self.session.lock().fec_counters().copied()
+    pub fn fec_stats(&self) -> Option<FecStats> {
+        self.session.lock().fec_stats().copied()
     }
 
     fn write(&mut self, cx: &mut Context<'_>, slices: &[&[u8]]) -> Poll<io::Result<usize>> {

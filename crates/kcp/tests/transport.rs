@@ -135,7 +135,15 @@ async fn bulk_survives(badness: Badness) {
     let network = Network::new(listener.local_addr(), badness, 4).await;
     let (client, server) = pair(&listener, network.addr, &settings).await;
     exchange(client, server, 50_000_000).await;
-    assert!(listener.control().counters().await.stats.retrans_segs > 0);
+    assert!(
+        listener
+            .control()
+            .counters()
+            .await
+            .stats
+            .retransmitted_segments
+            > 0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,8 +281,11 @@ async fn a_restarted_client_takes_over_behind_its_port() {
     push(3, 1, b"?").await;
     assert_eq!(second.read_u8().await.unwrap(), b'?');
     let counters = listener.control().counters().await;
-    assert_eq!((counters.passive_opens, counters.strangers), (2, 2));
-    assert_eq!(counters.established, 1);
+    assert_eq!(
+        (counters.passive_opens, counters.stranger_datagrams),
+        (2, 2)
+    );
+    assert_eq!(counters.connections, 1);
 }
 
 /// One datagram with a forged source once ended the session of that address.
@@ -295,7 +306,7 @@ async fn a_forged_opener_ends_nobody() {
     client.send(&still).await.unwrap();
     assert_eq!(session.read_u8().await.unwrap(), b'!');
     let counters = listener.control().counters().await;
-    assert_eq!((counters.passive_opens, counters.established), (1, 1));
+    assert_eq!((counters.passive_opens, counters.connections), (1, 1));
 }
 
 /// Only the timestamp of the challenge proves anything, and a datagram may hold one guess.
@@ -322,8 +333,8 @@ async fn an_address_is_not_proven_by_guessing_or_waiting() {
     let forgotten = async { while control.counters().await.half_open > 0 {} };
     common::soon("an end of it", forgotten).await;
     let counters = control.counters().await;
-    assert_eq!((counters.passive_opens, counters.established), (0, 0));
-    assert_eq!(counters.strangers, 2 * 999 + 1);
+    assert_eq!((counters.passive_opens, counters.connections), (0, 0));
+    assert_eq!(counters.stranger_datagrams, 2 * 999 + 1);
     // Whoever has received it comes in even now, though nothing was kept.
     client.send(&answer(right)).await.unwrap();
     client.send(&opener).await.unwrap();
@@ -426,7 +437,7 @@ async fn a_listener_that_has_ended_counts_nothing() {
     let control = listener.control().clone();
     listener.close().await;
     let counters = common::soon("counters", control.counters()).await;
-    assert_eq!(counters.established, 0);
+    assert_eq!(counters.connections, 0);
 }
 
 #[tokio::test]
@@ -560,7 +571,7 @@ async fn a_client_without_error_correction_is_answered_without() {
     let len = common::soon("an answer", client.recv(&mut datagram)).await;
     let (answer, _) = Segment::decode(&datagram[..len.unwrap()]).unwrap();
     assert_eq!(answer.header.conv, 7);
-    assert!(server.fec_counters().is_none());
+    assert!(server.fec_stats().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -605,7 +616,7 @@ async fn strangers_cost_nothing() {
     exchange(client, server, 3_000_000).await;
     flood.await.unwrap();
     let counters = listener.control().counters().await;
-    assert!(counters.established <= 1, "{counters:?}");
-    assert_eq!(counters.max_established, 1);
+    assert!(counters.connections <= 1, "{counters:?}");
+    assert_eq!(counters.connections_max, 1);
     assert_eq!(counters.passive_opens, 1);
 }

@@ -4,6 +4,7 @@ use super::ids::Ids;
 use super::reed_solomon::{ReedSolomon, Rows};
 use super::shape::Shape;
 use super::wire::{FecError, Kind, Shard, payload};
+use crate::counters::FecStats;
 
 /// Groups the decoder keeps open: the newest seen and the three before it, as kcp-go does.
 pub const OPEN_GROUPS: usize = 4;
@@ -11,20 +12,6 @@ pub const OPEN_GROUPS: usize = 4;
 /// Shards this many groups behind the newest are taken for the peer's present place, and the
 /// newest for a stray; nearer ones are merely late.
 const LATE_GROUPS: u32 = 128;
-
-/// What happened on the receiving side, since the decoder was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Payloads recovered.
-    pub recovered: u64,
-    /// Shards [`Decoder::input`] refused, and recovered shards whose size field was impossible.
-    /// What [`Shard::parse`] refuses is the caller's to count.
-    pub errors: u64,
-    /// Parity shards received, useless ones included.
-    pub parity_shards: u64,
-    /// Shards of groups that expired, or were released, with too few to recover anything.
-    pub short_shards: u64,
-}
 
 /// The receiving side.
 ///
@@ -38,7 +25,7 @@ pub struct Decoder {
     /// The number of the group that ends the window of open groups.
     newest: Option<u32>,
     pub(super) groups: Vec<Group>,
-    counters: Counters,
+    stats: FecStats,
 }
 
 impl Decoder {
@@ -50,7 +37,7 @@ impl Decoder {
             code,
             newest: None,
             groups: Vec::new(),
-            counters: Counters::default(),
+            stats: FecStats::default(),
         }
     }
 
@@ -61,10 +48,8 @@ impl Decoder {
     ///
     /// `IdPastWrap`, `Misplaced`. The payload of a refused data shard is still good.
     pub fn input(&mut self, shard: &Shard<'_>) -> Result<Option<Recovered>, FecError> {
-        let place = self
-            .place(shard)
-            .inspect_err(|_| self.counters.errors += 1)?;
-        self.counters.parity_shards += u64::from(shard.kind == Kind::Parity);
+        let place = self.place(shard).inspect_err(|_| self.stats.errors += 1)?;
+        self.stats.parity_shards += u64::from(shard.kind == Kind::Parity);
 
         let Some(at) = self.open(self.ids.group(shard.id)) else {
             return Ok(None);
@@ -93,8 +78,8 @@ impl Decoder {
         group.settle();
 
         let good = recovered.payloads().count();
-        self.counters.recovered += good as u64;
-        self.counters.errors += (recovered.0.count() - good) as u64;
+        self.stats.recovered += good as u64;
+        self.stats.errors += (recovered.0.count() - good) as u64;
         Ok(Some(recovered))
     }
 
@@ -105,9 +90,10 @@ impl Decoder {
         self.groups = Vec::new();
     }
 
-    /// What happened so far.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// Gives what has been counted since the decoder was made. What [`Shard::parse`] refuses is the
+    /// caller's to count.
+    pub fn stats(&self) -> &FecStats {
+        &self.stats
     }
 
     /// Heap bytes held for open groups: at most [`OPEN_GROUPS`] × p × [`MAX_DATAGRAM`] and a few
@@ -157,7 +143,7 @@ impl Decoder {
     }
 
     fn retain(&mut self, keep: impl Fn(&Group) -> bool) {
-        let short = &mut self.counters.short_shards;
+        let short = &mut self.stats.short_shards;
         self.groups.retain(|group| {
             let keep = keep(group);
             if !keep && !group.settled {

@@ -24,7 +24,7 @@ pub(crate) mod shards;
 mod tests;
 mod wire;
 
-pub use decoder::{Counters, Decoder, OPEN_GROUPS, Recovered};
+pub use decoder::{Decoder, OPEN_GROUPS, Recovered};
 pub use encoder::{Encoder, Parity};
 pub use shape::{Shape, ShapeError};
 pub use wire::{FecError, HEADER, MAX_DATAGRAM, Shard};

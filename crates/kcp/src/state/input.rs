@@ -45,8 +45,8 @@ impl Kcp {
     /// The first bad segment ends the datagram: those before it count, the
     /// session goes on.
     pub fn handle_datagram(&mut self, datagram: &[u8], now: u32) -> Result<(), InputError> {
-        self.stats.in_pkts += 1;
-        self.stats.in_bytes += datagram.len() as u64;
+        self.stats.in_datagrams += 1;
+        self.stats.in_datagram_bytes += datagram.len() as u64;
         self.handle(datagram, now, Origin::Network)
     }
 
@@ -67,7 +67,7 @@ impl Kcp {
         let mut answer = None;
         let result = self.handle_segments(datagram, now, origin, una, &mut answer);
         if result.is_err() {
-            self.stats.in_errs += 1;
+            self.stats.in_errors += 1;
         }
         if let Some(answer) = answer
             && origin == Origin::Network
@@ -140,7 +140,7 @@ impl Kcp {
         if !self.send.was_sent_below(header.una) {
             return Err(InputError::NeverSent(header.una));
         }
-        self.stats.in_segs += 1;
+        self.stats.in_segments += 1;
         self.send.acknowledge_below(header.una);
         // An older una comes with an older window, overtaken on the way.
         if origin == Origin::Network && header.una == self.send.una() {
@@ -165,7 +165,7 @@ impl Kcp {
             .receive
             .insert(header.sn, header.fragment, segment.payload);
         if taken != Taken::New && origin == Origin::Network {
-            self.stats.repeat_segs += 1;
+            self.stats.repeated_segments += 1;
         }
         // A repeat is acknowledged too: the first answer may have been lost.
         if taken != Taken::Beyond {

@@ -7,7 +7,8 @@ use super::recovery::Recovery;
 use super::rtt::{self, RoundTrip};
 use super::segment::{HEADER_LEN, PEER_DATAGRAM_LIMIT};
 use super::send_queue::{Cut, SendQueue};
-use super::settings::{Settings, Stats};
+use super::settings::Settings;
+use crate::counters::Stats;
 
 /// The window a peer is assumed to have until it tells; kcp-go's default.
 const UNTOLD_WINDOW: u32 = 32;
@@ -134,7 +135,7 @@ impl Kcp {
         }
         self.clock = now;
         self.active_at = now;
-        self.stats.bytes_sent += taken as u64;
+        self.stats.sent_bytes += taken as u64;
         if self.write_delay && fresh {
             self.hold_until = Some(now.wrapping_add(self.interval));
         }
@@ -194,7 +195,7 @@ impl Kcp {
     pub fn consume(&mut self, len: usize) {
         let len = len.min(self.readable());
         self.receive.consume(len);
-        self.stats.bytes_received += len as u64;
+        self.stats.received_bytes += len as u64;
         // Opening by single segments would have the peer send single segments.
         if self.told_closed && self.receive.free() >= (self.receive.window() / 4).max(1) {
             self.must_tell_window = true;

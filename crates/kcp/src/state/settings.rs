@@ -1,4 +1,4 @@
-//! What a session is set to, and what it counts.
+//! What a session is set to.
 
 use std::time::Duration;
 
@@ -41,33 +41,4 @@ impl Default for Settings {
             write_delay: false,
         }
     }
-}
-
-/// Counters of one session since it began, named after kcp-go's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Payload bytes taken by `write`.
-    pub bytes_sent: u64,
-    /// Payload bytes given to the reader.
-    pub bytes_received: u64,
-    /// Datagrams in and out, and their bytes.
-    pub in_pkts: u64,
-    pub out_pkts: u64,
-    pub in_bytes: u64,
-    pub out_bytes: u64,
-    /// Segments in and out, of every command.
-    pub in_segs: u64,
-    pub out_segs: u64,
-    /// Segments sent again for any of the next three reasons.
-    pub retrans_segs: u64,
-    /// Sent again because enough later segments were acknowledged.
-    pub fast_retrans_segs: u64,
-    /// Sent again because one later segment was acknowledged and nothing new could be sent.
-    pub early_retrans_segs: u64,
-    /// Sent again because their timeout passed.
-    pub lost_segs: u64,
-    /// Received more than once, or beyond the window.
-    pub repeat_segs: u64,
-    /// Datagrams refused, wholly or from some segment on.
-    pub in_errs: u64,
 }
