@@ -6,14 +6,14 @@ use super::shape::Shape;
 use super::wire::{FecError, Kind, Shard, payload};
 use crate::counters::FecStats;
 
-/// Groups the decoder keeps open: the newest seen and the three before it, as kcp-go does.
+/// Counts the groups that the decoder keeps open: the newest seen and the three before it, as kcp-go does.
 pub const OPEN_GROUPS: usize = 4;
 
 /// Shards this many groups behind the newest are taken for the peer's present place, and the
 /// newest for a stray; nearer ones are merely late.
 const LATE_GROUPS: u32 = 128;
 
-/// The receiving side.
+/// Recovers what the other side sent and was lost.
 ///
 /// For each datagram: [`Shard::parse`], deliver [`Shard::payload`], then [`Decoder::input`] and
 /// deliver what it recovered. A payload may come twice, recovered first and then late itself:
@@ -83,20 +83,20 @@ impl Decoder {
         Ok(Some(recovered))
     }
 
-    /// Gives back the memory of all open groups, none of which will be recovered then: for
+    /// Releases the memory of all open groups, none of which will be recovered then: for
     /// sessions that fall idle.
     pub fn release(&mut self) {
         self.retain(|_| false);
         self.groups = Vec::new();
     }
 
-    /// Gives what has been counted since the decoder was made. What [`Shard::parse`] refuses is the
+    /// Returns what has been counted since the decoder was made. What [`Shard::parse`] refuses is the
     /// caller's to count.
     pub fn stats(&self) -> &FecStats {
         &self.stats
     }
 
-    /// Heap bytes held for open groups: at most [`OPEN_GROUPS`] × p × [`MAX_DATAGRAM`] and a few
+    /// Counts the heap bytes held for open groups: at most [`OPEN_GROUPS`] × p × [`MAX_DATAGRAM`] and a few
     /// hundred.
     pub fn heap_size(&self) -> usize {
         let sums = self.groups.iter().map(|group| group.sums.heap_size());
@@ -154,12 +154,12 @@ impl Decoder {
     }
 }
 
-/// Recovered data shards of one group.
+/// Holds recovered data shards of one group.
 #[derive(Debug)]
 pub struct Recovered(Rows);
 
 impl Recovered {
-    /// Their payloads, in the order of their ids. A shard whose size field cannot be is left out:
+    /// Iterates over their payloads, in the order of their ids. A shard whose size field cannot be is left out:
     /// some shard of its group was forged or damaged.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.0.count()).filter_map(|index| payload(self.0.row(index)))

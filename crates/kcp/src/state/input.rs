@@ -8,15 +8,19 @@ use super::receive_queue::Taken;
 use super::rtt;
 use super::segment::{Command, HEADER_LEN, Segment, SegmentError};
 
-/// Why a datagram, or the rest of it, was refused; always the sender's fault.
+/// Tells why a datagram, or the rest of it, was refused; always the sender's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InputError {
+    /// What is no segment.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// A segment of another conversation, which is named.
     #[error("segment of conversation {0:#010x} in this one")]
     OtherConversation(u32),
+    /// A payload of so many bytes, beyond the longest datagram.
     #[error("payload of {0} bytes is longer than a datagram may carry")]
     Oversized(usize),
+    /// An acknowledgement of what was never sent.
     #[error("peer has received everything below {0}, which was never sent")]
     NeverSent(u32),
 }
@@ -39,7 +43,8 @@ enum Origin {
 impl Kcp {
     /// Takes in a datagram from the peer, any number of segments.
     ///
-    /// Fewer trailing bytes than a header are ignored, as kcp-go does.
+    /// Ignores fewer trailing bytes than a header, as kcp-go does. `now` as for the whole
+    /// [`Kcp`].
     ///
     /// # Errors
     /// The first bad segment ends the datagram: those before it count, the

@@ -12,14 +12,14 @@ const PROBE_FIRST: u32 = 500;
 const PROBE_LIMIT: u32 = 120_000;
 
 impl Kcp {
-    /// Puts the next datagram to send into `out` and gives its length; `None`
+    /// Puts the next datagram to send into `out` and returns its length; `None`
     /// when there is nothing to send at `now`.
     ///
     /// Full segments come before anything shorter as far as order allows, so
     /// runs of datagrams have equal lengths.
     ///
     /// # Panics
-    /// If `out` is shorter than `mtu - reserved` of the settings.
+    /// If `out` is shorter than the `mtu` of the settings, or what that was lifted or cut to.
     pub fn poll_transmit(&mut self, now: u32, out: &mut [u8]) -> Option<usize> {
         self.clock = now;
         if self.hold_until.is_some_and(|until| !before(now, until)) {
@@ -51,7 +51,7 @@ impl Kcp {
         Some(len)
     }
 
-    /// When [`poll_transmit`](Self::poll_transmit) has to be called next if
+    /// Tells when [`poll_transmit`](Self::poll_transmit) has to be called next if
     /// nothing happens before; `None` when there is nothing to send,
     /// acknowledge or probe. Once, a second after traffic that made
     /// the buffers grow, it asks for a call to give them back.
