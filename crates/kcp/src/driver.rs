@@ -22,8 +22,7 @@ use crate::state::Kcp;
 use crate::state::segment::{HEADER_LEN, conversation};
 use crate::strangers::{COPIES, Challenge, Claim, Strangers};
 use crate::timers::Timers;
-use crate::udp::{Inbox, Socket};
-use crate::udp::{Outbox, Path};
+use crate::udp::{Inbox, Outbox, Path, Socket};
 
 /// Rounds before other tasks have their turn.
 const ROUNDS: usize = 16;

@@ -31,10 +31,9 @@ pub struct Decoder {
 impl Decoder {
     /// Makes a decoder for groups of the peer's shape.
     pub fn new(shape: Shape) -> Self {
-        let code = ReedSolomon::new(shape);
         Self {
-            ids: Ids::new(&code),
-            code,
+            ids: Ids::new(shape),
+            code: ReedSolomon::new(shape),
             newest: None,
             groups: Vec::new(),
             stats: FecStats::default(),

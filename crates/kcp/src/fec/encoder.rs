@@ -19,11 +19,10 @@ pub struct Encoder {
 impl Encoder {
     /// Makes an encoder for groups of a shape, beginning at id 0.
     pub fn new(shape: Shape) -> Self {
-        let code = ReedSolomon::new(shape);
         Self {
-            ids: Ids::new(&code),
+            ids: Ids::new(shape),
             sums: Rows::new(shape.parity(), FRAME),
-            code,
+            code: ReedSolomon::new(shape),
             next: 0,
             unprotected: false,
         }
