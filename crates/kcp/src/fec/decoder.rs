@@ -95,8 +95,8 @@ impl Decoder {
         &self.stats
     }
 
-    /// Counts the heap bytes held for open groups: at most [`OPEN_GROUPS`] × p × [`MAX_DATAGRAM`] and a few
-    /// hundred.
+    /// Counts the heap bytes held for open groups: at most [`OPEN_GROUPS`] × p ×
+    /// [`MAX_DATAGRAM`](super::MAX_DATAGRAM) and a few hundred.
     pub fn heap_size(&self) -> usize {
         let sums = self.groups.iter().map(|group| group.sums.heap_size());
         self.groups.capacity() * size_of::<Group>() + sums.sum::<usize>()

@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-/// Counts the bytes to leave free in front of a payload for [`Encoder::seal`]: id, type and size.
+/// Counts the bytes to leave free in front of a payload for
+/// [`Encoder::seal`](super::Encoder::seal): id, type and size.
 pub const HEADER: usize = FRAME + 2;
 
 /// Counts the bytes of the longest datagram accepted or made, header included (kcp-go's `mtuLimit`).
