@@ -5,18 +5,19 @@ use std::collections::BTreeMap;
 use super::process;
 use crate::config::Bind;
 use crate::config::diff::BindKey;
-use crate::gateway::{Gateway, ListenerMeter};
+use crate::gateway::Gateway;
 use crate::hooks::stats::Asked;
-use crate::metrics::{Count, Kind, Text, borrowed};
+use crate::metrics::{Kind, Text};
 use crate::proto::fastway::Role;
-use crate::transport::kcp::Counters;
+use crate::transport::kcp::{Counters, MetricKind};
 
 /// All metrics of a gateway in Prometheus' text format.
 pub(super) async fn text(gateway: &Gateway) -> String {
     let mut text = Text::default();
     write_gateway(gateway, &mut text);
-    write_sessions(gateway, &mut text);
-    write_upstream(gateway, &mut text);
+    gateway.state().metrics.write(&mut text);
+    write_limits(gateway, &mut text);
+    write_hosts(gateway, &mut text);
     write_hooks(gateway, &mut text);
     write_fastway(gateway, &mut text);
     write_kcp(&mut text, &gateway.kcp_counters().await);
@@ -25,7 +26,6 @@ pub(super) async fn text(gateway: &Gateway) -> String {
 }
 
 fn write_gateway(gateway: &Gateway, text: &mut Text) {
-    let metrics = &gateway.state().metrics;
     text.family(
         Kind::Gauge,
         "stablegate_build_info",
@@ -44,12 +44,6 @@ fn write_gateway(gateway: &Gateway, text: &mut Text) {
         "1 while new sessions are turned away.",
         u8::from(gateway.is_draining()),
     );
-    text.counts(
-        Kind::Counter,
-        "stablegate_reloads_total",
-        "Reloads by how they went.",
-        &metrics.reloads,
-    );
     text.single(
         Kind::Gauge,
         "stablegate_last_reload_successful",
@@ -62,14 +56,7 @@ fn write_gateway(gateway: &Gateway, text: &mut Text) {
     );
 }
 
-fn write_sessions(gateway: &Gateway, text: &mut Text) {
-    let metrics = &gateway.state().metrics;
-    text.counts(
-        Kind::Counter,
-        "stablegate_accepts_total",
-        "Connections accepted.",
-        &metrics.accepts,
-    );
+fn write_limits(gateway: &Gateway, text: &mut Text) {
     text.family(
         Kind::Counter,
         "stablegate_refusals_total",
@@ -78,100 +65,9 @@ fn write_sessions(gateway: &Gateway, text: &mut Text) {
     for (listener, limit, count) in gateway.refusals() {
         text.sample(&[("listener", &listener), ("limit", limit.label())], count);
     }
-    text.counts(
-        Kind::Counter,
-        "stablegate_handshake_failures_total",
-        "Connections that became no session and resumed none.",
-        &metrics.handshake_failures,
-    );
-    text.counts(
-        Kind::Gauge,
-        "stablegate_sessions",
-        "Live sessions by what carries them now.",
-        &metrics.sessions,
-    );
-    text.counts(
-        Kind::Counter,
-        "stablegate_sessions_opened_total",
-        "Sessions whose handshake succeeded.",
-        &metrics.opened,
-    );
-    text.counts(
-        Kind::Counter,
-        "stablegate_sessions_closed_total",
-        "Sessions that ended, by reason.",
-        &metrics.closed,
-    );
-    text.counts(
-        Kind::Counter,
-        "stablegate_resumes_total",
-        "Sessions that went on over another connection.",
-        &metrics.resumes,
-    );
-    text.counts(
-        Kind::Counter,
-        "stablegate_resume_failures_total",
-        "Resumes refused, by what the client was told.",
-        &metrics.resume_failures,
-    );
-    type Read = fn(&ListenerMeter) -> &Count;
-    let meters: [(Kind, &'static str, &str, Read); 5] = [
-        (
-            Kind::Gauge,
-            "stablegate_sessions_away",
-            "Live sessions whose client has lost its connection and may come back.",
-            |meter| &meter.away,
-        ),
-        (
-            Kind::Counter,
-            "stablegate_received_bytes_total",
-            "Payload from clients.",
-            |meter| &meter.received,
-        ),
-        (
-            Kind::Counter,
-            "stablegate_sent_bytes_total",
-            "Payload to clients.",
-            |meter| &meter.sent,
-        ),
-        (
-            Kind::Counter,
-            "stablegate_resent_bytes_total",
-            "Payload sent again on resumes.",
-            |meter| &meter.resent,
-        ),
-        (
-            Kind::Gauge,
-            "stablegate_replay_buffer_bytes",
-            "Memory of replay buffers, and what lost connections have delivered unread.",
-            |meter| &meter.replay,
-        ),
-    ];
-    let listeners = metrics.listeners.all();
-    for (kind, name, help, read) in meters {
-        text.family(kind, name, help);
-        for (labels, meter) in &listeners {
-            text.sample(&borrowed(labels), read(meter).get());
-        }
-    }
 }
 
-fn write_upstream(gateway: &Gateway, text: &mut Text) {
-    let metrics = &gateway.state().metrics;
-    text.family(
-        Kind::Histogram,
-        "stablegate_upstream_connect_seconds",
-        "How long servers took to accept a connection.",
-    );
-    for (labels, histogram) in metrics.upstream.all() {
-        text.histogram(&borrowed(&labels), &histogram);
-    }
-    text.counts(
-        Kind::Counter,
-        "stablegate_upstream_connect_failures_total",
-        "Servers that could not be reached.",
-        &metrics.upstream_failures,
-    );
+fn write_hosts(gateway: &Gateway, text: &mut Text) {
     let mut hosts = BTreeMap::new();
     for host in gateway.generation().hosts.seen() {
         let key = (host.name.clone(), host.addr.clone());
@@ -306,180 +202,30 @@ fn write_fastway(gateway: &Gateway, text: &mut Text) {
         "What waits to be written to endpoints.",
         switchboard.queued(),
     );
-    text.counts(
-        Kind::Counter,
-        "stablegate_fastway_dials_total",
-        "Dials of endpoints by what came of them.",
-        &gateway.state().metrics.dials,
-    );
 }
 
 fn write_kcp(text: &mut Text, binds: &[(BindKey, Counters)]) {
-    type Read = fn(&Counters) -> u64;
     let name = |key: &BindKey| match &key.chosen_port {
         // Only these tell two such binds apart.
         Some((listener, nth)) => format!("{} of {listener}, {nth}", Bind::to_string(&key.bind)),
         None => key.bind.to_string(),
     };
-    let binds: Vec<_> = binds.iter().map(|(key, c)| (name(key), c)).collect();
-    let gauge = Kind::Gauge;
-    let counter = Kind::Counter;
-    let families: [(Kind, &'static str, &str, Read); 25] = [
-        (
-            gauge,
-            "stablegate_kcp_connections",
-            "KCP connections, those that only deliver their last bytes included.",
-            |c| c.established,
-        ),
-        (
-            gauge,
-            "stablegate_kcp_connections_max",
-            "The most KCP connections there were at once; over several sockets, the sum of what each had.",
-            |c| c.max_established,
-        ),
-        (
-            gauge,
-            "stablegate_kcp_half_open",
-            "KCP peers that have been challenged and have not answered yet.",
-            |c| c.half_open,
-        ),
-        (
-            counter,
-            "stablegate_kcp_active_opens_total",
-            "KCP connections opened from here.",
-            |c| c.active_opens,
-        ),
-        (
-            counter,
-            "stablegate_kcp_passive_opens_total",
-            "KCP connections opened by peers.",
-            |c| c.passive_opens,
-        ),
-        (
-            counter,
-            "stablegate_kcp_refused_opens_total",
-            "KCP peers whose first datagrams were given up for newer ones.",
-            |c| c.refused_opens,
-        ),
-        (
-            counter,
-            "stablegate_kcp_stranger_datagrams_total",
-            "Datagrams of no connection, dropped.",
-            |c| c.strangers,
-        ),
-        (
-            counter,
-            "stablegate_kcp_sent_bytes_total",
-            "Payload sent over KCP.",
-            |c| c.stats.bytes_sent,
-        ),
-        (
-            counter,
-            "stablegate_kcp_received_bytes_total",
-            "Payload received over KCP.",
-            |c| c.stats.bytes_received,
-        ),
-        (
-            counter,
-            "stablegate_kcp_in_datagrams_total",
-            "Datagrams received.",
-            |c| c.stats.in_pkts,
-        ),
-        (
-            counter,
-            "stablegate_kcp_out_datagrams_total",
-            "Datagrams sent.",
-            |c| c.stats.out_pkts,
-        ),
-        (
-            counter,
-            "stablegate_kcp_in_datagram_bytes_total",
-            "Bytes of datagrams received.",
-            |c| c.stats.in_bytes,
-        ),
-        (
-            counter,
-            "stablegate_kcp_out_datagram_bytes_total",
-            "Bytes of datagrams sent.",
-            |c| c.stats.out_bytes,
-        ),
-        (
-            counter,
-            "stablegate_kcp_in_segments_total",
-            "KCP segments received.",
-            |c| c.stats.in_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_out_segments_total",
-            "KCP segments sent.",
-            |c| c.stats.out_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_retransmitted_segments_total",
-            "KCP segments sent again, for whatever reason.",
-            |c| c.stats.retrans_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fast_retransmitted_segments_total",
-            "KCP segments sent again because later ones were acknowledged.",
-            |c| c.stats.fast_retrans_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_early_retransmitted_segments_total",
-            "KCP segments sent again early.",
-            |c| c.stats.early_retrans_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_lost_segments_total",
-            "KCP segments not acknowledged in time.",
-            |c| c.stats.lost_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_repeated_segments_total",
-            "KCP segments received more than once.",
-            |c| c.stats.repeat_segs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_in_errors_total",
-            "Datagrams that a KCP connection refused.",
-            |c| c.stats.in_errs,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fec_recovered_total",
-            "Datagrams recovered by forward error correction.",
-            |c| c.fec_recovered,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fec_errors_total",
-            "Datagrams that forward error correction refused.",
-            |c| c.fec_errors,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fec_parity_shards_total",
-            "Parity datagrams received.",
-            |c| c.fec_parity_shards,
-        ),
-        (
-            counter,
-            "stablegate_kcp_fec_short_shards_total",
-            "Datagrams of groups that lacked too many.",
-            |c| c.fec_short_shards,
-        ),
-    ];
-    for (kind, family, help, read) in families {
-        text.family(kind, family, help);
-        for (bind, counters) in &binds {
-            text.sample(&[("bind", bind)], read(counters));
+    let mut binds: Vec<_> = binds
+        .iter()
+        .map(|(key, counters)| (name(key), counters.metrics()))
+        .collect();
+    // Without any bind there are families all the same.
+    for metric in Counters::default().metrics() {
+        let (kind, suffix) = match metric.kind {
+            MetricKind::Counter => (Kind::Counter, "_total"),
+            MetricKind::Gauge => (Kind::Gauge, ""),
+        };
+        let family = format!("stablegate_kcp_{}{suffix}", metric.name);
+        text.family(kind, family, metric.help);
+        for (bind, metrics) in &mut binds {
+            if let Some(metric) = metrics.next() {
+                text.sample(&[("bind", bind)], metric.value);
+            }
         }
     }
 }

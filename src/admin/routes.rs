@@ -125,32 +125,10 @@ async fn snmp(gateway: Running) -> Json<Value> {
 }
 
 fn snmp_names(counters: &Counters) -> Value {
-    let stats = &counters.stats;
-    json!({
-        "BytesSent": stats.bytes_sent,
-        "BytesReceived": stats.bytes_received,
-        "MaxConn": counters.max_established,
-        "ActiveOpens": counters.active_opens,
-        "PassiveOpens": counters.passive_opens,
-        "CurrEstab": counters.established,
-        "Strangers": counters.strangers,
-        "KCPInErrors": stats.in_errs,
-        "InPkts": stats.in_pkts,
-        "OutPkts": stats.out_pkts,
-        "InSegs": stats.in_segs,
-        "OutSegs": stats.out_segs,
-        "InBytes": stats.in_bytes,
-        "OutBytes": stats.out_bytes,
-        "RetransSegs": stats.retrans_segs,
-        "FastRetransSegs": stats.fast_retrans_segs,
-        "EarlyRetransSegs": stats.early_retrans_segs,
-        "LostSegs": stats.lost_segs,
-        "RepeatSegs": stats.repeat_segs,
-        "FECParityShards": counters.fec_parity_shards,
-        "FECErrs": counters.fec_errors,
-        "FECRecovered": counters.fec_recovered,
-        "FECShortShards": counters.fec_short_shards,
-    })
+    let named = counters
+        .metrics()
+        .filter_map(|metric| Some((metric.snmp?, metric.value)));
+    named.collect()
 }
 
 async fn list(

@@ -6,53 +6,104 @@ use std::time::Duration;
 
 use crate::hooks::SessionInfo;
 use crate::hosts::is_ours;
-use crate::metrics::{Count, Family, Histogram};
+use crate::metrics::{Count, Family, Histogram, Kind, Metric, Text, borrowed};
 
-/// The counts that nothing else keeps.
-pub(crate) struct Metrics {
-    pub listeners: Family<1, ListenerMeter>,
-    /// Live sessions.
-    pub sessions: Family<3, Count>,
-    pub accepts: Family<2, Count>,
-    pub handshake_failures: Family<3, Count>,
-    pub opened: Family<2, Count>,
-    pub closed: Family<2, Count>,
-    pub resumes: Family<3, Count>,
-    pub resume_failures: Family<3, Count>,
-    pub upstream: Family<1, Histogram>,
-    pub upstream_failures: Family<2, Count>,
-    pub dials: Family<1, Count>,
-    pub reloads: Family<1, Count>,
-}
-
-/// What the sessions of a listener have moved and hold.
-#[derive(Debug, Default)]
-pub(crate) struct ListenerMeter {
-    pub received: Count,
-    pub sent: Count,
-    pub resent: Count,
-    /// Bytes of replay buffers.
-    pub replay: Count,
-    /// Sessions whose client has lost its connection.
-    pub away: Count,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            listeners: Family::new(["listener"]),
-            sessions: Family::new(["listener", "transport", "session"]),
-            accepts: Family::new(["listener", "transport"]),
-            handshake_failures: Family::new(["listener", "session", "reason"]),
-            opened: Family::new(["listener", "session"]),
-            closed: Family::new(["listener", "reason"]),
-            resumes: Family::new(["listener", "transport", "session"]),
-            resume_failures: Family::new(["listener", "session", "code"]),
-            upstream: Family::new(["host"]),
-            upstream_failures: Family::new(["host", "reason"]),
-            dials: Family::new(["result"]),
-            reloads: Family::new(["result"]),
+/// Declares metrics, each once: its field, what it counts with, its kind, labels, name and help.
+macro_rules! metrics {
+    ($(#[$meta:meta])* struct $type:ident {$(
+        $field:ident: $value:ty, $kind:ident [$($label:literal),+], $name:literal, $help:literal;
+    )*}) => {
+        $(#[$meta])*
+        pub(crate) struct $type {
+            /// What the sessions of each listener have moved and hold.
+            pub listeners: Family<1, ListenerMeter>,
+            $(#[doc = $help] pub $field: Metric<{ [$($label),+].len() }, $value>,)*
         }
+
+        impl Default for $type {
+            fn default() -> Self {
+                Self {
+                    listeners: Family::new(["listener"]),
+                    $($field: Metric::new(Kind::$kind, $name, $help, [$($label),+]),)*
+                }
+            }
+        }
+
+        impl $type {
+            /// Writes all of them.
+            pub fn write(&self, text: &mut Text) {
+                $(text.metric(&self.$field);)*
+                let listeners = self.listeners.all();
+                for (kind, name, help, read) in ListenerMeter::ALL {
+                    text.family(kind, name, help);
+                    for (labels, meter) in &listeners {
+                        text.sample(&borrowed(labels), read(meter).get());
+                    }
+                }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// The counts that nothing else keeps.
+    struct Metrics {
+        reloads: Count, Counter ["result"], "stablegate_reloads_total",
+            "Reloads by how they went.";
+        accepts: Count, Counter ["listener", "transport"], "stablegate_accepts_total",
+            "Connections accepted.";
+        handshake_failures: Count, Counter ["listener", "session", "reason"],
+            "stablegate_handshake_failures_total",
+            "Connections that became no session and resumed none.";
+        sessions: Count, Gauge ["listener", "transport", "session"], "stablegate_sessions",
+            "Live sessions by what carries them now.";
+        opened: Count, Counter ["listener", "session"], "stablegate_sessions_opened_total",
+            "Sessions whose handshake succeeded.";
+        closed: Count, Counter ["listener", "reason"], "stablegate_sessions_closed_total",
+            "Sessions that ended, by reason.";
+        resumes: Count, Counter ["listener", "transport", "session"], "stablegate_resumes_total",
+            "Sessions that went on over another connection.";
+        resume_failures: Count, Counter ["listener", "session", "code"],
+            "stablegate_resume_failures_total",
+            "Resumes refused, by what the client was told.";
+        upstream: Histogram, Histogram ["host"], "stablegate_upstream_connect_seconds",
+            "How long servers took to accept a connection.";
+        upstream_failures: Count, Counter ["host", "reason"],
+            "stablegate_upstream_connect_failures_total",
+            "Servers that could not be reached.";
+        dials: Count, Counter ["result"], "stablegate_fastway_dials_total",
+            "Dials of endpoints by what came of them.";
+    }
+}
+
+/// Declares what is counted for each listener, in the same way.
+macro_rules! meters {
+    ($(#[$meta:meta])* struct $type:ident {$(
+        $field:ident: $kind:ident, $name:literal, $help:literal;
+    )*}) => {
+        $(#[$meta])*
+        #[derive(Debug, Default)]
+        pub(crate) struct $type {
+            $(#[doc = $help] pub $field: Count,)*
+        }
+
+        impl $type {
+            const ALL: [(Kind, &str, &str, fn(&Self) -> &Count); [$($name),*].len()] =
+                [$((Kind::$kind, $name, $help, |meter| &meter.$field)),*];
+        }
+    };
+}
+
+meters! {
+    /// What the sessions of a listener have moved and hold.
+    struct ListenerMeter {
+        away: Gauge, "stablegate_sessions_away",
+            "Live sessions whose client has lost its connection and may come back.";
+        received: Counter, "stablegate_received_bytes_total", "Payload from clients.";
+        sent: Counter, "stablegate_sent_bytes_total", "Payload to clients.";
+        resent: Counter, "stablegate_resent_bytes_total", "Payload sent again on resumes.";
+        replay: Gauge, "stablegate_replay_buffer_bytes",
+            "Memory of replay buffers, and what lost connections have delivered unread.";
     }
 }
 

@@ -32,4 +32,3 @@ pub use gate::Limit;
 pub(crate) use generation::Loaded;
 pub use generation::{BuildError, Generation, Location};
 pub(crate) use live::{Look, Record, Story, Went};
-pub(crate) use metrics::ListenerMeter;

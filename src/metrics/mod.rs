@@ -9,4 +9,4 @@ mod text;
 
 pub(crate) use family::{Count, Family};
 pub(crate) use histogram::Histogram;
-pub(crate) use text::{Kind, Text, borrowed};
+pub(crate) use text::{Kind, Metric, Text, borrowed};

@@ -1,6 +1,8 @@
 //! Prometheus' text format, version 0.0.4.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write};
+use std::ops::Deref;
 
 use super::family::{Count, Family, Labels};
 use super::histogram::Histogram;
@@ -13,22 +15,73 @@ pub(crate) enum Kind {
     Histogram,
 }
 
+/// A metric that is declared once: what is counted, and how it is told of.
+pub(crate) struct Metric<const N: usize, T> {
+    kind: Kind,
+    name: &'static str,
+    help: &'static str,
+    members: Family<N, T>,
+}
+
+/// A value that a metric has for each set of labels.
+pub(crate) trait Sample {
+    /// Writes it into the family that was begun.
+    fn write(&self, text: &mut Text, labels: &[(&str, &str)]);
+}
+
+impl<const N: usize, T: Default> Metric<N, T> {
+    pub fn new(
+        kind: Kind,
+        name: &'static str,
+        help: &'static str,
+        labels: [&'static str; N],
+    ) -> Self {
+        Self {
+            kind,
+            name,
+            help,
+            members: Family::new(labels),
+        }
+    }
+}
+
+impl<const N: usize, T> Deref for Metric<N, T> {
+    type Target = Family<N, T>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.members
+    }
+}
+
+impl Sample for Count {
+    fn write(&self, text: &mut Text, labels: &[(&str, &str)]) {
+        text.sample(labels, self.get());
+    }
+}
+
+impl Sample for Histogram {
+    fn write(&self, text: &mut Text, labels: &[(&str, &str)]) {
+        text.histogram(labels, self);
+    }
+}
+
 /// A text that grows by families of samples.
 #[derive(Debug, Default)]
 pub(crate) struct Text {
     text: String,
-    name: &'static str,
+    name: Cow<'static, str>,
 }
 
 impl Text {
     /// Begins a family; samples follow.
-    pub fn family(&mut self, kind: Kind, name: &'static str, help: &str) {
+    pub fn family(&mut self, kind: Kind, name: impl Into<Cow<'static, str>>, help: &str) {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        self.name = name;
+        self.name = name.into();
+        let name = &self.name;
         // Writing to a string does not fail.
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
@@ -44,17 +97,11 @@ impl Text {
         self.sample(&[], value);
     }
 
-    /// A family of counts.
-    pub fn counts<const N: usize>(
-        &mut self,
-        kind: Kind,
-        name: &'static str,
-        help: &str,
-        family: &Family<N, Count>,
-    ) {
-        self.family(kind, name, help);
-        for (labels, count) in family.all() {
-            self.sample(&borrowed(&labels), count.get());
+    /// A family with all its members.
+    pub fn metric<const N: usize, T: Default + Sample>(&mut self, metric: &Metric<N, T>) {
+        self.family(metric.kind, metric.name, metric.help);
+        for (labels, value) in metric.all() {
+            value.write(self, &borrowed(&labels));
         }
     }
 
@@ -81,7 +128,7 @@ impl Text {
         value: impl Display,
     ) {
         let text = &mut self.text;
-        text.push_str(self.name);
+        text.push_str(&self.name);
         text.push_str(suffix);
         let labels = labels.iter().copied().chain(le.map(|le| ("le", le)));
         let mut before = '{';
@@ -122,10 +169,10 @@ mod tests {
     fn samples_are_written_as_prometheus_reads_them() {
         let mut text = Text::default();
         text.single(Kind::Gauge, "a", "What it is.", 1.5);
-        let family: Family<2, Count> = Family::new(["x", "y"]);
+        let family: Metric<2, Count> = Metric::new(Kind::Counter, "b_total", "More.", ["x", "y"]);
         family.with(["1", "\"a\\b\nc\""]).add(3);
         family.with(["1", "\"a\\b\nc\""]).add(4);
-        text.counts(Kind::Counter, "b_total", "More.", &family);
+        text.metric(&family);
         let expected = "# HELP a What it is.\n# TYPE a gauge\na 1.5\n\
             # HELP b_total More.\n# TYPE b_total counter\n\
             b_total{x=\"1\",y=\"\\\"a\\\\b\\nc\\\"\"} 7\n";

@@ -258,15 +258,15 @@ async fn settings_change_for_new_sessions() {
     let message = vec![7; 100_000];
     let mut old = fixture.connect(&[&fixture.kcp], kcp_settings()).await;
     echo(&mut old, &message).await;
-    assert_eq!(kcp_counters(&fixture).await.fec_parity_shards, 0);
+    assert_eq!(kcp_counters(&fixture).await.fec.parity_shards, 0);
 
     fixture.reconfigure("fec_data: 10, fec_parity: 3").await;
     let mut new = fixture.connect(&[&fixture.kcp], fec()).await;
     echo(&mut new, &message).await;
     echo(&mut old, &message).await;
     let counters = kcp_counters(&fixture).await;
-    assert!(counters.fec_parity_shards > 0 && counters.fec_errors == 0);
-    assert_eq!((counters.established, counters.stats.in_errs), (2, 0));
+    assert!(counters.fec.parity_shards > 0 && counters.fec.errors == 0);
+    assert_eq!((counters.connections, counters.stats.in_errors), (2, 0));
     assert_eq!(counters.half_open, 0);
     fixture.gateway.shutdown().await;
 }

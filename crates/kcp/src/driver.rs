@@ -22,8 +22,7 @@ use crate::state::Kcp;
 use crate::state::segment::{HEADER_LEN, conversation};
 use crate::strangers::{COPIES, Challenge, Claim, Strangers};
 use crate::timers::Timers;
-use crate::udp::{Inbox, Socket};
-use crate::udp::{Outbox, Path};
+use crate::udp::{Inbox, Outbox, Path, Socket};
 
 /// Rounds before other tasks have their turn.
 const ROUNDS: usize = 16;
@@ -155,7 +154,7 @@ impl Driver {
             acceptor.session_opened();
         }
         let count = self.by_peer.len() as u64;
-        self.counters.max_established = self.counters.max_established.max(count);
+        self.counters.connections_max = self.counters.connections_max.max(count);
         slot
     }
 
@@ -174,7 +173,7 @@ impl Driver {
         }
         self.wakers.extend(state.ready().into_iter().flatten());
         self.counters
-            .add_session(state.kcp.stats(), state.fec_counters());
+            .add_session(state.kcp.stats(), state.fec_stats());
         drop(state);
         if let Some(acceptor) = &self.acceptor {
             acceptor.session_ended();
@@ -263,7 +262,7 @@ impl Driver {
     ) -> Option<(u32, bool)> {
         let known = self.by_peer.get(&peer).copied();
         let Some(payload) = incoming.payload() else {
-            self.counters.strangers += u64::from(known.is_none());
+            self.counters.stranger_datagrams += u64::from(known.is_none());
             return known.map(|slot| (slot, false));
         };
         // invariant: slots stay, with or without a session.
@@ -318,7 +317,7 @@ impl Driver {
             }
             Some((_, Claim::Sends(conv))) if self.strangers.keep((peer, conv), datagram) => None,
             _ => {
-                self.counters.strangers += 1;
+                self.counters.stranger_datagrams += 1;
                 None
             }
         }
@@ -423,13 +422,13 @@ impl Driver {
 
     fn count(&self) -> Counters {
         let mut counters = Counters {
-            established: self.by_peer.len() as u64,
+            connections: self.by_peer.len() as u64,
             half_open: self.strangers.len() as u64,
             ..self.counters
         };
         for entry in self.sessions.iter().flatten() {
             let state = entry.session.lock();
-            counters.add_session(state.kcp.stats(), state.fec_counters());
+            counters.add_session(state.kcp.stats(), state.fec_stats());
         }
         counters
     }

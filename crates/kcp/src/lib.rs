@@ -1,25 +1,5 @@
-//! KCP, wire compatible with xtaci/kcp-go without encryption.
-//!
-//! [`Listener`] and [`Stream`] are the transport. Below them, [`Kcp`] is the state machine of one
-//! session and [`fec`] its forward error correction, neither of which knows a socket, clock or
-//! randomness; [`segment`] is the codec.
-//!
-//! ```text
-//!  UDP socket ── driver (one task per socket: timers, strangers, batches) ── socket …
-//!                  │  one small lock per session
-//!               session (state machine, error correction) ── Stream ── the session's task
-//! ```
-//!
-//! # Strangers
-//!
-//! A datagram of an unknown peer is dropped unless its first segment is a whole push with serial
-//! number 0. Such a peer is challenged: it has to acknowledge an empty segment whose
-//! timestamp it can only know from having received it. There is no session before: a forged
-//! datagram gets at most three times its bytes to where it claims to come from, and nothing else.
-//! An honest peer waits one round trip.
-//!
-//! Another conversation from the address of a session takes its place once it has answered: its
-//! client has started anew behind the same port. Anything else is dropped.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 mod acceptor;
 mod clock;
@@ -47,7 +27,7 @@ pub mod internal {
 }
 
 pub use config::Config;
-pub use counters::Counters;
+pub use counters::{Counters, FecStats, Metric, MetricKind, Stats};
 pub use listener::{Control, Listener};
-pub use state::{InputError, Kcp, Settings, Stats, segment};
+pub use state::{InputError, Kcp, Settings, segment};
 pub use stream::Stream;

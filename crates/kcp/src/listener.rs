@@ -27,7 +27,7 @@ pub struct Control {
 }
 
 impl Listener {
-    /// Opens the sockets. Must be called within a runtime.
+    /// Binds the sockets. Must be called within a runtime.
     ///
     /// # Errors
     /// Those of the system. The port counts as taken as long as sessions of an earlier listener
@@ -46,17 +46,17 @@ impl Listener {
         })
     }
 
-    /// Gives the bound address, with the real port where the given one was 0.
+    /// Returns the bound address, with the real port where the given one was 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.control.local_addr()
     }
 
-    /// Gives what changes and watches this listener.
+    /// Returns what changes and watches this listener.
     pub fn control(&self) -> &Control {
         &self.control
     }
 
-    /// Waits for the next session. Its peer has shown that it receives what is sent to it.
+    /// Accepts the next session. Its peer has shown that it receives what is sent to it.
     ///
     /// Cancel safe.
     pub async fn accept(&self) -> Stream {
@@ -93,7 +93,7 @@ impl Control {
         self.acceptor.set(config);
     }
 
-    /// Gives the address of the listener.
+    /// Returns the address of the listener.
     pub fn local_addr(&self) -> SocketAddr {
         self.acceptor.local_addr()
     }
@@ -103,7 +103,7 @@ impl Control {
         self.acceptor.is_closed()
     }
 
-    /// Accepts again on the sockets of a listener that is dropped or about to be, with new
+    /// Reopens the listener on the sockets of a listener that is dropped or about to be, with new
     /// settings. `None` if no session has kept them open; the port is free then.
     ///
     /// Waits for a listener that is not dropped. Cancel safe.

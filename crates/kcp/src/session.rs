@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use crate::clock::{Clock, widen};
+use crate::counters::FecStats;
 use crate::fec;
 use crate::fec::shards::{Incoming, Shards};
 use crate::handle::DriverHandle;
@@ -266,8 +267,8 @@ impl State {
     }
 
     /// The counts of forward error correction, if it is on.
-    pub fn fec_counters(&self) -> Option<&fec::Counters> {
-        self.shards.as_ref().map(|shards| shards.counters())
+    pub fn fec_stats(&self) -> Option<&FecStats> {
+        self.shards.as_ref().map(|shards| shards.stats())
     }
 
     /// Puts into the outbox what is to be sent now. `false` if it is full.

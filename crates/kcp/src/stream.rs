@@ -11,13 +11,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::Config;
+use crate::counters::{FecStats, Stats};
 use crate::driver::Driver;
-use crate::fec;
 use crate::session::{Phase, Session, State};
-use crate::state::Stats;
 use crate::udp::Socket;
 
-/// A KCP session.
+/// Reads and writes a KCP session as a stream of bytes.
 ///
 /// KCP has no end of stream. So:
 ///
@@ -41,11 +40,14 @@ impl Stream {
         Self { session }
     }
 
-    /// Opens a session to `peer` on a socket of its own. Nothing is sent before the first write,
+    /// Connects to `peer` on a socket of its own. Nothing is sent before the first write,
     /// so nobody may be there; where the peer's system says so, reads and writes fail with
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused).
     ///
     /// Must be called within a runtime.
+    ///
+    /// # Errors
+    /// Those of the system.
     pub fn connect(peer: SocketAddr, config: &Config) -> io::Result<Self> {
         let socket = Socket::connect(peer, config)?;
         let mut driver = Driver::dialling(socket);
@@ -54,37 +56,38 @@ impl Stream {
         Ok(Self::new(session))
     }
 
+    /// Returns the address of the peer.
     pub fn peer_addr(&self) -> SocketAddr {
         self.session.peer
     }
 
-    /// The address that the peer sends to.
+    /// Returns the address that the peer sends to.
     pub fn local_addr(&self) -> SocketAddr {
         self.session.local
     }
 
-    /// The conversation's number.
+    /// Returns the number of the conversation.
     pub fn conv(&self) -> u32 {
         self.session.lock().kcp.conv()
     }
 
-    /// Bytes written, from the first that the peer has not acknowledged on.
+    /// Counts the bytes written, from the first that the peer has not acknowledged on.
     pub fn undelivered(&self) -> usize {
         self.session.lock().kcp.undelivered()
     }
 
-    /// The smoothed round-trip time, once there is one.
+    /// Returns the smoothed round-trip time, once there is one.
     pub fn round_trip(&self) -> Option<Duration> {
         let milliseconds = self.session.lock().kcp.round_trip()?;
         Some(Duration::from_millis(milliseconds.into()))
     }
 
-    /// Closes it without delivering what it has not delivered yet.
+    /// Resets the session: what it has not delivered yet never is. The peer is not told.
     pub fn reset(mut self) {
         self.abandon();
     }
 
-    /// The same, and what has arrived can still be read.
+    /// Abandons the session as [`reset`](Self::reset) does, but what has arrived can still be read.
     pub fn abandon(&mut self) {
         let mut state = self.session.lock();
         if !matches!(state.phase, Phase::Broken(_)) {
@@ -93,24 +96,24 @@ impl Stream {
         }
     }
 
-    /// Whether its driver knows it no more. There may still be bytes to read.
+    /// Tells whether the session has ended, for whatever reason. There may still be bytes to read.
     pub fn is_broken(&self) -> bool {
         matches!(self.session.lock().phase, Phase::Broken(_))
     }
 
-    /// Bytes that have arrived in order and were not read.
+    /// Counts the bytes that have arrived in order and were not read.
     pub fn unread(&self) -> usize {
         self.session.lock().kcp.readable()
     }
 
-    /// What the session has counted.
+    /// Returns what the session has counted.
     pub fn stats(&self) -> Stats {
         *self.session.lock().kcp.stats()
     }
 
-    /// The counts of its forward error correction, if that is on.
-    pub fn fec_counters(&self) -> Option<fec::Counters> {
-        self.session.lock().fec_counters().copied()
+    /// Returns what its forward error correction has counted, if that is on.
+    pub fn fec_stats(&self) -> Option<FecStats> {
+        self.session.lock().fec_stats().copied()
     }
 
     fn write(&mut self, cx: &mut Context<'_>, slices: &[&[u8]]) -> Poll<io::Result<usize>> {

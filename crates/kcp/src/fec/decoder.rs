@@ -4,29 +4,16 @@ use super::ids::Ids;
 use super::reed_solomon::{ReedSolomon, Rows};
 use super::shape::Shape;
 use super::wire::{FecError, Kind, Shard, payload};
+use crate::counters::FecStats;
 
-/// Groups the decoder keeps open: the newest seen and the three before it, as kcp-go does.
+/// Counts the groups that the decoder keeps open: the newest seen and the three before it, as kcp-go does.
 pub const OPEN_GROUPS: usize = 4;
 
 /// Shards this many groups behind the newest are taken for the peer's present place, and the
 /// newest for a stray; nearer ones are merely late.
 const LATE_GROUPS: u32 = 128;
 
-/// What happened on the receiving side, since the decoder was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Payloads recovered.
-    pub recovered: u64,
-    /// Shards [`Decoder::input`] refused, and recovered shards whose size field was impossible.
-    /// What [`Shard::parse`] refuses is the caller's to count.
-    pub errors: u64,
-    /// Parity shards received, useless ones included.
-    pub parity_shards: u64,
-    /// Shards of groups that expired, or were released, with too few to recover anything.
-    pub short_shards: u64,
-}
-
-/// The receiving side.
+/// Recovers what the other side sent and was lost.
 ///
 /// For each datagram: [`Shard::parse`], deliver [`Shard::payload`], then [`Decoder::input`] and
 /// deliver what it recovered. A payload may come twice, recovered first and then late itself:
@@ -38,19 +25,18 @@ pub struct Decoder {
     /// The number of the group that ends the window of open groups.
     newest: Option<u32>,
     pub(super) groups: Vec<Group>,
-    counters: Counters,
+    stats: FecStats,
 }
 
 impl Decoder {
     /// Makes a decoder for groups of the peer's shape.
     pub fn new(shape: Shape) -> Self {
-        let code = ReedSolomon::new(shape);
         Self {
-            ids: Ids::new(&code),
-            code,
+            ids: Ids::new(shape),
+            code: ReedSolomon::new(shape),
             newest: None,
             groups: Vec::new(),
-            counters: Counters::default(),
+            stats: FecStats::default(),
         }
     }
 
@@ -61,10 +47,8 @@ impl Decoder {
     ///
     /// `IdPastWrap`, `Misplaced`. The payload of a refused data shard is still good.
     pub fn input(&mut self, shard: &Shard<'_>) -> Result<Option<Recovered>, FecError> {
-        let place = self
-            .place(shard)
-            .inspect_err(|_| self.counters.errors += 1)?;
-        self.counters.parity_shards += u64::from(shard.kind == Kind::Parity);
+        let place = self.place(shard).inspect_err(|_| self.stats.errors += 1)?;
+        self.stats.parity_shards += u64::from(shard.kind == Kind::Parity);
 
         let Some(at) = self.open(self.ids.group(shard.id)) else {
             return Ok(None);
@@ -93,25 +77,26 @@ impl Decoder {
         group.settle();
 
         let good = recovered.payloads().count();
-        self.counters.recovered += good as u64;
-        self.counters.errors += (recovered.0.count() - good) as u64;
+        self.stats.recovered += good as u64;
+        self.stats.errors += (recovered.0.count() - good) as u64;
         Ok(Some(recovered))
     }
 
-    /// Gives back the memory of all open groups, none of which will be recovered then: for
+    /// Releases the memory of all open groups, none of which will be recovered then: for
     /// sessions that fall idle.
     pub fn release(&mut self) {
         self.retain(|_| false);
         self.groups = Vec::new();
     }
 
-    /// What happened so far.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// Returns what has been counted since the decoder was made. What [`Shard::parse`] refuses is the
+    /// caller's to count.
+    pub fn stats(&self) -> &FecStats {
+        &self.stats
     }
 
-    /// Heap bytes held for open groups: at most [`OPEN_GROUPS`] × p × [`MAX_DATAGRAM`] and a few
-    /// hundred.
+    /// Counts the heap bytes held for open groups: at most [`OPEN_GROUPS`] × p ×
+    /// [`MAX_DATAGRAM`](super::MAX_DATAGRAM) and a few hundred.
     pub fn heap_size(&self) -> usize {
         let sums = self.groups.iter().map(|group| group.sums.heap_size());
         self.groups.capacity() * size_of::<Group>() + sums.sum::<usize>()
@@ -157,7 +142,7 @@ impl Decoder {
     }
 
     fn retain(&mut self, keep: impl Fn(&Group) -> bool) {
-        let short = &mut self.counters.short_shards;
+        let short = &mut self.stats.short_shards;
         self.groups.retain(|group| {
             let keep = keep(group);
             if !keep && !group.settled {
@@ -168,12 +153,12 @@ impl Decoder {
     }
 }
 
-/// Recovered data shards of one group.
+/// Holds recovered data shards of one group.
 #[derive(Debug)]
 pub struct Recovered(Rows);
 
 impl Recovered {
-    /// Their payloads, in the order of their ids. A shard whose size field cannot be is left out:
+    /// Iterates over their payloads, in the order of their ids. A shard whose size field cannot be is left out:
     /// some shard of its group was forged or damaged.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.0.count()).filter_map(|index| payload(self.0.row(index)))

@@ -5,7 +5,7 @@ use super::reed_solomon::{ReedSolomon, Rows};
 use super::shape::Shape;
 use super::wire::{FRAME, FecError, HEADER, MAX_DATAGRAM, PARITY, write_frame, write_header};
 
-/// The sending side.
+/// Protects what one side sends.
 #[derive(Debug)]
 pub struct Encoder {
     pub(super) code: ReedSolomon,
@@ -19,17 +19,16 @@ pub struct Encoder {
 impl Encoder {
     /// Makes an encoder for groups of a shape, beginning at id 0.
     pub fn new(shape: Shape) -> Self {
-        let code = ReedSolomon::new(shape);
         Self {
-            ids: Ids::new(&code),
+            ids: Ids::new(shape),
             sums: Rows::new(shape.parity(), FRAME),
-            code,
+            code: ReedSolomon::new(shape),
             next: 0,
             unprotected: false,
         }
     }
 
-    /// Begins with the next group: something else has the ids of this one. Before the first
+    /// Skips the rest of the group: something else has the ids of this one. Before the first
     /// datagram.
     pub fn skip_group(&mut self) {
         self.next = self.ids.next_group(self.next);
@@ -72,14 +71,14 @@ impl Encoder {
         Ok(Some(Parity::frame(sums, self.code.parity_shards(), first)))
     }
 
-    /// Gives back the memory of the open group, which will have no parity then: for sessions that
+    /// Releases the memory of the open group, which will have no parity then: for sessions that
     /// fall idle. Ids go on as if its parity had been dropped.
     pub fn release(&mut self) {
         self.unprotected = self.ids.place(self.next) != 0;
         self.take_sums();
     }
 
-    /// Heap bytes held for the open group: at most p × [`MAX_DATAGRAM`].
+    /// Counts the heap bytes held for the open group: at most p × [`MAX_DATAGRAM`].
     pub fn heap_size(&self) -> usize {
         self.sums.heap_size()
     }
@@ -90,23 +89,23 @@ impl Encoder {
     }
 }
 
-/// The parity datagrams of one group, all of the same length and back to back in one buffer, as
+/// Holds the parity datagrams of one group, all of the same length and back to back in one buffer, as
 /// segmentation offload wants them.
 #[derive(Debug, Clone)]
 pub struct Parity(Rows);
 
 impl Parity {
-    /// The datagrams, headers included, in the order they are to be sent.
+    /// Iterates over the datagrams, headers included, in the order they are to be sent.
     pub fn datagrams(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.as_bytes().chunks_exact(self.datagram_len())
     }
 
-    /// All datagrams without anything between.
+    /// Returns all datagrams without anything between.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// Bytes of each datagram.
+    /// Counts the bytes of each datagram.
     pub fn datagram_len(&self) -> usize {
         self.0.stride()
     }

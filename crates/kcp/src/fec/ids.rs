@@ -1,6 +1,6 @@
 //! The ids of shards.
 
-use super::reed_solomon::ReedSolomon;
+use super::shape::Shape;
 
 /// The circle of ids for one shape.
 #[derive(Debug, Clone, Copy)]
@@ -12,9 +12,9 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    pub(super) fn new(code: &ReedSolomon) -> Self {
-        let size = u32::try_from(code.data_shards() + code.parity_shards())
-            .expect("a code has at most 256 shards");
+    pub(super) fn new(shape: Shape) -> Self {
+        let size =
+            u32::try_from(shape.data() + shape.parity()).expect("a group has at most 256 shards");
         let limit = u32::MAX / size * size;
         Self { size, limit }
     }

@@ -12,6 +12,35 @@
 //!
 //! No I/O and no clock: a group is old by distance of ids. An owner that sees its session fall
 //! idle can call `release` on both sides.
+//!
+//! ```
+//! use stablegate_kcp::fec::{Decoder, Encoder, FecError, HEADER, Shape, Shard};
+//!
+//! let shape = Shape::new(3, 1).expect("a shape that there is");
+//! let (mut encoder, mut decoder) = (Encoder::new(shape), Decoder::new(shape));
+//! let mut sent = Vec::new();
+//! for payload in ["one", "two", "three"] {
+//!     let mut datagram = [&[0; HEADER], payload.as_bytes()].concat();
+//!     let parity = encoder.seal(&mut datagram)?;
+//!     sent.push(datagram);
+//!     for datagram in parity.iter().flat_map(|parity| parity.datagrams()) {
+//!         sent.push(datagram.to_vec());
+//!     }
+//! }
+//!
+//! // The second is lost, and comes back with the parity.
+//! sent.remove(1);
+//! let mut received = Vec::new();
+//! for datagram in &sent {
+//!     let shard = Shard::parse(datagram)?;
+//!     received.extend(shard.payload().map(<[u8]>::to_vec));
+//!     if let Some(recovered) = decoder.input(&shard)? {
+//!         received.extend(recovered.payloads().map(<[u8]>::to_vec));
+//!     }
+//! }
+//! assert_eq!(received, [&b"one"[..], b"three", b"two"]);
+//! # Ok::<(), FecError>(())
+//! ```
 
 mod decoder;
 mod encoder;
@@ -24,7 +53,7 @@ pub(crate) mod shards;
 mod tests;
 mod wire;
 
-pub use decoder::{Counters, Decoder, OPEN_GROUPS, Recovered};
+pub use decoder::{Decoder, OPEN_GROUPS, Recovered};
 pub use encoder::{Encoder, Parity};
 pub use shape::{Shape, ShapeError};
 pub use wire::{FecError, HEADER, MAX_DATAGRAM, Shard};

@@ -2,21 +2,21 @@
 
 use thiserror::Error;
 
-/// The shape of forward error correction: how many shards carry data in each group, and how many
-/// are added, as many of which may be lost.
+/// Shapes the groups of forward error correction: how many shards carry data in each, and how many
+/// are added, as many of which may be lost. Both ends must have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     data: usize,
     parity: usize,
 }
 
-/// A shape that has no code.
+/// Tells that no code has such a shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{data} data and {parity} parity shards: both must be positive, their sum at most 256")]
 pub struct ShapeError {
-    /// Data shards asked for.
+    /// Counts the data shards asked for.
     pub data: usize,
-    /// Parity shards asked for.
+    /// Counts the parity shards asked for.
     pub parity: usize,
 }
 
@@ -34,12 +34,12 @@ impl Shape {
         Ok(Self { data, parity })
     }
 
-    /// Gives the number of data shards in a group.
+    /// Counts the data shards of a group.
     pub fn data(self) -> usize {
         self.data
     }
 
-    /// Gives the number of parity shards in a group.
+    /// Counts the parity shards of a group.
     pub fn parity(self) -> usize {
         self.parity
     }

@@ -1,9 +1,10 @@
 //! Forward error correction of one session, and what of a datagram is KCP's.
 
-use super::decoder::{Counters, Decoder};
+use super::decoder::Decoder;
 use super::encoder::{Encoder, Parity};
 use super::shape::Shape;
 use super::wire::{FecError, Shard};
+use crate::counters::FecStats;
 
 /// Milliseconds between two datagrams after which parity of their group comes too late to help;
 /// kcp-go's.
@@ -97,7 +98,7 @@ impl Shards {
         }
     }
 
-    pub fn counters(&self) -> &Counters {
-        self.decoder.counters()
+    pub fn stats(&self) -> &FecStats {
+        self.decoder.stats()
     }
 }

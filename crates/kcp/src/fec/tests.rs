@@ -57,7 +57,7 @@ fn every_loss_parity_allows_is_recovered() {
             .collect();
         expected.sort();
         assert_eq!(got, expected);
-        assert_eq!(decoder.counters().errors, 0);
+        assert_eq!(decoder.stats().errors, 0);
         if left.len() >= data {
             assert!(decoder.heap_size() < OVERHEAD);
         }
@@ -73,7 +73,7 @@ fn parity_may_come_first_and_data_backwards() {
         .rev()
         .flat_map(|datagram| delivered(&mut decoder, datagram))
         .collect();
-    assert_eq!(decoder.counters().recovered, 3);
+    assert_eq!(decoder.stats().recovered, 3);
     for payload in payloads {
         assert!(got.contains(&payload));
     }
@@ -101,7 +101,7 @@ fn ids_wrap_to_a_whole_group() {
                 .collect();
             assert!(got.contains(&payloads[0]));
         }
-        assert_eq!(decoder.counters().recovered, 4);
+        assert_eq!(decoder.stats().recovered, 4);
         assert_eq!(decoder.groups.len(), 4);
     }
 }
@@ -121,7 +121,7 @@ fn ids_that_wrapping_skips_are_refused() {
             .input(&shard(u32::MAX - 1, Kind::Parity, &[2, 0]))
             .is_ok()
     );
-    assert_eq!(decoder.counters().errors, 1);
+    assert_eq!(decoder.stats().errors, 1);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn duplicates_do_not_count() {
     let last = Shard::parse(&datagrams[4]).unwrap();
     assert_eq!(decoder.input(&last).unwrap().unwrap().payloads().count(), 2);
     assert!(decoder.input(&last).unwrap().is_none());
-    assert_eq!(decoder.counters().recovered, 2);
+    assert_eq!(decoder.stats().recovered, 2);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn groups_expire_by_distance() {
         delivered(&mut decoder, &datagrams[0]);
         delivered(&mut decoder, &datagrams[1]);
     }
-    assert_eq!(decoder.counters().short_shards, 2);
+    assert_eq!(decoder.stats().short_shards, 2);
     // The oldest is gone, the one after it not.
     assert_eq!(
         delivered(&mut decoder, &groups[0].1[3]),
@@ -166,7 +166,7 @@ fn groups_expire_by_distance() {
         delivered(&mut decoder, &groups[1].1[3]),
         [groups[1].0[2].clone()]
     );
-    assert_eq!(decoder.counters().recovered, 1);
+    assert_eq!(decoder.stats().recovered, 1);
 }
 
 #[test]
@@ -193,8 +193,8 @@ fn parity_shorter_than_data_and_nonsense_sizes_are_errors_at_most() {
         let parity = shard(2, Kind::Parity, body);
         let recovered = decoder.input(&parity).unwrap().unwrap();
         let good = recovered.payloads().count() as u64;
-        assert_eq!(decoder.counters().recovered, good);
-        assert_eq!(decoder.counters().errors, 1 - good);
+        assert_eq!(decoder.stats().recovered, good);
+        assert_eq!(decoder.stats().errors, 1 - good);
     }
     assert_eq!(payload(&[1, 0, 5]), None);
     assert_eq!(payload(&[4, 0, 5]), None);
@@ -219,9 +219,9 @@ fn complete_groups_hold_no_memory() {
         }
         assert!(decoder.heap_size() < OVERHEAD);
     }
-    assert_eq!(decoder.counters().parity_shards, 18);
-    assert_eq!(decoder.counters().short_shards, 0);
-    assert_eq!(decoder.counters().recovered, 0);
+    assert_eq!(decoder.stats().parity_shards, 18);
+    assert_eq!(decoder.stats().short_shards, 0);
+    assert_eq!(decoder.stats().recovered, 0);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn release_frees_open_groups_and_the_next_are_protected_again() {
     encoder.release();
     decoder.release();
     assert_eq!((encoder.heap_size(), decoder.heap_size()), (0, 0));
-    assert_eq!(decoder.counters().short_shards, 1);
+    assert_eq!(decoder.stats().short_shards, 1);
 
     assert!(encoder.seal(&mut datagram(b"after")).unwrap().is_none());
     let (payloads, datagrams) = group(&mut encoder);
@@ -365,7 +365,7 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(decoder.counters().errors, 0);
+        prop_assert_eq!(decoder.stats().errors, 0);
     }
 }
 

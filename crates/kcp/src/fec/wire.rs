@@ -2,13 +2,14 @@
 
 use thiserror::Error;
 
-/// Bytes to leave free in front of a payload for [`Encoder::seal`]: id, type and size.
+/// Counts the bytes to leave free in front of a payload for
+/// [`Encoder::seal`](super::Encoder::seal): id, type and size.
 pub const HEADER: usize = FRAME + 2;
 
-/// The longest datagram accepted or made, in bytes, header included (kcp-go's `mtuLimit`).
+/// Counts the bytes of the longest datagram accepted or made, header included (kcp-go's `mtuLimit`).
 pub const MAX_DATAGRAM: usize = 1500;
 
-/// Why a datagram was refused. All but the encoder's are the peer's doing.
+/// Tells why a datagram was refused. All but the encoder's are the peer's doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum FecError {
     /// It ends before its header does.
@@ -31,7 +32,7 @@ pub enum FecError {
     Misplaced,
 }
 
-/// One received datagram, its header checked.
+/// Holds one received datagram, its header checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard<'a> {
     pub(super) id: u32,
@@ -40,7 +41,7 @@ pub struct Shard<'a> {
 }
 
 impl<'a> Shard<'a> {
-    /// Reads a datagram's header.
+    /// Parses a datagram's header.
     ///
     /// # Errors
     ///
@@ -67,7 +68,7 @@ impl<'a> Shard<'a> {
         })
     }
 
-    /// What a data shard carries, to be delivered at once whatever the decoder makes of it; `None`
+    /// Returns what a data shard carries, to be delivered at once whatever the decoder makes of it; `None`
     /// for parity.
     pub fn payload(&self) -> Option<&'a [u8]> {
         match self.kind {

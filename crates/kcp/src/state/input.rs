@@ -8,15 +8,19 @@ use super::receive_queue::Taken;
 use super::rtt;
 use super::segment::{Command, HEADER_LEN, Segment, SegmentError};
 
-/// Why a datagram, or the rest of it, was refused; always the sender's fault.
+/// Tells why a datagram, or the rest of it, was refused; always the sender's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InputError {
+    /// What is no segment.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// A segment of another conversation, which is named.
     #[error("segment of conversation {0:#010x} in this one")]
     OtherConversation(u32),
+    /// A payload of so many bytes, beyond the longest datagram.
     #[error("payload of {0} bytes is longer than a datagram may carry")]
     Oversized(usize),
+    /// An acknowledgement of what was never sent.
     #[error("peer has received everything below {0}, which was never sent")]
     NeverSent(u32),
 }
@@ -39,14 +43,15 @@ enum Origin {
 impl Kcp {
     /// Takes in a datagram from the peer, any number of segments.
     ///
-    /// Fewer trailing bytes than a header are ignored, as kcp-go does.
+    /// Ignores fewer trailing bytes than a header, as kcp-go does. `now` as for the whole
+    /// [`Kcp`].
     ///
     /// # Errors
     /// The first bad segment ends the datagram: those before it count, the
     /// session goes on.
     pub fn handle_datagram(&mut self, datagram: &[u8], now: u32) -> Result<(), InputError> {
-        self.stats.in_pkts += 1;
-        self.stats.in_bytes += datagram.len() as u64;
+        self.stats.in_datagrams += 1;
+        self.stats.in_datagram_bytes += datagram.len() as u64;
         self.handle(datagram, now, Origin::Network)
     }
 
@@ -67,7 +72,7 @@ impl Kcp {
         let mut answer = None;
         let result = self.handle_segments(datagram, now, origin, una, &mut answer);
         if result.is_err() {
-            self.stats.in_errs += 1;
+            self.stats.in_errors += 1;
         }
         if let Some(answer) = answer
             && origin == Origin::Network
@@ -140,7 +145,7 @@ impl Kcp {
         if !self.send.was_sent_below(header.una) {
             return Err(InputError::NeverSent(header.una));
         }
-        self.stats.in_segs += 1;
+        self.stats.in_segments += 1;
         self.send.acknowledge_below(header.una);
         // An older una comes with an older window, overtaken on the way.
         if origin == Origin::Network && header.una == self.send.una() {
@@ -165,7 +170,7 @@ impl Kcp {
             .receive
             .insert(header.sn, header.fragment, segment.payload);
         if taken != Taken::New && origin == Origin::Network {
-            self.stats.repeat_segs += 1;
+            self.stats.repeated_segments += 1;
         }
         // A repeat is acknowledged too: the first answer may have been lost.
         if taken != Taken::Beyond {

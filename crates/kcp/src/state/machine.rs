@@ -7,7 +7,8 @@ use super::recovery::Recovery;
 use super::rtt::{self, RoundTrip};
 use super::segment::{HEADER_LEN, PEER_DATAGRAM_LIMIT};
 use super::send_queue::{Cut, SendQueue};
-use super::settings::{Settings, Stats};
+use super::settings::Settings;
+use crate::counters::Stats;
 
 /// The window a peer is assumed to have until it tells; kcp-go's default.
 const UNTOLD_WINDOW: u32 = 32;
@@ -20,7 +21,7 @@ pub(super) const PAYLOAD_LIMIT: usize = PEER_DATAGRAM_LIMIT - HEADER_LEN;
 /// The least datagram that has room for everything that must go together.
 const LEAST_DATAGRAM: usize = 128;
 
-/// One KCP session: what arrives goes in, what to send and to deliver comes out.
+/// Runs one KCP session: what arrives goes in, what to send and to deliver comes out.
 ///
 /// It performs no I/O and knows no time of its own. `now` is milliseconds on any
 /// monotonic clock, the same for every call and wrapping at 2^32; it is also
@@ -40,6 +41,32 @@ const LEAST_DATAGRAM: usize = 128;
 /// no end of stream: the driver lingers until [`undelivered`](Self::undelivered)
 /// is 0 and drops the session. It ends one that it has heard nothing from for
 /// its read timeout.
+///
+/// ```
+/// use stablegate_kcp::{InputError, Kcp, Settings};
+///
+/// /// Carries all that `from` has to send at `now`.
+/// fn carry(from: &mut Kcp, to: &mut Kcp, now: u32) -> Result<(), InputError> {
+///     let mut datagram = [0; 1500];
+///     while let Some(len) = from.poll_transmit(now, &mut datagram) {
+///         to.handle_datagram(&datagram[..len], now)?;
+///     }
+///     Ok(())
+/// }
+///
+/// let settings = Settings::default();
+/// let (mut client, mut server) = (Kcp::new(7, &settings), Kcp::new(7, &settings));
+/// client.write(b"hello", 0);
+/// carry(&mut client, &mut server, 0)?;
+/// assert_eq!(server.chunk(), b"hello");
+///
+/// // It is acknowledged when the interval has passed.
+/// let now = server.next_deadline().expect("an acknowledgement to send");
+/// assert_eq!((client.undelivered(), now), (5, 10));
+/// carry(&mut server, &mut client, now)?;
+/// assert_eq!(client.undelivered(), 0);
+/// # Ok::<(), InputError>(())
+/// ```
 #[derive(Debug)]
 pub struct Kcp {
     pub(super) conv: u32,
@@ -74,7 +101,7 @@ pub struct Kcp {
 }
 
 impl Kcp {
-    /// A session of conversation `conv`, which both ends agree on by the client
+    /// Makes a session of conversation `conv`, which both ends agree on by the client
     /// picking it. Allocates nothing until there is data.
     pub fn new(conv: u32, settings: &Settings) -> Self {
         Self::starting_at(conv, settings, 0, 0)
@@ -115,11 +142,12 @@ impl Kcp {
         }
     }
 
+    /// Returns the number of the conversation.
     pub fn conv(&self) -> u32 {
         self.conv
     }
 
-    /// Takes bytes to send and gives how many; fewer than offered, down to 0,
+    /// Takes bytes to send and returns how many; fewer than offered, down to 0,
     /// when the send window is full. [`writable`](Self::writable) grows again as
     /// the peer acknowledges.
     ///
@@ -134,7 +162,7 @@ impl Kcp {
         }
         self.clock = now;
         self.active_at = now;
-        self.stats.bytes_sent += taken as u64;
+        self.stats.sent_bytes += taken as u64;
         if self.write_delay && fresh {
             self.hold_until = Some(now.wrapping_add(self.interval));
         }
@@ -144,27 +172,28 @@ impl Kcp {
         taken
     }
 
-    /// Whether [`write`](Self::write) needs the exact time.
+    /// Tells whether [`write`](Self::write) needs the exact time.
     pub fn delays_writes(&self) -> bool {
         self.write_delay
     }
 
-    /// Bytes [`write`](Self::write) has room for.
+    /// Counts the bytes that [`write`](Self::write) has room for.
     pub fn writable(&self) -> usize {
         self.send.room(self.cut)
     }
 
-    /// The smoothed round-trip time in milliseconds, once there is one.
+    /// Returns the smoothed round-trip time in milliseconds, once there is one.
     pub fn round_trip(&self) -> Option<u32> {
         self.round_trip.mean()
     }
 
-    /// Bytes taken by [`write`](Self::write), from the first that the peer has not acknowledged on.
+    /// Counts the bytes taken by [`write`](Self::write), from the first that the peer has not
+    /// acknowledged on.
     pub fn undelivered(&self) -> usize {
         self.send.undelivered()
     }
 
-    /// Copies received bytes to `out` and gives how many; 0 when there are none.
+    /// Copies received bytes to `out` and returns how many; 0 when there are none.
     /// Message boundaries do not show; see [`message_len`](Self::message_len).
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         let mut copied = 0;
@@ -179,12 +208,12 @@ impl Kcp {
         copied
     }
 
-    /// Received bytes in order and not read.
+    /// Counts the received bytes in order and not read.
     pub fn readable(&self) -> usize {
         self.receive.readable()
     }
 
-    /// The first received bytes, as many as lie together; empty when there are
+    /// Returns the first received bytes, as many as lie together; empty when there are
     /// none. [`consume`](Self::consume) drops them.
     pub fn chunk(&self) -> &[u8] {
         self.receive.chunk()
@@ -194,30 +223,31 @@ impl Kcp {
     pub fn consume(&mut self, len: usize) {
         let len = len.min(self.readable());
         self.receive.consume(len);
-        self.stats.bytes_received += len as u64;
+        self.stats.received_bytes += len as u64;
         // Opening by single segments would have the peer send single segments.
         if self.told_closed && self.receive.free() >= (self.receive.window() / 4).max(1) {
             self.must_tell_window = true;
         }
     }
 
-    /// Whether reading has opened a window that the peer knows to be closed, so that
+    /// Tells whether reading has opened a window that the peer knows to be closed, so that
     /// [`poll_transmit`](Self::poll_transmit) has something to send at once.
     pub fn must_tell_window(&self) -> bool {
         self.must_tell_window
     }
 
-    /// Unread bytes of the first message, once all its fragments are here. A
+    /// Counts the unread bytes of the first message, once all its fragments are here. A
     /// peer in stream mode makes each segment a message.
     pub fn message_len(&self) -> Option<usize> {
         self.receive.message_len()
     }
 
+    /// Returns what the session has counted.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// Bytes held beside the struct itself.
+    /// Counts the heap bytes held.
     pub fn heap_size(&self) -> usize {
         self.send.heap_size()
             + self.receive.heap_size()

@@ -17,4 +17,4 @@ mod tests;
 
 pub use input::InputError;
 pub use machine::Kcp;
-pub use settings::{Settings, Stats};
+pub use settings::Settings;

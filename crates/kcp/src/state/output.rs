@@ -12,14 +12,14 @@ const PROBE_FIRST: u32 = 500;
 const PROBE_LIMIT: u32 = 120_000;
 
 impl Kcp {
-    /// Puts the next datagram to send into `out` and gives its length; `None`
+    /// Puts the next datagram to send into `out` and returns its length; `None`
     /// when there is nothing to send at `now`.
     ///
     /// Full segments come before anything shorter as far as order allows, so
     /// runs of datagrams have equal lengths.
     ///
     /// # Panics
-    /// If `out` is shorter than `mtu - reserved` of the settings.
+    /// If `out` is shorter than the `mtu` of the settings, or what that was lifted or cut to.
     pub fn poll_transmit(&mut self, now: u32, out: &mut [u8]) -> Option<usize> {
         self.clock = now;
         if self.hold_until.is_some_and(|until| !before(now, until)) {
@@ -46,12 +46,12 @@ impl Kcp {
             self.release_when_quiet(now);
             return None;
         }
-        self.stats.out_pkts += 1;
-        self.stats.out_bytes += len as u64;
+        self.stats.out_datagrams += 1;
+        self.stats.out_datagram_bytes += len as u64;
         Some(len)
     }
 
-    /// When [`poll_transmit`](Self::poll_transmit) has to be called next if
+    /// Tells when [`poll_transmit`](Self::poll_transmit) has to be called next if
     /// nothing happens before; `None` when there is nothing to send,
     /// acknowledge or probe. Once, a second after traffic that made
     /// the buffers grow, it asks for a call to give them back.
@@ -118,7 +118,7 @@ impl Kcp {
             if !datagram.has_room(self.send.slot(sn).len.into()) {
                 return false;
             }
-            self.stats.retrans_segs += 1;
+            self.stats.retransmitted_segments += 1;
             let expired = u32::from(self.send.slot(sn).timeout);
             let timeout = self.round_trip.timeout();
             let timeout = match cause {
@@ -154,14 +154,14 @@ impl Kcp {
         let fragment = slot.fragment;
         let header = self.header(Command::Push, fragment, now, sn);
         datagram.put(&header, self.send.payload(sn));
-        self.stats.out_segs += 1;
+        self.stats.out_segments += 1;
     }
 
     fn count_loss(&mut self, sn: u32, cause: Cause) {
         let counter = match cause {
-            Cause::Fast => &mut self.stats.fast_retrans_segs,
-            Cause::Early => &mut self.stats.early_retrans_segs,
-            Cause::Timeout => &mut self.stats.lost_segs,
+            Cause::Fast => &mut self.stats.fast_retransmitted_segments,
+            Cause::Early => &mut self.stats.early_retransmitted_segments,
+            Cause::Timeout => &mut self.stats.lost_segments,
         };
         *counter += 1;
         let next_sn = self.send.next_sn();
@@ -202,7 +202,7 @@ impl Kcp {
 
     fn put(&mut self, datagram: &mut Datagram<'_>, header: &Header, payload: (&[u8], &[u8])) {
         datagram.put(header, payload);
-        self.stats.out_segs += 1;
+        self.stats.out_segments += 1;
     }
 }
 

@@ -1,8 +1,8 @@
 //! The segment codec: what a KCP datagram is made of.
 //!
-//! A datagram holds one or more segments, each a 24-byte little-endian header
-//! and its payload (wire facts: `protocols/kcp.md`, checked against recorded
-//! exchanges of xtaci/kcp-go):
+//! A datagram holds one or more segments, each a 24-byte little-endian header and its payload, as
+//! `ikcp_encode_seg` of KCP's `ikcp.c` and kcp-go write them (and as recorded exchanges of kcp-go
+//! have them, which the tests replay):
 //!
 //! ```text
 //! conv u32 | cmd u8 | frg u8 | wnd u16 | ts u32 | sn u32 | una u32 | len u32 | payload
@@ -10,23 +10,24 @@
 
 use thiserror::Error;
 
-/// Bytes of a segment header.
+/// Counts the bytes of a segment header (`IKCP_OVERHEAD`).
 pub const HEADER_LEN: usize = 24;
 
-/// The longest datagram a kcp-go peer sends or receives, whatever its `mtu` setting.
+/// Counts the bytes of the longest datagram that a kcp-go peer sends or receives, whatever its
+/// `mtu` (kcp-go's `mtuLimit`).
 pub const PEER_DATAGRAM_LIMIT: usize = 1500;
 
-/// What a segment is for.
+/// Tells what a segment is for, by KCP's number for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Command {
-    /// Carries payload with serial number `sn`.
+    /// Carries payload with serial number `sn` (`IKCP_CMD_PUSH`).
     Push = 81,
-    /// Acknowledges `sn` and echoes the timestamp it was sent with.
+    /// Acknowledges `sn` and echoes the timestamp it was sent with (`IKCP_CMD_ACK`).
     Ack = 82,
-    /// Asks for the receiver's window after it was told to be closed.
+    /// Asks for the receiver's window after it was told to be closed (`IKCP_CMD_WASK`).
     WindowAsk = 83,
-    /// Tells the window (in the header, as every segment does).
+    /// Tells the window, in the header as every segment does (`IKCP_CMD_WINS`).
     WindowTell = 84,
 }
 
@@ -38,44 +39,56 @@ impl Command {
     }
 }
 
-/// A segment header without its length, which the payload gives.
+/// Holds a segment header without its length, which the payload gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Conversation id, picked by the client.
+    /// Names the conversation, picked by the client.
     pub conv: u32,
+    /// Tells what the segment is for (`cmd`).
     pub command: Command,
-    /// How many fragments of the same message follow this one; 0 in stream mode.
+    /// Counts the fragments of the same message that follow this one; 0 in stream mode (`frg`).
     pub fragment: u8,
-    /// Segments the sender of this header can still take in.
+    /// Counts the segments that the sender of this header can still take in (`wnd`).
     pub window: u16,
-    /// Sender's clock in milliseconds; in an ack, the echoed clock of the acknowledged push.
+    /// Tells the sender's clock in milliseconds; in an ack, the echoed clock of the acknowledged
+    /// push (`ts`).
     pub timestamp: u32,
-    /// Serial number of the push or of the acknowledged push.
+    /// Numbers the push, or the acknowledged push; from 0 on, wrapping at 2^32.
     pub sn: u32,
-    /// Everything below this serial number has arrived at the sender of this header.
+    /// Acknowledges everything below this serial number.
     pub una: u32,
 }
 
-/// One decoded segment, its payload borrowed from the datagram.
+/// Holds one decoded segment, its payload borrowed from the datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment<'a> {
+    /// Holds everything but the length.
     pub header: Header,
+    /// Carries bytes of the stream, or of a message; empty but in a push.
     pub payload: &'a [u8],
 }
 
-/// Why bytes are not a segment; always the sender's fault.
+/// Tells why bytes are not a segment; always the sender's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SegmentError {
+    /// Fewer bytes than a header.
     #[error("{0} bytes are too few for a segment header")]
     Short(usize),
+    /// None of the [`Command`]s.
     #[error("unknown segment command {0}")]
     UnknownCommand(u8),
+    /// A length beyond the end of the datagram.
     #[error("segment claims {claimed} bytes of payload, the datagram has {available}")]
-    Truncated { claimed: u32, available: usize },
+    Truncated {
+        /// Bytes of payload by the header.
+        claimed: u32,
+        /// Bytes there are.
+        available: usize,
+    },
 }
 
 impl Header {
-    /// The header as it stands on the wire, for a payload of `payload_len` bytes.
+    /// Encodes the header as it stands on the wire, for a payload of `payload_len` bytes.
     pub fn encode(&self, payload_len: u32) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
         // invariant: a header has 24 bytes.
@@ -92,7 +105,7 @@ impl Header {
 }
 
 impl<'a> Segment<'a> {
-    /// Takes the first segment off `datagram`; gives it and the bytes behind it.
+    /// Decodes the first segment of `datagram`; returns it and the bytes behind it.
     ///
     /// # Errors
     /// [`SegmentError`], by which the rest of the datagram is unusable too.
@@ -121,7 +134,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// The conversation a datagram belongs to by its first segment, unchecked otherwise.
+/// Reads the conversation of a datagram by its first segment, unchecked otherwise; `None` if it is
+/// too short for that.
 pub fn conversation(datagram: &[u8]) -> Option<u32> {
     datagram
         .first_chunk::<4>()

@@ -1,29 +1,35 @@
-//! What a session is set to, and what it counts.
+//! What a session is set to.
 
 use std::time::Duration;
 
-/// Settings of one session. The defaults are goscon's.
+/// Sets the state machine of one session. The defaults are those of goscon, a gateway on kcp-go.
 ///
-/// [`Kcp::new`](super::Kcp::new) lifts values no session could work with to the least that can.
+/// Each end of a session has settings of its own. [`Kcp::new`](crate::Kcp::new) lifts values no
+/// session could work with to the least that can, and cuts others to the most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes of a whole datagram, not counting IP and UDP headers. kcp-go peers take at most 1,500.
+    /// Limits the bytes of a datagram sent, not counting the headers of IP and UDP: 128 to 1,500,
+    /// as no kcp-go peer takes more. What layers below add, such as the header of error
+    /// correction, is theirs to leave out; a [`Config`](crate::Config) does.
     pub mtu: u16,
-    /// Least retransmission timeout 30 ms instead of 100 ms, and slower back-off.
+    /// Lowers the least retransmission timeout from 100 ms to 30 ms, and has it grow by half
+    /// instead of the whole with each repeat.
     pub nodelay: bool,
-    /// Longest delay of an acknowledgement, and of data under `write_delay`, in milliseconds.
+    /// Limits the delay of an acknowledgement, and of data under `write_delay`: 1 ms to a minute.
     pub interval: Duration,
-    /// A segment is sent again once this many later ones were acknowledged; 0 turns it off, at most 8.
+    /// Counts the later segments that have to be acknowledged for one to be sent again, at most 8;
+    /// 0 turns that off.
     pub resend: u8,
-    /// Send as fast as the windows allow, whatever is lost.
+    /// Sends as fast as the windows allow, whatever is lost (kcp-go's `nc`).
     pub no_congestion: bool,
-    /// Segments written and not yet acknowledged.
+    /// Limits the segments written and not yet acknowledged; at least 1.
     pub send_window: u16,
-    /// Segments received and not yet read.
+    /// Limits the segments received and not yet read; at least 1. Peers are told what is left of
+    /// it.
     pub receive_window: u16,
-    /// Fill segments across writes; otherwise each write is a message of its own.
+    /// Fills segments across writes; otherwise each write is a message of its own.
     pub stream: bool,
-    /// Hold data back for up to `interval` to fill segments, instead of sending at once.
+    /// Holds data back for up to `interval` to fill segments, instead of sending at once.
     pub write_delay: bool,
 }
 
@@ -41,33 +47,4 @@ impl Default for Settings {
             write_delay: false,
         }
     }
-}
-
-/// Counters of one session since it began, named after kcp-go's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Payload bytes taken by `write`.
-    pub bytes_sent: u64,
-    /// Payload bytes given to the reader.
-    pub bytes_received: u64,
-    /// Datagrams in and out, and their bytes.
-    pub in_pkts: u64,
-    pub out_pkts: u64,
-    pub in_bytes: u64,
-    pub out_bytes: u64,
-    /// Segments in and out, of every command.
-    pub in_segs: u64,
-    pub out_segs: u64,
-    /// Segments sent again for any of the next three reasons.
-    pub retrans_segs: u64,
-    /// Sent again because enough later segments were acknowledged.
-    pub fast_retrans_segs: u64,
-    /// Sent again because one later segment was acknowledged and nothing new could be sent.
-    pub early_retrans_segs: u64,
-    /// Sent again because their timeout passed.
-    pub lost_segs: u64,
-    /// Received more than once, or beyond the window.
-    pub repeat_segs: u64,
-    /// Datagrams refused, wholly or from some segment on.
-    pub in_errs: u64,
 }

@@ -437,7 +437,7 @@ fn a_long_transfer_survives(badness: Badness) {
     play([&mut a, &mut b], [long, long], badness, 21, 0);
     for stats in [a.stats(), b.stats()] {
         assert_eq!(
-            (stats.bytes_sent, stats.bytes_received),
+            (stats.sent_bytes, stats.received_bytes),
             (50_000_000, 50_000_000)
         );
     }
@@ -763,7 +763,7 @@ fn missing_segments_are_sent_again_when_later_ones_arrive() {
     };
     kcp.input(&segment(Command::Ack, 3, 1, 100, &[]), 5);
     assert_eq!(resent(&mut kcp, 5), 2, "1 and 2, nothing new to send");
-    assert_eq!(kcp.stats().early_retrans_segs, 2);
+    assert_eq!(kcp.stats().early_retransmitted_segments, 2);
     kcp.write(&[1; 1376], 6);
     kcp.input(&segment(Command::Ack, 5, 1, 100, &[]), 6);
     assert_eq!(
@@ -780,10 +780,10 @@ fn missing_segments_are_sent_again_when_later_ones_arrive() {
     overtaken[8] = 7;
     kcp.input(&overtaken, 9);
     assert_eq!(resent(&mut kcp, 9), 2, "1 and 2 were overtaken again");
-    assert_eq!(kcp.stats().fast_retrans_segs, 3);
-    assert_eq!(kcp.stats().lost_segs, 0);
+    assert_eq!(kcp.stats().fast_retransmitted_segments, 3);
+    assert_eq!(kcp.stats().lost_segments, 0);
     assert_eq!(resent(&mut kcp, 500), 3, "timeout");
-    assert_eq!(kcp.stats().lost_segs, 3);
+    assert_eq!(kcp.stats().lost_segments, 3);
     kcp.input(&segment(Command::Ack, 6, 7, 100, &[]), 501);
     assert_eq!((kcp.undelivered(), kcp.next_deadline()), (0, Some(1501)));
 }
@@ -811,7 +811,7 @@ fn who_holds_acknowledgements_back_soon_gets_nothing_twice() {
     }
     let mut resent = Vec::new();
     for _ in 0..30 {
-        let before = us.stats().retrans_segs;
+        let before = us.stats().retransmitted_segments;
         us.write(&message, now);
         for _ in 0..200 {
             pass(&mut us, &mut peer, now);
@@ -820,7 +820,7 @@ fn who_holds_acknowledgements_back_soon_gets_nothing_twice() {
         }
         peer.read(&mut message);
         assert_eq!(us.undelivered(), 0);
-        resent.push(us.stats().retrans_segs - before);
+        resent.push(us.stats().retransmitted_segments - before);
     }
     assert!(resent[0] > 0, "the peer had answered at once before");
     assert_eq!(resent[8..], [0; 22], "{resent:?}");
@@ -1069,7 +1069,7 @@ fn bad_input_is_counted_and_good_segments_before_it_count() {
     let mut trailing = push(1, 0, &[0; 1476]);
     trailing.extend([9; 23]);
     assert_eq!(kcp.handle_datagram(&trailing, 0), Ok(()));
-    assert_eq!(kcp.stats().in_errs, 4);
+    assert_eq!(kcp.stats().in_errors, 4);
     assert_eq!(kcp.readable(), 4 + 1476);
 }
 
@@ -1091,7 +1091,7 @@ fn pushes_outside_the_window_are_not_kept() {
     assert_eq!(answer(&mut kcp, 10), [u32::MAX]);
     kcp.input(&push(2047, 0, b"within"), 10);
     assert_eq!(answer(&mut kcp, 20), [2047]);
-    assert_eq!(kcp.stats().repeat_segs, 2);
+    assert_eq!(kcp.stats().repeated_segments, 2);
     assert_eq!(kcp.readable(), 0);
 }
 
