@@ -16,6 +16,12 @@ impl<T> Mutex<T> {
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whether nobody holds it.
+    #[cfg(test)]
+    pub fn is_free(&self) -> bool {
+        self.0.try_lock().is_ok()
+    }
 }
 
 impl<T: fmt::Debug> fmt::Debug for Mutex<T> {

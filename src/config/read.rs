@@ -55,7 +55,7 @@ impl Config {
     }
 
     /// The same, with what is doubtful.
-    fn parse_all(text: &str, path: &Path) -> Result<(Self, Vec<Error>), Error> {
+    pub(super) fn parse_all(text: &str, path: &Path) -> Result<(Self, Vec<Error>), Error> {
         let file = File::parse(text, path)?;
         let at = |(key, message): (String, String)| Error {
             line: locate::line_of(text, &key),

@@ -1,7 +1,10 @@
 //! What a configuration file may be, and what is said of others.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
+
+use serde_yaml as yaml;
 
 use super::*;
 use crate::proto::fastway::Version;

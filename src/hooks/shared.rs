@@ -552,12 +552,7 @@ mod tests {
 
     impl Drop for Witness {
         fn drop(&mut self) {
-            if self
-                .store
-                .shards
-                .iter()
-                .all(|shard| shard.try_lock().is_ok())
-            {
+            if self.store.shards.iter().all(|shard| shard.is_free()) {
                 self.unlocked.fetch_add(1, Ordering::Relaxed);
             }
         }

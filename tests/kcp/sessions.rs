@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use stablegate::client::kcp::fec::Shape;
 use stablegate::client::kcp::{Config, Counters};
 use stablegate::client::kcp_settings;

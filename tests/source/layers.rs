@@ -10,7 +10,6 @@ const ORDER: &str = "crypto, ";
 
 /// The files of a crate by their modules.
 struct Crate {
-    root: PathBuf,
     files: BTreeMap<Vec<String>, File>,
 }
 
@@ -40,10 +39,7 @@ impl Crate {
     fn read(root: &Path) -> Self {
         let mut files = BTreeMap::new();
         read_modules(root, &[], &mut files);
-        Self {
-            root: root.to_owned(),
-            files,
-        }
+        Self { files }
     }
 
     /// All arrows between files.

@@ -7,6 +7,7 @@ use stablegate::config::Instance;
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::spec::{Limits, LoadError, Spec};
 use stablegate::hooks::wasm::{self, WasmHook};
+use stablegate::hooks::{Host, Roster};
 use tempfile::TempDir;
 
 pub use crate::asking::*;
