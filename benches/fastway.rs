@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use stablegate::proto::fastway::{self, Version, auth, data};
+use stablegate::internal::proto::fastway::{self, Version, auth, data};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use stablegate::crypto::{Dialect, Rc4, public_key, shared_secret};
-use stablegate::proto::scp::client::Hello;
-use stablegate::proto::scp::message::NewResponse;
-use stablegate::proto::scp::record;
+use stablegate::internal::crypto::{Dialect, Rc4, public_key, shared_secret};
+use stablegate::internal::proto::scp::client::Hello;
+use stablegate::internal::proto::scp::message::NewResponse;
+use stablegate::internal::proto::scp::record;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use stablegate::client::Address;
 use stablegate::client::scp::{Options, Stream};
-use stablegate::transport::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SESSIONS: usize = 1_000;

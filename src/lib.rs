@@ -1,39 +1,156 @@
 //! A gateway that keeps game connections alive.
 //!
 //! Clients speak a resumable session protocol over a transport of their choice; the gateway
-//! forwards each session to a server and hides network breaks from both. A listener combines
-//! three layers:
+//! forwards each session to a server and hides network breaks from both. A library user needs four
+//! things:
 //!
-//! - [`transport`]: how bytes travel. TCP or KCP; a session may move from one to the other.
-//! - session: who resumes, what is encrypted. scp, snet, or neither. The messages of a protocol
-//!   are in [`proto`], the primitives they need in [`crypto`]; what they have in common, counts,
-//!   ciphers, replay buffer and the stream over changing connections, is [`session`].
-//! - service: what is done with a session. The proxy of [`gateway`] connects each with a server;
-//!   the fastway services carry many virtual connections between clients and servers that both
-//!   connect to the gateway.
+//! - [`Gateway`], which runs inside the program, from a [`Config`] or a configuration file;
+//! - [`hooks`], to decide in Rust who gets in and where a session goes;
+//! - [`client`], to dial a gateway: streams that resume by themselves, and fastway's endpoints;
+//! - [`config`], the configuration as values.
 //!
-//! The admin interface tells over HTTP what the gateway does, and takes the few orders there are.
-//! [`hooks`] decide who gets in and where a session goes. [`config`] is the configuration file.
-//! [`client`] is the other end: streams that resume by themselves, and fastway's endpoints.
-//! [`health`] is what is known of a server, [`files`] how files are read, [`resolver`] how names are
-//! looked up. [`cli`] is the command line.
+//! # A gateway inside a program
 //!
-//! [`proto`], [`crypto`] and [`session::Core`] know no I/O, no clock and no randomness of their
-//! own. All configuration reaches running code through one immutable [`gateway::Generation`].
+//! ```
+//! use stablegate::client::{Address, Stream, scp};
+//! use stablegate::{Config, Gateway};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main(flavor = "multi_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config: Config = "
+//! listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp}]
+//! hosts: [{name: echo, addr: 'builtin:echo'}]
+//! "
+//! .parse()?;
+//! let gateway = Gateway::builder(config).start().await?;
+//!
+//! let (_, addr) = gateway.local_addrs().await[0];
+//! let address: Address = format!("tcp://{addr}").parse()?;
+//! let mut session = Stream::connect(scp::Options::new(address)).await?;
+//! session.write_all(b"hello").await?;
+//! let mut back = [0; 5];
+//! session.read_exact(&mut back).await?;
+//! assert_eq!(&back, b"hello");
+//!
+//! gateway.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A decision in Rust
+//!
+//! ```
+//! use std::future::{Future, ready};
+//! use std::pin::Pin;
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use stablegate::client::{Address, Stream, scp};
+//! use stablegate::hooks::{Answer, Call, Hook, Question, Reply};
+//! use stablegate::{Config, Gateway};
+//! use tokio::io::AsyncReadExt;
+//!
+//! /// Lets in those who ask for the lobby, and nobody else.
+//! struct LobbyOnly;
+//!
+//! impl Hook for LobbyOnly {
+//!     fn name(&self) -> &str {
+//!         "lobby-only"
+//!     }
+//!
+//!     fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+//!         let answer = match call.question {
+//!             Question::Access if call.info.target.as_deref() != Some("lobby") => Answer::Deny {
+//!                 reason: "not the lobby".to_owned(),
+//!             },
+//!             _ => Answer::Pass,
+//!         };
+//!         Box::pin(ready(Reply {
+//!             answer: Ok(answer),
+//!             attrs: call.attrs,
+//!             cost: Duration::ZERO,
+//!         }))
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "multi_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config: Config = "
+//! listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp}]
+//! hosts: [{name: lobby, addr: 'builtin:echo'}]
+//! "
+//! .parse()?;
+//! let gateway = Gateway::builder(config)
+//!     .hook(Arc::new(LobbyOnly))
+//!     .start()
+//!     .await?;
+//!
+//! let (_, addr) = gateway.local_addrs().await[0];
+//! let address: Address = format!("tcp://{addr}").parse()?;
+//! let mut denied = Stream::connect(scp::Options {
+//!     target: Some("vault".to_owned()),
+//!     ..scp::Options::new(address)
+//! })
+//! .await?;
+//! // The session ends before its first byte.
+//! assert!(!matches!(denied.read(&mut [0]).await, Ok(1..)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `ARCHITECTURE.md` in the repository has the layers behind this face and the ways through them.
+
+#![warn(missing_docs)]
 
 pub mod admin;
-pub mod cli;
+#[allow(missing_docs, reason = "the command's own")]
+mod cli;
 pub mod client;
 pub mod config;
-pub mod crypto;
-pub mod files;
+#[allow(missing_docs, reason = "not of the public face")]
+mod crypto;
+#[allow(missing_docs, reason = "not of the public face")]
+mod files;
 pub mod gateway;
 pub mod hooks;
-pub mod hosts;
+#[allow(missing_docs, reason = "not of the public face")]
+mod hosts;
 mod metrics;
-pub mod proto;
-pub mod resolver;
-pub mod session;
+#[allow(missing_docs, reason = "not of the public face")]
+mod proto;
+#[allow(missing_docs, reason = "not of the public face")]
+mod resolver;
+#[allow(missing_docs, reason = "not of the public face")]
+mod session;
 mod sync;
-pub mod transport;
+mod timer;
+#[allow(missing_docs, reason = "not of the public face")]
+mod transport;
 mod wire;
+
+pub use config::Config;
+pub use gateway::Gateway;
+
+/// What the binary, tests, benches and fuzzing need. It changes without notice.
+#[doc(hidden)]
+pub mod internal {
+    pub mod cli {
+        pub use crate::cli::*;
+    }
+    pub mod crypto {
+        pub use crate::crypto::*;
+    }
+    pub mod files {
+        pub use crate::files::*;
+    }
+    pub mod proto {
+        pub use crate::proto::*;
+    }
+    pub mod session {
+        pub use crate::session::*;
+    }
+    pub mod transport {
+        pub use crate::transport::*;
+    }
+}

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    stablegate::cli::main()
+    stablegate::internal::cli::main()
 }

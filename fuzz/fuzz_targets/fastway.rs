@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stablegate::proto::fastway::{Command, Decoder, Error, Frame, Version};
+use stablegate::internal::proto::fastway::{Command, Decoder, Error, Frame, Version};
 
 const MAX_PACKET: u32 = 1024;
 

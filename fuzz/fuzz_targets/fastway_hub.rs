@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use libfuzzer_sys::fuzz_target;
-use stablegate::proto::fastway::queue::{Bounds, CHUNK_COST, Queue};
-use stablegate::proto::fastway::{
+use stablegate::internal::proto::fastway::queue::{Bounds, CHUNK_COST, Queue};
+use stablegate::internal::proto::fastway::{
     Command, Decoder, Event, Frame, Hub, Identity, Peer, Version, data,
 };
 

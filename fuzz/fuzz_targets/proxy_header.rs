@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stablegate::proto::proxy_header::parse;
+use stablegate::internal::proto::proxy_header::parse;
 
 /// So many bytes always tell whether a header begins with them.
 const ENOUGH: usize = 107;

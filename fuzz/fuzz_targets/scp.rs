@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stablegate::proto::scp::message::{NewResponse, Request, ResumeResponse};
-use stablegate::proto::scp::record;
+use stablegate::internal::proto::scp::message::{NewResponse, Request, ResumeResponse};
+use stablegate::internal::proto::scp::record;
 
 fuzz_target!(|text: &[u8]| {
     if let Some(header) = text.first_chunk() {
@@ -20,8 +20,9 @@ fuzz_target!(|text: &[u8]| {
             let Ok(Request::Resume(again)) = again else {
                 panic!("{again:?}");
             };
-            let facts =
-                |r: &stablegate::proto::scp::message::ResumeRequest| (r.id, r.index, r.received);
+            let facts = |r: &stablegate::internal::proto::scp::message::ResumeRequest| {
+                (r.id, r.index, r.received)
+            };
             assert_eq!(facts(&again), facts(&request));
         }
         Err(_) => {}

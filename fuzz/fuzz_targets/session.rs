@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stablegate::crypto::Rc4;
-use stablegate::session::Core;
+use stablegate::internal::crypto::Rc4;
+use stablegate::internal::session::Core;
 
 const LIMIT: usize = 256;
 

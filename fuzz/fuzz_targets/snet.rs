@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stablegate::proto::snet::Version;
-use stablegate::proto::snet::message::{
+use stablegate::internal::proto::snet::Version;
+use stablegate::internal::proto::snet::message::{
     MAX_REQUEST, NewResponse, Request, ResumeResponse, response_len,
 };
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stablegate::proto::sproto;
+use stablegate::internal::proto::sproto;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(raw) = sproto::unpack(bytes, 1 << 16) {

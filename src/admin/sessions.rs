@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::time::rfc3339;
-use crate::gateway::{Gateway, Look, Record, Story, Went};
+use crate::gateway::{Destination, Details, Gateway, Record, Snapshot};
 use crate::hooks::trace::{Decision, Outcome};
 use crate::hooks::{AttrValue, Attrs};
 
@@ -174,7 +174,7 @@ pub(super) fn kick(gateway: &Gateway, id: u64) -> bool {
 }
 
 impl Filter {
-    fn takes(&self, story: &Story) -> bool {
+    fn takes(&self, story: &Details) -> bool {
         let client = |text: &String| {
             let addr = story.client_addr();
             match text.parse::<IpAddr>() {
@@ -195,7 +195,7 @@ impl Filter {
 }
 
 impl Summary {
-    fn of(record: &Record, story: &Story) -> Self {
+    fn of(record: &Record, story: &Details) -> Self {
         let info = &story.info;
         let ended = story.ended.as_ref();
         let age = ended.map_or_else(|| record.started.elapsed(), |ended| ended.after);
@@ -239,7 +239,7 @@ impl Explained {
         Some(Self::of(&record, look))
     }
 
-    fn of(record: &Record, look: Look) -> Self {
+    fn of(record: &Record, look: Snapshot) -> Self {
         let story = record.story();
         let info = &story.info;
         let first = TransportView {
@@ -256,7 +256,7 @@ impl Explained {
         });
         let first_data = info.first_data.as_ref();
         let decisions = record.trace.decisions();
-        let target = story.target.as_ref().map(Went::addr);
+        let target = story.target.as_ref().map(Destination::addr);
         let decision = |decision| decision_view(decision, record.generation, target);
         Self {
             summary: Summary::of(record, &story),

@@ -11,4 +11,4 @@ mod stream;
 pub use crate::transport::{Address, AddressError, kcp};
 pub use dial::kcp_settings;
 pub use error::Error;
-pub use stream::{Cutter, Stream};
+pub use stream::{Cutter, Protocol, Stream};

@@ -1,4 +1,31 @@
 //! The client's end of scp.
+//!
+//! ```
+//! use stablegate::client::{Address, Stream, scp};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! # use stablegate::{Config, Gateway};
+//! # #[tokio::main(flavor = "multi_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let config: Config = "
+//! # listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp}]
+//! # hosts: [{name: echo, addr: 'builtin:echo'}]
+//! # ".parse()?;
+//! # let gateway = Gateway::builder(config).start().await?;
+//! # let addrs = gateway.local_addrs().await;
+//! # let gateway_address = format!("tcp://{}", addrs[0].1);
+//!
+//! let address: Address = gateway_address.parse()?;
+//! let mut session = Stream::connect(scp::Options::new(address)).await?;
+//! session.write_all(b"before").await?;
+//! // As a network would; the session comes back by itself, and nothing is lost.
+//! session.cutter().cut();
+//! session.write_all(b" and after").await?;
+//! let mut back = [0; 16];
+//! session.read_exact(&mut back).await?;
+//! assert_eq!(&back, b"before and after");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::time::Duration;
 
@@ -8,7 +35,6 @@ use tokio::io::AsyncWriteExt;
 
 use super::dial::kcp_settings;
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
-use crate::crypto::Dialect;
 use crate::proto::scp::client::{Hello, Ticket};
 use crate::proto::scp::message::{Code, NewResponse, ResumeResponse};
 use crate::proto::scp::{self, widen};
@@ -19,6 +45,8 @@ use crate::wire::scp::{read_record, write_record};
 
 pub use super::error::Error;
 pub use super::stream::{Cutter, Stream};
+pub use crate::crypto::Dialect;
+pub use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
 
 /// What to dial, and how.
 #[derive(Debug, Clone)]
@@ -28,10 +56,11 @@ pub struct Options {
     pub addresses: Vec<Address>,
     /// The host to be connected with; `None` leaves it to the gateway.
     pub target: Option<String>,
-    /// See [`FLAG_NO_ANNOUNCEMENT`](crate::proto::scp::FLAG_NO_ANNOUNCEMENT).
+    /// See [`FLAG_NO_ANNOUNCEMENT`].
     pub flags: u32,
     /// Further lines of the handshake, for hooks.
     pub extra: Vec<String>,
+    /// The dialect of the handshake.
     pub dialect: Dialect,
     /// Sent first on each connection, before the handshake: a PROXY protocol header, or nothing.
     pub preface: Bytes,

@@ -1,4 +1,32 @@
 //! The client's end of snet.
+//!
+//! ```
+//! use stablegate::client::{Address, Stream, snet};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! # use stablegate::{Config, Gateway};
+//! # #[tokio::main(flavor = "multi_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let config: Config = "
+//! # listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: snet}]
+//! # hosts: [{name: echo, addr: 'builtin:echo'}]
+//! # ".parse()?;
+//! # let gateway = Gateway::builder(config).start().await?;
+//! # let addrs = gateway.local_addrs().await;
+//! # let gateway_address = format!("tcp://{}", addrs[0].1);
+//!
+//! let address: Address = gateway_address.parse()?;
+//! let options = snet::Options {
+//!     version: snet::Version::V1,
+//!     ..snet::Options::new(address)
+//! };
+//! let mut session = Stream::connect(options).await?;
+//! session.write_all(b"hello").await?;
+//! let mut back = [0; 5];
+//! session.read_exact(&mut back).await?;
+//! assert_eq!(&back, b"hello");
+//! # Ok(())
+//! # }
+//! ```
 
 use std::io;
 use std::time::Duration;
@@ -9,13 +37,14 @@ use super::dial::kcp_settings;
 use super::stream::{Dialling, Opened, Protocol, ResumeError};
 use crate::proto::snet::client::{Hello, Ticket};
 use crate::proto::snet::message::{Counts, NewResponse, ResumeResponse};
-use crate::proto::snet::{self, Version, server};
+use crate::proto::snet::{self, server};
 use crate::session::{Core, Offer, Refusal};
 use crate::transport::{self, Address, kcp};
 use crate::wire::snet::{read_response, write_message};
 
 pub use super::error::Error;
 pub use super::stream::{Cutter, Stream};
+pub use crate::proto::snet::Version;
 
 /// What to dial, and how.
 #[derive(Debug, Clone)]
@@ -23,6 +52,7 @@ pub struct Options {
     /// Where the gateway is. The first connection goes to the first address, each further one to
     /// the next in turn. Not empty.
     pub addresses: Vec<Address>,
+    /// The version that is spoken.
     pub version: Version,
     /// Whether payload is encrypted. Nothing on the wire says so: the gateway must be set alike.
     pub encrypt: bool,

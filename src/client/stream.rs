@@ -43,12 +43,13 @@ pub struct Dialling {
     pub kcp: kcp::Config,
 }
 
-/// What differs between the protocols: how a session is opened, and how it is resumed. Their
-/// options implement it.
+/// Opens and resumes the sessions of a protocol. [`scp::Options`](super::scp::Options) and
+/// [`snet::Options`](super::snet::Options) implement it, and nothing outside of this crate can.
 pub trait Protocol: Send + Sync + Sized + 'static {
     /// Proves whose the session is.
     type Ticket: Send;
 
+    /// Returns what is dialled.
     fn dialling(&self) -> Dialling;
 
     /// Opens a session. `connection` has nothing sent or received.

@@ -1,6 +1,7 @@
 //! From a file to a [`Config`].
 
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde_yaml as yaml;
@@ -96,5 +97,15 @@ impl Config {
     /// When the path of a script is not UTF-8.
     pub fn dump(&self) -> Result<String, yaml::SerializeError> {
         yaml::to_string(self)
+    }
+}
+
+impl FromStr for Config {
+    type Err = Error;
+
+    /// Reads the text of a configuration file. Errors name it `configuration`, and relative paths in
+    /// it start from the working directory.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text, Path::new("configuration"))
     }
 }

@@ -19,11 +19,47 @@ pub struct Builder {
 
 impl Gateway {
     /// Starts to put a gateway together that has this configuration.
+    ///
+    /// ```
+    /// use stablegate::{Config, Gateway};
+    ///
+    /// # #[tokio::main(flavor = "multi_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config: Config = "listeners: [{name: game, bind: ['kcp://127.0.0.1:0'], session: scp}]
+    /// hosts: [{name: echo, addr: 'builtin:echo'}]"
+    ///     .parse()?;
+    /// let gateway = Gateway::builder(config.clone()).start().await?;
+    ///
+    /// // Another configuration takes its place as a whole, or not at all.
+    /// let next = Config { node: 1, ..config };
+    /// gateway.apply(next).await?;
+    /// assert_eq!(gateway.generation().config.node, 1);
+    /// gateway.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder(config: Config) -> Builder {
         Builder::new(Source::Value(Box::new(config)))
     }
 
-    /// Starts to put a gateway together whose configuration is a file.
+    /// Starts to put a gateway together whose configuration is a file, which is watched.
+    ///
+    /// ```
+    /// use stablegate::{Gateway, admin};
+    ///
+    /// # #[tokio::main(flavor = "multi_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let path = std::env::temp_dir().join(format!("stablegate.{}.yaml", std::process::id()));
+    /// # std::fs::write(&path, "admin: 127.0.0.1:0
+    /// # listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: snet}]
+    /// # hosts: [{name: echo, addr: 'builtin:echo'}]")?;
+    /// // As the command does, with the admin interface.
+    /// let gateway = Gateway::from_file(&path).admin(admin::open).start().await?;
+    /// # std::fs::remove_file(&path)?;
+    /// gateway.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn from_file(path: impl Into<PathBuf>) -> Builder {
         Builder::new(Source::File(path.into()))
     }

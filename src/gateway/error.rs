@@ -14,10 +14,20 @@ pub enum Error {
     Build(#[from] BuildError),
     /// An address of a listener cannot be opened.
     #[error("cannot listen on {bind}: {error}")]
-    Bind { bind: Bind, error: io::Error },
+    Bind {
+        /// The address.
+        bind: Bind,
+        /// What the system says.
+        error: io::Error,
+    },
     /// The address of the admin interface cannot be opened.
     #[error("cannot open the admin interface on {addr}: {error}; the key `admin` moves it")]
-    Admin { addr: SocketAddr, error: io::Error },
+    Admin {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
     /// Files cannot be watched.
     #[error("cannot watch files: {0}")]
     Watch(io::Error),

@@ -16,10 +16,10 @@ use crate::config::diff::BindKey;
 use crate::config::{self, Config, Token};
 use crate::files::Files;
 use crate::hooks::builtin::Builtin;
-use crate::hooks::chain::{Chain, Link};
+use crate::hooks::chain::{Chain, ChainEntry};
 use crate::hooks::spec::{self, Limits, LoadError, OnError, Spec};
 use crate::hooks::stats::HookStats;
-use crate::hooks::{Hook, Roster};
+use crate::hooks::{FileHook, Hook, Roster};
 use crate::hosts::{self, Hosts, Server};
 
 /// How long the configuration and the token may take to be read.
@@ -36,6 +36,7 @@ const LOAD_PATIENCE: u32 = 21;
 pub struct Generation {
     /// Counts up from 1 with each reload that succeeded.
     pub number: u64,
+    /// The configuration.
     pub config: Config,
     pub(crate) hosts: Hosts,
     /// By listener, in the order of the configuration.
@@ -43,7 +44,7 @@ pub struct Generation {
     /// The same.
     admissions: Vec<Arc<Admission>>,
     listeners: HashMap<BindKey, usize>,
-    hooks: Vec<Arc<dyn Hook>>,
+    hooks: Vec<Arc<dyn FileHook>>,
     /// By hook, in the order of the configuration.
     pub(crate) loaded: Vec<Loaded>,
     /// What requests to the admin interface must show.
@@ -63,14 +64,18 @@ pub(crate) struct Loaded {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BuildError {
+    /// What is wrong.
     pub message: String,
+    /// Where.
     pub location: Location,
+    /// The files that may hold the mistake.
     pub files: Files,
 }
 
 /// Where something is wrong, as far as that is known.
 #[derive(Debug, Clone, Default)]
 pub struct Location {
+    /// The file.
     pub file: Option<PathBuf>,
     /// From 1.
     pub line: Option<u64>,
@@ -155,7 +160,7 @@ impl Generation {
         let servers: Vec<_> = config.hosts.iter().map(Server::from).collect();
         let settings = hosts::Settings::from(&config.upstream);
         let hosts = Hosts::new(&servers, &settings, known, Instant::now());
-        let mut hooks: Vec<Arc<dyn Hook>> = Vec::new();
+        let mut hooks: Vec<Arc<dyn FileHook>> = Vec::new();
         let mut loaded = Vec::new();
         for hook in &config.hooks {
             let previous = previous.as_ref();
@@ -324,17 +329,17 @@ fn location(error: &LoadError) -> Location {
 fn chain(
     listener: &config::Listener,
     config: &Config,
-    hooks: &[Arc<dyn Hook>],
+    hooks: &[Arc<dyn FileHook>],
     environment: &Environment,
 ) -> Chain {
-    let own = environment.hooks.iter().map(|hook| Link {
+    let own = environment.hooks.iter().map(|hook| ChainEntry {
         hook: hook.clone(),
         on_error: OnError::Deny,
         stats: environment.stats.of(hook.name()),
     });
     let named = listener.hooks.iter().filter_map(|name| {
         let at = config.hooks.iter().position(|hook| hook.name == *name)?;
-        Some(Link {
+        Some(ChainEntry {
             // invariant: a hook was loaded for each of `config`, where it was just found.
             hook: hooks[at].clone(),
             on_error: config.hooks[at].on_error,
@@ -342,7 +347,7 @@ fn chain(
         })
     });
     let builtin: Arc<dyn Hook> = Arc::new(Builtin::new((&config.announce).into()));
-    let last = Link {
+    let last = ChainEntry {
         // Of its own, as a hook may have the same name. Nobody asks for it: it costs nothing.
         stats: Arc::new(HookStats::new(builtin.name())),
         hook: builtin,
@@ -357,7 +362,7 @@ async fn load(
     environment: &Environment,
     hosts: &Hosts,
     modules: Vec<String>,
-) -> Result<Arc<dyn Hook>, LoadError> {
+) -> Result<Arc<dyn FileHook>, LoadError> {
     let spec = Spec {
         name: hook.name.clone(),
         path: hook.program.path().to_owned(),

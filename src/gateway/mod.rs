@@ -31,4 +31,4 @@ pub(crate) use fault::Fault;
 pub use gate::Limit;
 pub(crate) use generation::Loaded;
 pub use generation::{BuildError, Generation, Location};
-pub(crate) use live::{Look, Record, Story, Went};
+pub(crate) use live::{Destination, Details, Record, Snapshot};

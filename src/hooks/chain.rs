@@ -13,12 +13,12 @@ use super::{Answer, Attrs, Call, Ended, Hook, Question, Reply, SessionInfo, Targ
 /// The hooks that decide about the sessions of a listener, the built-in rule last.
 #[derive(Clone)]
 pub struct Chain {
-    links: Vec<Link>,
+    links: Vec<ChainEntry>,
 }
 
 /// A hook, and what its errors count as.
 #[derive(Clone)]
-pub struct Link {
+pub struct ChainEntry {
     pub hook: Arc<dyn Hook>,
     pub on_error: OnError,
     pub stats: Arc<HookStats>,
@@ -26,7 +26,7 @@ pub struct Link {
 
 /// A session as the hooks see it, over all its questions.
 #[derive(Debug)]
-pub struct Subject {
+pub struct HookContext {
     pub info: Arc<SessionInfo>,
     pub attrs: Attrs,
     /// Where decisions are noted, if anywhere.
@@ -42,7 +42,7 @@ pub struct Denied {
 }
 
 impl Chain {
-    pub fn new(links: Vec<Link>) -> Self {
+    pub fn new(links: Vec<ChainEntry>) -> Self {
         Self { links }
     }
 
@@ -52,7 +52,7 @@ impl Chain {
     }
 
     /// Whether the session may go on. The first hook that denies it ends the asking.
-    pub async fn access(&self, subject: &mut Subject) -> Result<(), Denied> {
+    pub async fn access(&self, subject: &mut HookContext) -> Result<(), Denied> {
         for link in &self.links {
             link.ask(subject, Question::Access).await?;
         }
@@ -60,7 +60,7 @@ impl Chain {
     }
 
     /// Where the session goes, by the first hook that says so. `None`: to any host.
-    pub async fn select_target(&self, subject: &mut Subject) -> Result<Option<Target>, Denied> {
+    pub async fn select_target(&self, subject: &mut HookContext) -> Result<Option<Target>, Denied> {
         for link in &self.links {
             if let Answer::Target(target) = link.ask(subject, Question::SelectTarget).await? {
                 return Ok(Some(target));
@@ -71,7 +71,7 @@ impl Chain {
 
     /// What the upstream `target` is sent before the session's own bytes, by the first hook that
     /// says so; may be empty.
-    pub async fn announce(&self, subject: &mut Subject, target: &str) -> Result<Bytes, Denied> {
+    pub async fn announce(&self, subject: &mut HookContext, target: &str) -> Result<Bytes, Denied> {
         for link in &self.links {
             let question = Question::Announce {
                 target: target.to_owned(),
@@ -84,7 +84,7 @@ impl Chain {
     }
 
     /// Tells every hook that the session is over.
-    pub async fn closed(&self, subject: &mut Subject, ended: &Ended) {
+    pub async fn closed(&self, subject: &mut HookContext, ended: &Ended) {
         for link in &self.links {
             // Nothing is left to deny.
             let _ = link.ask(subject, Question::Closed(ended.clone())).await;
@@ -92,8 +92,8 @@ impl Chain {
     }
 }
 
-impl Link {
-    async fn ask(&self, subject: &mut Subject, question: Question) -> Result<Answer, Denied> {
+impl ChainEntry {
+    async fn ask(&self, subject: &mut HookContext, question: Question) -> Result<Answer, Denied> {
         let trace = subject.trace.as_ref();
         let trace = trace.filter(|_| !matches!(question, Question::Closed(_)));
         let decision =
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn chain(links: Vec<(Fixed, OnError)>) -> Chain {
-        let link = |(hook, on_error): (Fixed, OnError)| Link {
+        let link = |(hook, on_error): (Fixed, OnError)| ChainEntry {
             stats: Arc::new(HookStats::new(hook.0)),
             hook: Arc::new(hook),
             on_error,
@@ -195,8 +195,8 @@ mod tests {
         Chain::new(links.into_iter().map(link).collect())
     }
 
-    fn subject() -> Subject {
-        Subject {
+    fn subject() -> HookContext {
+        HookContext {
             info: Arc::new(SessionInfo {
                 id: 1,
                 listener: "game".into(),

@@ -23,11 +23,13 @@ pub struct SessionInfo {
     pub session: &'static str,
     /// Transport it was accepted on: `tcp`, `kcp`.
     pub transport: &'static str,
+    /// The address of the client, as it is known to the gateway.
     pub client_addr: SocketAddr,
     /// The address of the gateway that the client connected to.
     pub gateway_addr: SocketAddr,
     /// The target the client asked for.
     pub target: Option<String>,
+    /// The flags of its scp handshake; 0 without one.
     pub flags: u32,
     /// Further handshake lines, without meaning to the gateway.
     pub extra: Extra,
@@ -89,8 +91,11 @@ pub type Attrs = BTreeMap<String, AttrValue>;
 /// A value in [`Attrs`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum AttrValue {
+    /// True or false.
     Boolean(bool),
+    /// A whole number.
     Integer(i64),
+    /// Any other number.
     Number(f64),
     /// Any bytes; Lua strings need not be UTF-8.
     String(Bytes),
@@ -116,6 +121,7 @@ pub struct Ended {
     pub sent: u64,
     /// How often the client came back.
     pub resumes: u64,
+    /// How long it lasted.
     pub duration: Duration,
     /// A stable label such as `upstream_closed`.
     pub reason: &'static str,
@@ -124,12 +130,16 @@ pub struct Ended {
 /// What a hook is asked.
 #[derive(Debug, Clone)]
 pub enum Question {
+    /// May the client come in?
     Access,
+    /// Where does the session go?
     SelectTarget,
     /// `target` is the upstream that was connected, `host:port`.
     Announce {
+        /// `host:port`.
         target: String,
     },
+    /// It has ended; the answer is ignored.
     Closed(Ended),
 }
 
@@ -138,10 +148,14 @@ pub enum Question {
 pub enum Answer {
     /// No opinion: the next hook is asked, then the built-in rule.
     Pass,
+    /// The client may come in, as far as this hook is concerned: the next one is asked.
     Allow,
+    /// The client may not come in.
     Deny {
+        /// For the log.
         reason: String,
     },
+    /// The session goes there.
     Target(Target),
     /// The bytes to send first; empty means none.
     Message(Bytes),
@@ -150,14 +164,18 @@ pub enum Answer {
 /// One question with what the hook may look at and write.
 #[derive(Debug, Clone)]
 pub struct Call {
+    /// What is asked.
     pub question: Question,
+    /// What is known of the session.
     pub info: Arc<SessionInfo>,
+    /// The session's own table, as earlier hooks left it.
     pub attrs: Attrs,
 }
 
 /// The outcome of a [`Call`].
 #[derive(Debug)]
 pub struct Reply {
+    /// The answer, or why there is none.
     pub answer: Result<Answer, HookError>,
     /// The attributes after the call; as they were before it when it failed.
     pub attrs: Attrs,
@@ -169,7 +187,9 @@ pub struct Reply {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct HookError {
+    /// What kind of failure it is.
     pub kind: HookErrorKind,
+    /// What happened.
     pub message: String,
 }
 
@@ -215,15 +235,14 @@ pub trait Hook: Send + Sync {
     /// Asks it. The future ends within three times the hook's limit by the wall clock and two
     /// seconds, whatever the hook does, and may be dropped at any time.
     fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
+}
 
+/// A hook that is made of files.
+pub trait FileHook: Hook {
     /// The files that it was made of, absolute, and those that it looked for in vain. May grow
     /// with calls.
-    fn files(&self) -> Files {
-        Files::default()
-    }
+    fn files(&self) -> Files;
 
     /// The names of those of them that it asked for by name.
-    fn modules(&self) -> Vec<String> {
-        Vec::new()
-    }
+    fn modules(&self) -> Vec<String>;
 }

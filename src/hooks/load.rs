@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Hook;
+use super::FileHook;
 use super::lua::{self, LuaHook};
 use super::spec::{LoadError, Program, Spec};
 #[cfg(feature = "wasm")]
@@ -15,7 +15,7 @@ use crate::files::Files;
 pub struct Runners {
     scripts: Arc<lua::Pool>,
     #[cfg(feature = "wasm")]
-    plugins: Arc<wasm::Host>,
+    plugins: Arc<wasm::PluginHost>,
 }
 
 impl Runners {
@@ -24,7 +24,7 @@ impl Runners {
         Self {
             scripts: lua::Pool::per_processor(),
             #[cfg(feature = "wasm")]
-            plugins: wasm::Host::new(wasm::default_directory()),
+            plugins: wasm::PluginHost::new(wasm::default_directory()),
         }
     }
 
@@ -37,7 +37,7 @@ impl Runners {
     ///
     /// # Errors
     /// When it cannot be used; the message says why, and where in which file.
-    pub fn load(&self, program: &Program, spec: Spec) -> Result<Arc<dyn Hook>, LoadError> {
+    pub fn load(&self, program: &Program, spec: Spec) -> Result<Arc<dyn FileHook>, LoadError> {
         match program {
             Program::Lua { .. } => Ok(Arc::new(LuaHook::load(&self.scripts, spec)?)),
             #[cfg(feature = "wasm")]

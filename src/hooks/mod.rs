@@ -16,25 +16,40 @@
 //! asked for its target, and only there [`Target::Id`] is an answer: the endpoint to be connected
 //! with instead of the one that was dialled. Nothing is announced.
 
+#[doc(hidden)]
 pub mod builtin;
+#[doc(hidden)]
 pub mod chain;
 mod contract;
 mod hook;
 mod load;
+#[doc(hidden)]
 pub mod lua;
 mod processor;
+#[doc(hidden)]
 pub mod roster;
+#[doc(hidden)]
 pub mod shared;
+#[doc(hidden)]
 pub mod spec;
+#[doc(hidden)]
 pub mod stats;
+#[doc(hidden)]
 pub mod trace;
 #[cfg(feature = "wasm")]
+#[doc(hidden)]
 pub mod wasm;
 
+#[doc(hidden)]
 pub use crate::hosts::Host;
+pub use crate::proto::scp::message::Extra;
+#[doc(hidden)]
+pub use hook::FileHook;
 pub use hook::{
     Answer, AttrValue, Attrs, Call, Dial, Ended, Fastway, Hook, HookError, HookErrorKind, Question,
     Reply, SessionInfo, Target,
 };
+#[doc(hidden)]
 pub use load::Runners;
+#[doc(hidden)]
 pub use roster::Roster;

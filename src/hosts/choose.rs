@@ -19,7 +19,7 @@ pub(super) struct Candidate<'a> {
 
 /// What a choice may go by.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wish<'a> {
+pub(crate) struct Query<'a> {
     /// Only hosts of this name.
     pub name: Option<&'a str>,
     /// Who it is for.
@@ -32,7 +32,7 @@ pub(crate) struct Wish<'a> {
 pub(super) fn choose(
     candidates: &[Candidate<'_>],
     how: Choose,
-    wish: &Wish<'_>,
+    wish: &Query<'_>,
     rng: &mut impl Rng,
 ) -> Option<usize> {
     match (how, wish.target) {
@@ -128,8 +128,8 @@ mod tests {
         }
     }
 
-    fn wish(n: usize) -> Wish<'static> {
-        Wish {
+    fn wish(n: usize) -> Query<'static> {
+        Query {
             name: None,
             client: IpAddr::from((n as u32).to_be_bytes()),
             target: None,
@@ -238,7 +238,7 @@ mod tests {
         let addrs: Vec<String> = (0..50).map(|n| format!("10.0.0.{n}:9000")).collect();
         let candidates: Vec<_> = addrs.iter().map(|addr| candidate(addr, 100)).collect();
         let mut of = |how, client: &str, target| {
-            let wish = Wish {
+            let wish = Query {
                 name: None,
                 client: client.parse().unwrap(),
                 target,

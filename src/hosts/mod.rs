@@ -11,9 +11,8 @@ mod table;
 mod upkeep;
 
 pub use addr::HostAddr;
-pub(crate) use choose::Wish;
-pub use health::{Health, State};
+pub(crate) use choose::Query;
 pub use host::Host;
-pub(crate) use names::{Name, is_ours};
+pub(crate) use names::{Resolved, is_ours};
 pub use settings::{Check, Choose, Server, Settings};
-pub(crate) use table::{Backend, Hosts, Occupied};
+pub(crate) use table::{Backend, Hosts, SessionGuard};

@@ -12,14 +12,14 @@ use crate::sync::Mutex;
 
 /// Where a host is found, and what was found there last.
 #[derive(Debug)]
-pub(crate) struct Name {
+pub(crate) struct Resolved {
     host: String,
     port: u16,
     /// Empty before the first answer.
     found: Mutex<Vec<SocketAddr>>,
 }
 
-impl Name {
+impl Resolved {
     pub fn new(host: &str, port: u16) -> Self {
         let literal = host.parse::<IpAddr>().ok();
         Self {
@@ -155,7 +155,7 @@ mod tests {
         }
     }
 
-    async fn found(name: &Name, dns: &Dns, kept: bool) -> Vec<u8> {
+    async fn found(name: &Resolved, dns: &Dns, kept: bool) -> Vec<u8> {
         let found = name.addresses(dns.lookup(), kept, LIMIT).await.unwrap();
         let mut ips: Vec<_> = found
             .iter()
@@ -170,7 +170,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn names_are_looked_up_again_and_again() {
-        let (name, dns) = (Arc::new(Name::new("lobby.example", 80)), Dns::default());
+        let (name, dns) = (Arc::new(Resolved::new("lobby.example", 80)), Dns::default());
         dns.answers(&[1, 2]);
         assert_eq!(found(&name, &dns, true).await, [1, 2]);
         let (keeping, lookup) = (name.clone(), dns.lookup());
@@ -201,7 +201,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_an_answer_a_session_waits_for_one() {
-        let (name, dns) = (Name::new("lobby.example", 80), Dns::default());
+        let (name, dns) = (Resolved::new("lobby.example", 80), Dns::default());
         let start = tokio::time::Instant::now();
         let error = name.addresses(dns.lookup(), true, LIMIT).await.unwrap_err();
         assert_eq!(
@@ -218,7 +218,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_needs_no_lookup() {
-        let (name, dns) = (Name::new("10.0.0.9", 80), Dns::default());
+        let (name, dns) = (Resolved::new("10.0.0.9", 80), Dns::default());
         for kept in [true, false] {
             assert_eq!(found(&name, &dns, kept).await, [9]);
         }
@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sessions_are_spread_over_the_addresses() {
-        let (name, dns) = (Name::new("lobby.example", 80), Dns::default());
+        let (name, dns) = (Resolved::new("lobby.example", 80), Dns::default());
         dns.answers(&[1, 2, 3]);
         let mut first = HashSet::new();
         for _ in 0..200 {

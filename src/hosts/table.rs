@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 
 use super::addr::HostAddr;
-use super::choose::{self, Candidate, Wish};
+use super::choose::{self, Candidate, Query};
 use super::health::{Health, State};
 use super::host::Host;
-use super::names::Name;
+use super::names::Resolved;
 use super::settings::{Choose, Server, Settings};
 use crate::resolver::Resolver;
 
@@ -35,12 +35,12 @@ pub(crate) struct Hosts {
 pub(crate) struct Backend {
     pub addr: HostAddr,
     pub host: Arc<Host>,
-    pub name: Arc<Name>,
+    pub name: Arc<Resolved>,
 }
 
 /// Counts a session on its host as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Occupied(Arc<Host>);
+pub(crate) struct SessionGuard(Arc<Host>);
 
 impl Hosts {
     /// The hosts for `servers`. What is known of those that `previous` has too is kept: live counts
@@ -55,7 +55,7 @@ impl Hosts {
         // invariant: the whole of nothing.
         let known = previous.map_or(&[][..], |hosts| &hosts.backends);
         let mut uncounted: HashMap<(&str, &HostAddr), Vec<&Backend>> = HashMap::new();
-        let mut at_addr: HashMap<&HostAddr, (Arc<Health>, Arc<Name>)> = HashMap::new();
+        let mut at_addr: HashMap<&HostAddr, (Arc<Health>, Arc<Resolved>)> = HashMap::new();
         for old in known.iter().rev() {
             let same = (old.host.name.as_str(), &old.addr);
             uncounted.entry(same).or_default().push(old);
@@ -69,8 +69,8 @@ impl Hosts {
             let counted = counted.and_then(Vec::pop);
             let there = at_addr.entry(&new.addr).or_insert_with(|| {
                 let name = match &new.addr {
-                    HostAddr::BuiltinEcho => Name::new("", 0),
-                    HostAddr::Dial { host, port } => Name::new(host, *port),
+                    HostAddr::BuiltinEcho => Resolved::new("", 0),
+                    HostAddr::Dial { host, port } => Resolved::new(host, *port),
                 };
                 let health = Health::new(previous.map(|_| now));
                 (Arc::new(health), Arc::new(name))
@@ -117,7 +117,7 @@ impl Hosts {
     /// no healthy one left the others are as good as any.
     pub fn choose(
         &self,
-        wish: &Wish<'_>,
+        wish: &Query<'_>,
         tried: &[Backend],
         now: Instant,
         rng: &mut impl Rng,
@@ -148,19 +148,19 @@ impl Hosts {
 }
 
 impl Backend {
-    pub fn occupy(&self) -> Occupied {
+    pub fn occupy(&self) -> SessionGuard {
         self.host.sessions.fetch_add(1, Ordering::Relaxed);
-        Occupied(self.host.clone())
+        SessionGuard(self.host.clone())
     }
 }
 
-impl Occupied {
+impl SessionGuard {
     pub fn host(&self) -> &Arc<Host> {
         &self.0
     }
 }
 
-impl Drop for Occupied {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.0.sessions.fetch_sub(1, Ordering::Relaxed);
     }
@@ -209,7 +209,7 @@ mod tests {
         tried: &[Backend],
         now: Instant,
     ) -> Option<Backend> {
-        let wish = Wish {
+        let wish = Query {
             name,
             client: [127, 0, 0, 1].into(),
             target: name,

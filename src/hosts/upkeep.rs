@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::addr::HostAddr;
-use super::names::{Name, is_ours};
+use super::names::{Resolved, is_ours};
 use super::settings::{Check, Settings};
 use super::table::{Backend, Hosts};
 use crate::resolver::Resolver;
@@ -75,7 +75,12 @@ async fn keep_checking(backend: Backend, resolver: Arc<Resolver>, check: Check, 
 }
 
 /// Whether one of the addresses of a name accepts a connection in time.
-async fn accepts(name: &Name, resolver: &Resolver, kept: bool, limit: Duration) -> io::Result<()> {
+async fn accepts(
+    name: &Resolved,
+    resolver: &Resolver,
+    kept: bool,
+    limit: Duration,
+) -> io::Result<()> {
     let mut last = io::ErrorKind::NotFound.into();
     let lookup = |host, port| resolver.addrs(host, port);
     for addr in name.addresses(lookup, kept, limit).await? {

@@ -198,7 +198,7 @@ impl<C: Connection> Stream<C> {
 
     /// Lets the session do what it must while nobody reads or writes: change connections, send
     /// what waits, give up. Ready when it has ended.
-    pub fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.mailbox.reader.register(cx.waker());
         self.take_mail();
         loop {
@@ -214,11 +214,11 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Runs `future` while the session is attended to. `None` if the session ends first.
-    pub async fn attend<F: Future>(&mut self, future: F) -> Option<F::Output> {
+    pub async fn drive<F: Future>(&mut self, future: F) -> Option<F::Output> {
         tokio::pin!(future);
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.poll_attend(cx).map(|()| None),
+            Poll::Pending => self.poll_drive(cx).map(|()| None),
         })
         .await
     }

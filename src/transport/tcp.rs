@@ -1,6 +1,5 @@
 //! TCP.
 
-use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -11,9 +10,9 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, sink};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::proto::proxy_header;
+use crate::timer::IdleTimer;
 
 const BACKLOG: i32 = 1024;
 /// Most of a PROXY protocol header that is looked at in one step; most have less.
@@ -40,7 +39,7 @@ pub struct Stream {
     inner: TcpStream,
     peer: SocketAddr,
     local: SocketAddr,
-    silence: Option<Box<Silence>>,
+    silence: Option<Box<IdleTimer>>,
 }
 
 /// Why no PROXY protocol header was read.
@@ -53,15 +52,6 @@ pub enum HeaderError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Malformed(#[from] proxy_header::Error),
-}
-
-/// Breaks a connection that delivers nothing for too long.
-#[derive(Debug)]
-struct Silence {
-    limit: Duration,
-    last_read: Instant,
-    /// Fires at the earliest moment the limit can have passed; moved only then, not on each read.
-    timer: Pin<Box<Sleep>>,
 }
 
 impl Listener {
@@ -125,14 +115,8 @@ impl Stream {
     pub fn configure(&mut self, settings: &Settings) -> io::Result<()> {
         self.inner.set_nodelay(settings.nodelay)?;
         self.keep_alive(settings.keepalive)?;
-        self.silence = settings.read_timeout.map(|limit| {
-            let last_read = Instant::now();
-            Box::new(Silence {
-                limit,
-                last_read,
-                timer: Box::pin(sleep_until(last_read + limit)),
-            })
-        });
+        let silence = settings.read_timeout.map(IdleTimer::new);
+        self.silence = silence.map(Box::new);
         Ok(())
     }
 
@@ -275,10 +259,12 @@ impl AsyncRead for Stream {
         match &mut this.silence {
             None => result,
             Some(silence) if result.is_ready() => {
-                silence.last_read = Instant::now();
+                silence.reset();
                 result
             }
-            Some(silence) => silence.poll(cx).map(Err),
+            Some(silence) => silence
+                .poll(cx)
+                .map(|()| Err(io::ErrorKind::TimedOut.into())),
         }
     }
 }
@@ -310,19 +296,6 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-impl Silence {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let deadline = self.last_read + self.limit;
-            if deadline <= Instant::now() {
-                return Poll::Ready(io::ErrorKind::TimedOut.into());
-            }
-            self.timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
     }
 }
 

@@ -6,11 +6,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::MutexGuard;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use crate::proto::fastway::queue::{BATCH, Bounds, Queue};
@@ -21,7 +20,7 @@ use crate::sync::Mutex;
 const COPIED: usize = 16 * 1024;
 
 /// The end of a physical connection that reads and writes.
-pub(crate) struct Link<S> {
+pub(crate) struct FramedLink<S> {
     stream: S,
     decoder: Decoder,
     batch: VecDeque<Bytes>,
@@ -41,14 +40,6 @@ struct State<E> {
     writer: Option<Waker>,
     /// Since when somebody waits for room.
     waited_for: Option<Instant>,
-}
-
-/// Fires when nothing has come for a while.
-pub(crate) struct Silence {
-    limit: Duration,
-    last_read: Instant,
-    /// Fires at the earliest moment the limit can have passed; moved only then, not on each read.
-    timer: Pin<Box<Sleep>>,
 }
 
 /// What an outbox did with a frame that could wait.
@@ -205,7 +196,7 @@ impl<E> State<E> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> FramedLink<S> {
     pub fn new(stream: S, decoder: Decoder) -> Self {
         Self {
             stream,
@@ -288,38 +279,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Silence {
-    pub fn new(limit: Duration) -> Self {
-        let last_read = Instant::now();
-        Self {
-            limit,
-            last_read,
-            timer: Box::pin(sleep_until(last_read + limit)),
-        }
-    }
-
-    /// Something has come.
-    pub fn broken(&mut self) {
-        self.last_read = Instant::now();
-    }
-
-    /// Ready when it has lasted too long, and again when it has lasted as long once more.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            let over = now >= self.last_read + self.limit;
-            if over {
-                self.last_read = now;
-            }
-            self.timer.as_mut().reset(self.last_read + self.limit);
-            if over {
-                return Poll::Ready(());
-            }
-        }
-        Poll::Pending
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use stablegate::client::scp::{Options, Stream};
-use stablegate::transport::kcp::segment::{Command, Header};
+use stablegate::internal::transport::kcp::segment::{Command, Header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::common::{Gateway, Pattern, connect_with, soon};

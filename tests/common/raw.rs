@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use stablegate::crypto::{Dialect, Rc4, hashkey, hmac64, public_key, shared_secret};
-use stablegate::proto::scp::Secret;
-use stablegate::proto::scp::message::{Code, NewResponse, ResumeResponse};
+use stablegate::internal::crypto::{Dialect, Rc4, hashkey, hmac64, public_key, shared_secret};
+use stablegate::internal::proto::scp::Secret;
+use stablegate::internal::proto::scp::message::{Code, NewResponse, ResumeResponse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use stablegate::crypto::Dialect;
-use stablegate::proto::scp::message::Code;
+use stablegate::internal::crypto::Dialect;
+use stablegate::internal::proto::scp::message::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Barrier;

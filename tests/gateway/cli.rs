@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use stablegate::config::Config;
-use stablegate::proto::proxy_header::UNKNOWN_V1;
+use stablegate::internal::proto::proxy_header::UNKNOWN_V1;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use stablegate::crypto::Dialect;
+use stablegate::internal::crypto::Dialect;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 

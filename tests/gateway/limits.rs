@@ -8,7 +8,7 @@ use serde_json::Value;
 use stablegate::client::scp::Stream;
 use stablegate::client::snet;
 use stablegate::gateway::{self, Limit};
-use stablegate::proto::scp::message::Code;
+use stablegate::internal::proto::scp::message::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stablegate::client::kcp::fec::Shape;
-use stablegate::crypto::Dialect;
+use stablegate::internal::crypto::Dialect;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::process::Command;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use stablegate::client::scp::{Options, Stream};
-use stablegate::proto::proxy_header::{UNKNOWN_V1, encode_v1, encode_v2};
-use stablegate::proto::scp::FLAG_NO_ANNOUNCEMENT;
-use stablegate::proto::sproto;
+use stablegate::internal::proto::proxy_header::{UNKNOWN_V1, encode_v1, encode_v2};
+use stablegate::internal::proto::scp::FLAG_NO_ANNOUNCEMENT;
+use stablegate::internal::proto::sproto;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 

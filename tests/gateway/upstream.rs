@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stablegate::client::Address;
 use stablegate::client::scp::{Options, Stream};
-use stablegate::crypto::Dialect;
-use stablegate::transport::Address;
+use stablegate::internal::crypto::Dialect;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 
 use stablegate::config::watch::Watcher;
-use stablegate::files::Files;
+use stablegate::internal::files::Files;
 
 use crate::common::{Gateway, soon};
 

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stablegate::client::Address;
 use stablegate::client::kcp::fec::Shape;
 use stablegate::client::kcp::{Config, Counters};
 use stablegate::client::kcp_settings;
 use stablegate::client::scp::{Options, Stream};
 use stablegate::config::Transport;
 use stablegate::gateway::Gateway;
-use stablegate::transport::Address;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};

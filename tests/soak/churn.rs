@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stablegate::client::Address;
 use stablegate::client::fastway::{Endpoint, Options};
 use stablegate::client::{Stream, scp, snet};
-use stablegate::transport::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stablegate::client::Address;
 use stablegate::client::scp::{Options, Stream};
-use stablegate::transport::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;

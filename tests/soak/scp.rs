@@ -2,8 +2,8 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stablegate::client::Address;
 use stablegate::client::scp::{Options, Stream};
-use stablegate::transport::Address;
 use tokio::task::JoinSet;
 
 use crate::common::*;

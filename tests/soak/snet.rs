@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stablegate::client::Address;
 use stablegate::client::Stream;
 use stablegate::client::snet::Options;
 use stablegate::config::Transport;
-use stablegate::proto::snet::Version;
-use stablegate::transport::Address;
+use stablegate::internal::proto::snet::Version;
 use tokio::task::JoinSet;
 
 use crate::common::{Gateway, Relay, Server, seed, soon};

@@ -13,7 +13,7 @@ use crate::wat::Wat;
 
 /// A gateway just started: loads a plugin and asks it.
 async fn load(rig: &Rig, cache: &Path, file: &str) {
-    let host = wasm::Host::new(Some(cache.to_owned()));
+    let host = wasm::PluginHost::new(Some(cache.to_owned()));
     let spec = rig.spec("plugin", rig.dir.path().join(file));
     let hook = WasmHook::load(&host, spec, rig.instances).unwrap();
     let answer = hook.call(question(Question::Access)).await.answer;

@@ -1,7 +1,7 @@
 //! What plugins are asked and what their answers mean; what loads and what does not.
 
 use stablegate::config::Instance;
-use stablegate::hooks::wasm::Host;
+use stablegate::hooks::wasm::PluginHost;
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 
 use crate::harm::ALLOW;
@@ -160,7 +160,7 @@ async fn an_instance_lives_as_long_as_it_was_said_to() {
 async fn plugins_that_were_replaced_leave_room_for_others() {
     let mut rig = Rig::new();
     rig.instances = Instance::Pooled;
-    rig.host = Host::new(Some(rig.dir.path().join("cache")));
+    rig.host = PluginHost::new(Some(rig.dir.path().join("cache")));
     let mut replaced = Vec::new();
     for _ in 0..600 {
         let hook = rig.plugin(&access(ALLOW));

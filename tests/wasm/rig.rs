@@ -14,11 +14,11 @@ pub use crate::asking::*;
 use crate::wat::Wat;
 
 /// One engine for all tests: it reserves much address space.
-static HOST: LazyLock<Arc<wasm::Host>> = LazyLock::new(|| wasm::Host::new(None));
+static HOST: LazyLock<Arc<wasm::PluginHost>> = LazyLock::new(|| wasm::PluginHost::new(None));
 
 pub struct Rig {
     pub dir: TempDir,
-    pub host: Arc<wasm::Host>,
+    pub host: Arc<wasm::PluginHost>,
     pub shared: Arc<Shared>,
     pub hosts: Vec<Arc<Host>>,
     pub limits: Limits,

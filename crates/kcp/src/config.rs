@@ -60,3 +60,42 @@ impl Config {
         Some(limit.as_millis() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_datagram_is_longer_than_peers_take() {
+        let mtu = |mtu, fec| {
+            let config = Config {
+                session: Settings {
+                    mtu,
+                    ..Settings::default()
+                },
+                fec,
+                ..Config::default()
+            };
+            config.settings().mtu
+        };
+        let fec = Shape::new(10, 3).ok();
+        assert_eq!((mtu(1_400, None), mtu(1_400, fec)), (1_400, 1_392));
+        assert_eq!((mtu(9_000, None), mtu(9_000, fec)), (1_500, 1_492));
+        assert_eq!(mtu(0, fec), 0);
+    }
+
+    #[test]
+    fn read_timeouts_have_an_end() {
+        let silence = |read_timeout| {
+            let config = Config {
+                read_timeout,
+                ..Config::default()
+            };
+            config.silence()
+        };
+        assert_eq!(silence(None), None);
+        assert_eq!(silence(Some(Duration::from_secs(3))), Some(3_000));
+        let year = 365 * 24 * 60 * 60 * 1_000;
+        assert_eq!(silence(Some(Duration::MAX)), Some(year));
+    }
+}

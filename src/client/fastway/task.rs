@@ -13,7 +13,8 @@ use super::error::Error;
 use super::inbox::Inbox;
 use super::shared::{Shared, Slot};
 use crate::proto::fastway::{Decoder, EndpointEvent, Frame};
-use crate::wire::fastway::{Link, Silence};
+use crate::timer::IdleTimer;
+use crate::wire::fastway::FramedLink;
 
 /// Room for one read, bytes.
 const READ: usize = 16 * 1024;
@@ -30,10 +31,10 @@ where
     let mut pings = interval_at(tokio::time::Instant::now() + options.ping, options.ping);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut task = Task {
-        link: Link::new(stream, Decoder::new(options.max_packet, READ)),
+        link: FramedLink::new(stream, Decoder::new(options.max_packet, READ)),
         shared: shared.clone(),
         pings,
-        silence: Silence::new(options.timeout),
+        silence: IdleTimer::new(options.timeout),
     };
     let end = poll_fn(|cx| task.poll(cx)).await;
     shared.outbox.end(end);
@@ -49,10 +50,10 @@ where
 }
 
 struct Task<S> {
-    link: Link<S>,
+    link: FramedLink<S>,
     shared: Arc<Shared>,
     pings: Interval,
-    silence: Silence,
+    silence: IdleTimer,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
@@ -74,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 return Poll::Ready(Error::Lost(error.kind()));
             }
             match self.link.poll_fill(cx) {
-                Poll::Ready(Ok(())) => self.silence.broken(),
+                Poll::Ready(Ok(())) => self.silence.reset(),
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(match error.kind() {
                         io::ErrorKind::UnexpectedEof => Error::Closed,

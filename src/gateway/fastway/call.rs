@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::hooks::chain::{Chain, Denied, Subject};
+use crate::hooks::chain::{Chain, Denied, HookContext};
 use crate::hooks::{Attrs, Ended, SessionInfo, Target};
 
 /// A dial as hooks know it, and the virtual connection that came of it.
 pub(super) struct Call {
     /// What decides about it.
     chain: Arc<Chain>,
-    subject: Subject,
+    subject: HookContext,
     started: Instant,
 }
 
@@ -18,7 +18,7 @@ impl Call {
     pub fn new(chain: Arc<Chain>, info: SessionInfo) -> Self {
         Self {
             chain,
-            subject: Subject {
+            subject: HookContext {
                 info: Arc::new(info),
                 attrs: Attrs::new(),
                 trace: None,

@@ -20,7 +20,8 @@ use crate::gateway::live::Client;
 use crate::gateway::state::State;
 use crate::hooks::chain::Denied;
 use crate::proto::fastway::{Dial, Frame, Peer};
-use crate::wire::fastway::{Link, Outbox, Silence};
+use crate::timer::IdleTimer;
+use crate::wire::fastway::{FramedLink, Outbox};
 
 /// Dials that wait for hooks; with more, the endpoint is not read from.
 const MAX_WAITING: usize = 64;
@@ -30,11 +31,11 @@ const TURN: usize = 256;
 
 /// A physical connection whose endpoint has joined.
 pub(super) struct Physical {
-    pub link: Link<Client>,
+    pub link: FramedLink<Client>,
     pub remote: Arc<Remote>,
     pub peer: Peer,
     pub dialler: Dialler,
-    pub silence: Option<Silence>,
+    pub silence: Option<IdleTimer>,
     dials: Dials,
     held: Option<Held>,
     stall: Stall,
@@ -65,7 +66,7 @@ type Decided = (Dial, Box<Call>, Result<Option<u32>, Denied>);
 
 impl Physical {
     pub fn new(
-        link: Link<Client>,
+        link: FramedLink<Client>,
         remote: Arc<Remote>,
         peer: Peer,
         dialler: Dialler,
@@ -76,7 +77,7 @@ impl Physical {
             remote,
             peer,
             dialler,
-            silence: settings.idle.map(Silence::new),
+            silence: settings.idle.map(IdleTimer::new),
             dials: Dials::default(),
             held: None,
             stall: Stall {
@@ -115,9 +116,9 @@ impl Physical {
             if !self.may_read(cx) {
                 // It is not silent, but not heard. One that reads is attended to by that.
                 if let Some(silence) = &mut self.silence {
-                    silence.broken();
+                    silence.reset();
                 }
-                if self.link.stream_mut().poll_attend(cx).is_ready() {
+                if self.link.stream_mut().poll_drive(cx).is_ready() {
                     return Poll::Ready(End::Broken(io::ErrorKind::TimedOut));
                 }
                 return Poll::Pending;
@@ -130,7 +131,7 @@ impl Physical {
                     Poll::Pending => break,
                 }
                 if let Some(silence) = &mut self.silence {
-                    silence.broken();
+                    silence.reset();
                 }
             }
             match self.receive() {

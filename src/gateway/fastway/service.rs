@@ -17,11 +17,11 @@ use crate::config::{self, Fastway as Settings};
 use crate::gateway::generation::Generation;
 use crate::gateway::live::{Account, Client, Registration, account, run};
 use crate::gateway::state::State;
-use crate::hooks::chain::{Chain, Subject};
+use crate::hooks::chain::{Chain, HookContext};
 use crate::hooks::{Attrs, Fastway, SessionInfo};
 use crate::proto::fastway::queue::{Bounds, Pool};
 use crate::proto::fastway::{Decoder, Identity, auth};
-use crate::wire::fastway::{Link, Outbox};
+use crate::wire::fastway::{FramedLink, Outbox};
 
 /// Room for one read from a client, which says little, and from a server, which says much; bytes.
 const CLIENT_READ: usize = 4 * 1024;
@@ -53,7 +53,7 @@ impl Service<'_> {
         let started = Instant::now();
         let state = self.state;
         let record = self.registration.record().clone();
-        let mut subject = Subject {
+        let mut subject = HookContext {
             info: Arc::new(self.info.clone()),
             attrs: Attrs::new(),
             trace: Some(record.trace.clone()),
@@ -86,7 +86,11 @@ impl Service<'_> {
     }
 
     /// Finds out whether the endpoint may join, and if it is a server, as which.
-    async fn enter(&self, client: &mut Client, subject: &mut Subject) -> Result<Option<u32>, End> {
+    async fn enter(
+        &self,
+        client: &mut Client,
+        subject: &mut HookContext,
+    ) -> Result<Option<u32>, End> {
         let settings = &self.listener.fastway;
         let mut server_id = None;
         if self.listener.service == config::Service::FastwayServer {
@@ -104,12 +108,12 @@ impl Service<'_> {
         subject.info = Arc::new(info);
         self.registration.record().story().info = subject.info.clone();
         // The endpoint may lose its connection and come back meanwhile.
-        let access = client.attend(self.chain.access(subject)).await;
+        let access = client.drive(self.chain.access(subject)).await;
         access.ok_or(End::Left)?.map_err(End::Denied)?;
         Ok(server_id)
     }
 
-    async fn serve(&self, client: Client, subject: &Subject, server_id: Option<u32>) -> Served {
+    async fn serve(&self, client: Client, subject: &HookContext, server_id: Option<u32>) -> Served {
         let settings = &self.listener.fastway;
         let (state, info) = (self.state, &subject.info);
         let switchboard = &state.environment.fastway;
@@ -136,7 +140,7 @@ impl Service<'_> {
             key: self.key.clone(),
             info: info.clone(),
         };
-        let link = Link::new(client, Decoder::new(settings.max_packet as u32, read_size));
+        let link = FramedLink::new(client, Decoder::new(settings.max_packet as u32, read_size));
         let mut physical = Physical::new(link, remote, peer, dialler, settings);
         let record = self.registration.record();
         record.story().endpoint = Some(id);

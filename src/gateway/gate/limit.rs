@@ -3,15 +3,20 @@
 /// What limits connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
+    /// Sessions of the listener, and handshakes besides.
     Connections,
+    /// The same of one source.
     PerSource,
+    /// Connections of one source in a second.
     NewPerSecond,
+    /// Connections in their handshakes.
     Handshakes,
     /// The process has no descriptor left: connections wait. What is counted are the pauses.
     Descriptors,
 }
 
 impl Limit {
+    /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Connections,
         Self::PerSource,

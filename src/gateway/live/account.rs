@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::excerpt::excerpt;
 use super::record::Record;
 use crate::hooks::Ended;
-use crate::hooks::chain::{Chain, Subject};
+use crate::hooks::chain::{Chain, HookContext};
 
 /// What is told of a session that has ended.
 pub(in crate::gateway) struct Account<'a> {
@@ -37,7 +37,7 @@ pub(in crate::gateway) enum Service<'a> {
 
 impl Account<'_> {
     /// Logs it, notes it in the session's record and tells the hooks.
-    pub async fn close(self, chain: &Chain, subject: &mut Subject, record: &Record) {
+    pub async fn close(self, chain: &Chain, subject: &mut HookContext, record: &Record) {
         record.ended(self.reason, self.detail.clone(), self.duration);
         let (target, unforwarded, endpoint, message) = match self.service {
             Service::Proxy {

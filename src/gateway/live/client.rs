@@ -20,7 +20,7 @@ pub(crate) enum Client {
 
 /// What only the task of a session can tell.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Look {
+pub(crate) struct Snapshot {
     pub round_trip: Option<Duration>,
     /// Bytes written to its connection that the client's system has not acknowledged.
     pub undelivered: Option<usize>,
@@ -51,18 +51,18 @@ impl Client {
     }
 
     /// Lets the session do what it must while nobody reads or writes. Ready when it has ended.
-    pub fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Plain(_) => Poll::Pending,
-            Self::Resumable(stream) => stream.poll_attend(cx),
+            Self::Resumable(stream) => stream.poll_drive(cx),
         }
     }
 
     /// Runs `future` while the session is attended to. `None` if the session ends first.
-    pub async fn attend<F: Future>(&mut self, future: F) -> Option<F::Output> {
+    pub async fn drive<F: Future>(&mut self, future: F) -> Option<F::Output> {
         match self {
             Self::Plain(_) => Some(future.await),
-            Self::Resumable(stream) => stream.attend(future).await,
+            Self::Resumable(stream) => stream.drive(future).await,
         }
     }
 
@@ -100,12 +100,12 @@ impl Client {
     }
 
     /// How it is.
-    pub fn look(&self) -> Look {
+    pub fn look(&self) -> Snapshot {
         let (connection, stream) = match self {
             Self::Plain(stream) => (Some(stream), None),
             Self::Resumable(stream) => (stream.connection(), Some(stream)),
         };
-        Look {
+        Snapshot {
             round_trip: connection.and_then(transport::Stream::round_trip),
             undelivered: connection.map(Connection::undelivered),
             replay: stream.map(|stream| {

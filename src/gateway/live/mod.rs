@@ -8,8 +8,8 @@ mod record;
 mod run;
 
 pub(super) use account::Account;
-pub(crate) use client::{Client, Look};
+pub(crate) use client::{Client, Snapshot};
 pub(super) use excerpt::excerpt;
-pub(crate) use record::{Record, Registry, Story, Went};
+pub(crate) use record::{Destination, Details, Record, Registry};
 pub(super) use record::{Registration, Resumed};
 pub(super) use run::{Stopped, run};

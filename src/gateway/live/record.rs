@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::client::{Client, Look};
+use super::client::{Client, Snapshot};
 use crate::gateway::metrics::{ListenerMeter, Metrics};
 use crate::hooks::SessionInfo;
 use crate::hooks::trace::Trace;
@@ -64,13 +64,13 @@ pub(crate) struct Record {
     /// What is wanted of the session's task.
     wanted: AtomicU8,
     waker: AtomicWaker,
-    story: Mutex<Story>,
+    story: Mutex<Details>,
 }
 
 /// The part of a record that changes rarely.
-pub(crate) struct Story {
+pub(crate) struct Details {
     pub info: Arc<SessionInfo>,
-    pub target: Option<Went>,
+    pub target: Option<Destination>,
     /// The id that it has as a fastway endpoint.
     pub endpoint: Option<u32>,
     pub resumes: u64,
@@ -79,11 +79,11 @@ pub(crate) struct Story {
     pub ended: Option<Box<Ended>>,
     /// How many of the client's first bytes hooks saw, once the bytes are gone.
     pub first_data: usize,
-    looking: Vec<oneshot::Sender<Look>>,
+    looking: Vec<oneshot::Sender<Snapshot>>,
 }
 
 /// Where a session went.
-pub(crate) enum Went {
+pub(crate) enum Destination {
     Host(Arc<Host>),
     /// An address that no host has.
     Addr(Box<str>),
@@ -146,7 +146,7 @@ impl Registry {
             away: AtomicBool::new(false),
             wanted: AtomicU8::new(0),
             waker: AtomicWaker::new(),
-            story: Mutex::new(Story {
+            story: Mutex::new(Details {
                 info,
                 target: None,
                 endpoint: None,
@@ -249,7 +249,7 @@ impl Drop for Registration {
 }
 
 impl Record {
-    pub fn story(&self) -> MutexGuard<'_, Story> {
+    pub fn story(&self) -> MutexGuard<'_, Details> {
         self.story.lock()
     }
 
@@ -330,12 +330,12 @@ impl Record {
 
     /// What the session's task has to tell; nothing while it is not connected with a server, or
     /// has ended.
-    pub async fn look(&self) -> Look {
+    pub async fn look(&self) -> Snapshot {
         let (looking, look) = oneshot::channel();
         {
             let mut story = self.story();
             if story.ended.is_some() || (story.target.is_none() && story.endpoint.is_none()) {
-                return Look::default();
+                return Snapshot::default();
             }
             story.looking.push(looking);
         }
@@ -366,7 +366,7 @@ impl Record {
     }
 }
 
-impl Went {
+impl Destination {
     pub fn addr(&self) -> &str {
         match self {
             Self::Host(host) => &host.addr,
@@ -383,7 +383,7 @@ impl Went {
     }
 }
 
-impl Story {
+impl Details {
     /// What carries it now, or did last.
     pub fn transport(&self) -> &'static str {
         let last = self.history.last();

@@ -87,7 +87,7 @@ mod tests {
     use crate::gateway::Gateway;
     use crate::gateway::live::Client;
     use crate::gateway::proxy::{Opened, Session};
-    use crate::hooks::chain::{Chain, Link};
+    use crate::hooks::chain::{Chain, ChainEntry};
     use crate::hooks::spec::OnError;
     use crate::hooks::stats::HookStats;
     use crate::hooks::{Answer, Attrs, Call, Ended, Hook, Question, Reply, SessionInfo};
@@ -168,7 +168,7 @@ hosts: [{name: echo, addr: 'builtin:echo'}]
                 ..SessionInfo::new("game", connection.peer_addr(), connection.local_addr())
             });
             let told = self.told.clone();
-            let chain = Arc::new(Chain::new(vec![Link {
+            let chain = Arc::new(Chain::new(vec![ChainEntry {
                 hook: Arc::new(Faulty { panics, told }),
                 on_error: OnError::Deny,
                 stats: Arc::new(HookStats::new("faulty")),

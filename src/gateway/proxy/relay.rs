@@ -156,7 +156,7 @@ impl Relay {
         }
         // A client that is read is attended to by that.
         let read = self.upload == Direction::Open && self.to_upstream.is_empty();
-        if !read && self.client.poll_attend(cx).is_ready() {
+        if !read && self.client.poll_drive(cx).is_ready() {
             return Poll::Ready(End::ClientGone(io::ErrorKind::TimedOut));
         }
         Poll::Pending

@@ -17,12 +17,12 @@ use crate::config;
 use crate::gateway::gate::Permit;
 use crate::gateway::generation::Generation;
 use crate::gateway::live::account::{Account, Service};
-use crate::gateway::live::{Client, Record, Registration, Went, excerpt, run};
+use crate::gateway::live::{Client, Destination, Record, Registration, excerpt, run};
 use crate::gateway::metrics::Metrics;
 use crate::gateway::state::{State, TableGuard};
-use crate::hooks::chain::{Chain, Subject};
+use crate::hooks::chain::{Chain, HookContext};
 use crate::hooks::{Attrs, SessionInfo};
-use crate::hosts::Occupied;
+use crate::hosts::SessionGuard;
 
 /// How long an upstream may take to accept the last bytes of a session whose client is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -53,12 +53,12 @@ struct Deciding<'a> {
 pub(in crate::gateway) struct Opened {
     state: Arc<State>,
     chain: Arc<Chain>,
-    subject: Subject,
+    subject: HookContext,
     started: Instant,
     relay: Relay,
     target: String,
     registration: Registration,
-    _occupied: Option<Occupied>,
+    _occupied: Option<SessionGuard>,
     _guard: Option<TableGuard>,
     permit: Permit,
 }
@@ -79,7 +79,7 @@ impl Session<'_> {
             permit,
         } = self;
         let started = Instant::now();
-        let mut subject = Subject {
+        let mut subject = HookContext {
             info,
             attrs: Attrs::new(),
             trace: Some(registration.record().trace.clone()),
@@ -131,7 +131,9 @@ impl Session<'_> {
             reason: reason.label(),
             detail: reason.to_string(),
         };
-        drop(permit);
+        // Whoever reads of the end may rely on there being room, and on the session being gone: there
+        // is nothing to come back for.
+        drop((permit, guard));
         // All the client gets is the end.
         let leaving = async {
             if !reason.is_fault() {
@@ -150,7 +152,7 @@ impl Deciding<'_> {
     async fn open(
         self,
         client: &mut Client,
-        subject: &mut Subject,
+        subject: &mut HookContext,
     ) -> Result<(Connected, BytesMut, usize), Reason> {
         let Self {
             generation,
@@ -179,8 +181,8 @@ impl Deciding<'_> {
                 .await
                 .map_err(Reason::ConnectFailed)?;
             let went = match &connected.occupied {
-                Some(occupied) => Went::Host(occupied.host().clone()),
-                None => Went::Addr(connected.addr.as_str().into()),
+                Some(occupied) => Destination::Host(occupied.host().clone()),
+                None => Destination::Addr(connected.addr.as_str().into()),
             };
             record.story().target = Some(went);
             let message = chain
@@ -190,7 +192,7 @@ impl Deciding<'_> {
             Ok((connected, message))
         };
         // The client may lose its connection and come back meanwhile.
-        let (connected, message) = client.attend(connecting).await.ok_or(Reason::LeftEarly)??;
+        let (connected, message) = client.drive(connecting).await.ok_or(Reason::LeftEarly)??;
         let mut first = BytesMut::from(message);
         first.extend_from_slice(&first_data);
         Ok((connected, first, first_data.len()))

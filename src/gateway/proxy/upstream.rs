@@ -15,7 +15,7 @@ use crate::config::{self, HostAddr, ProxyVersion, Transport, UpstreamSession};
 use crate::gateway::live::excerpt;
 use crate::gateway::metrics::Metrics;
 use crate::hooks::{SessionInfo, Target};
-use crate::hosts::{Backend, Hosts, Name, Occupied, Wish, is_ours};
+use crate::hosts::{Backend, Hosts, Query, Resolved, SessionGuard, is_ours};
 use crate::proto::proxy_header;
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
 use crate::proto::scp::message::NewRequest;
@@ -40,7 +40,7 @@ pub(super) struct Connected {
     /// Where: `host:port` or `builtin:echo`.
     pub addr: String,
     /// Counts the session on its host; `None` for an address that no host has.
-    pub occupied: Option<Occupied>,
+    pub occupied: Option<SessionGuard>,
 }
 
 /// Why no server was reached.
@@ -77,7 +77,7 @@ impl Connector<'_> {
             Some(Target::Name(name)) => Some(name.as_str()),
             None => None,
         };
-        let wish = Wish {
+        let wish = Query {
             name: asked.filter(|name| self.hosts.has(name)),
             client: self.info.client_addr.ip(),
             target: asked,
@@ -119,7 +119,7 @@ impl Connector<'_> {
         self.dial_host(&second).await
     }
 
-    fn choose(&self, wish: &Wish<'_>, tried: &[Backend]) -> Option<Backend> {
+    fn choose(&self, wish: &Query<'_>, tried: &[Backend]) -> Option<Backend> {
         self.hosts
             .choose(wish, tried, Instant::now(), &mut rand::rng())
     }
@@ -164,7 +164,7 @@ impl Connector<'_> {
     /// Dials what no host of the configuration is.
     async fn dial_addr(&self, addr: &str) -> Result<Connected, ConnectError> {
         let parsed = addr.parse().and_then(|addr| match addr {
-            HostAddr::Dial { host, port } => Ok(Name::new(&host, port)),
+            HostAddr::Dial { host, port } => Ok(Resolved::new(&host, port)),
             HostAddr::BuiltinEcho => Err("no address to dial".to_owned()),
         });
         let name = parsed.map_err(|message| ConnectError::Failed {
@@ -184,7 +184,7 @@ impl Connector<'_> {
     async fn dial(
         &self,
         host: &str,
-        name: &Name,
+        name: &Resolved,
         resolver: &Resolver,
         addr: &str,
         kept: bool,

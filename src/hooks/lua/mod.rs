@@ -57,7 +57,7 @@ pub use self::pool::{Pool, Stats};
 use self::script::Script;
 use super::contract::Function;
 use super::spec::{LoadError, Spec};
-use super::{Answer, Call, Hook, Reply};
+use super::{Answer, Call, FileHook, Hook, Reply};
 use crate::files::Files;
 
 /// A script of one configuration generation.
@@ -95,7 +95,9 @@ impl Hook for LuaHook {
         }
         Box::pin(self.script.clone().ask(call))
     }
+}
 
+impl FileHook for LuaHook {
     /// All that were read, and those that `require` looked for in vain. Grows when a call is the
     /// first to require a module.
     fn files(&self) -> Files {

@@ -64,15 +64,15 @@ impl Vm {
         let live = program.vms.clone();
         live.fetch_add(1, Ordering::Relaxed);
         let live = Live(live);
-        let judge = Judge {
+        let reporter = ErrorReporter {
             program,
             guard,
             line: None,
         };
-        let built = Self::build(program, live, &judge);
+        let built = Self::build(program, live, &reporter);
         match built {
             Ok(built) => built,
-            Err(error) => Err(judge.raised(&error)),
+            Err(error) => Err(reporter.raised(&error)),
         }
     }
 
@@ -86,7 +86,7 @@ impl Vm {
         if program.sources.module(module).is_err() {
             return Ok(());
         }
-        let judge = Judge {
+        let reporter = ErrorReporter {
             program,
             guard,
             line: None,
@@ -95,8 +95,8 @@ impl Vm {
         self.log.borrow_mut().end();
         match ran {
             Ok((true, Value::Nil, Value::Nil)) => Ok(()),
-            Ok((_, message, object)) => Err(judge.failed(&message, &object)),
-            Err(error) => Err(judge.raised(&error)),
+            Ok((_, message, object)) => Err(reporter.failed(&message, &object)),
+            Err(error) => Err(reporter.raised(&error)),
         }
     }
 
@@ -120,7 +120,7 @@ impl Vm {
         let Some((function, line)) = &self.functions[hooked as usize] else {
             return Ok((Answer::Pass, call.attrs.clone()));
         };
-        let judge = Judge {
+        let reporter = ErrorReporter {
             program,
             guard,
             line: Some(*line),
@@ -129,14 +129,14 @@ impl Vm {
         self.log.borrow_mut().end();
         match asked {
             Ok((true, a, b, attrs)) => {
-                judge.in_time()?;
+                reporter.in_time()?;
                 let answer = answer::answer(hooked, a, b, call.info.is_dial());
                 answer
                     .and_then(|answer| Ok((answer, answer::attrs(&attrs)?)))
-                    .map_err(|message| judge.answered(&message))
+                    .map_err(|message| reporter.answered(&message))
             }
-            Ok((false, message, object, _)) => Err(judge.failed(&message, &object)),
-            Err(error) => Err(judge.raised(&error)),
+            Ok((false, message, object, _)) => Err(reporter.failed(&message, &object)),
+            Err(error) => Err(reporter.raised(&error)),
         }
     }
 
@@ -144,7 +144,7 @@ impl Vm {
     fn build(
         program: &Program,
         live: Live,
-        judge: &Judge<'_>,
+        reporter: &ErrorReporter<'_>,
     ) -> mlua::Result<Result<Self, Failure>> {
         let libraries = StdLib::COROUTINE
             | StdLib::TABLE
@@ -167,16 +167,16 @@ impl Vm {
         let chunk = match program.sources.main().load(&lua) {
             Ok(chunk) => chunk,
             Err(mlua::Error::SyntaxError { message, .. }) => {
-                return Ok(Err(judge.message(HookErrorKind::Script, &message)));
+                return Ok(Err(reporter.message(HookErrorKind::Script, &message)));
             }
             Err(error) => return Err(error),
         };
         let (ok, message, object): (bool, Value, Value) = run.call(chunk)?;
-        if let Err(failure) = judge.in_time() {
+        if let Err(failure) = reporter.in_time() {
             return Ok(Err(failure));
         }
         if !ok {
-            return Ok(Err(judge.failed(&message, &object)));
+            return Ok(Err(reporter.failed(&message, &object)));
         }
 
         let globals = lua.globals();
@@ -195,13 +195,13 @@ impl Vm {
                         hooked.name(),
                         type_of(&other)
                     );
-                    return Ok(Err(judge.message(HookErrorKind::Script, &message)));
+                    return Ok(Err(reporter.message(HookErrorKind::Script, &message)));
                 }
             };
         }
         if functions.iter().all(Option::is_none) {
             let message = "defines none of the functions access, select_target, announce, closed";
-            return Ok(Err(judge.message(HookErrorKind::Script, message)));
+            return Ok(Err(reporter.message(HookErrorKind::Script, message)));
         }
         log.borrow_mut().end();
         Ok(Ok(Self {
@@ -298,14 +298,14 @@ impl Vm {
 }
 
 /// Finds the words for what went wrong.
-struct Judge<'a> {
+struct ErrorReporter<'a> {
     program: &'a Program,
     guard: &'a Guard,
     /// Where the function that was called begins.
     line: Option<usize>,
 }
 
-impl Judge<'_> {
+impl ErrorReporter<'_> {
     /// The interpreter gave up, or the prelude was interrupted.
     fn raised(&self, error: &mlua::Error) -> Failure {
         if let Err(failure) = self.in_time() {

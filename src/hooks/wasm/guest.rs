@@ -16,7 +16,7 @@ pub(super) const MAX_TABLE: usize = 65_536;
 
 /// What all instances of a plugin see of the gateway.
 #[derive(Debug)]
-pub(super) struct Surroundings {
+pub(super) struct PluginContext {
     /// Name of the hook.
     pub(super) hook: Arc<str>,
     pub(super) config: serde_json::Map<String, serde_json::Value>,
@@ -30,7 +30,7 @@ pub(super) struct Surroundings {
 
 /// The host's side of one instance.
 pub(super) struct Guest {
-    pub(super) around: Arc<Surroundings>,
+    pub(super) around: Arc<PluginContext>,
     pub(super) log: Log,
     /// What was written to standard output and error, up to the end of a line.
     pub(super) line: Vec<u8>,
@@ -66,7 +66,7 @@ pub(super) struct OutOfMemory;
 pub(super) struct Crowded;
 
 impl Guest {
-    pub(super) fn new(around: Arc<Surroundings>) -> Self {
+    pub(super) fn new(around: Arc<PluginContext>) -> Self {
         Self {
             log: Log::new(around.hook.clone()),
             around,

@@ -10,25 +10,25 @@ use std::sync::Arc;
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
-use super::guest::{Guest, Surroundings};
+use super::guest::{Guest, PluginContext};
 
 use crate::sync::Mutex;
 
 /// An instance with its memory.
-pub(super) struct Live {
+pub(super) struct LiveInstance {
     pub(super) store: Store<Guest>,
     pub(super) instance: Instance,
 }
 
-impl Live {
-    fn is_of(&self, plugin: &Arc<Surroundings>) -> bool {
+impl LiveInstance {
+    fn is_of(&self, plugin: &Arc<PluginContext>) -> bool {
         Arc::ptr_eq(&self.store.data().around, plugin)
     }
 }
 
 /// A bounded list, the last used last.
 pub(super) struct Idle {
-    instances: Mutex<VecDeque<Live>>,
+    instances: Mutex<VecDeque<LiveInstance>>,
     most: usize,
 }
 
@@ -41,14 +41,14 @@ impl Idle {
     }
 
     /// An instance of a plugin, the last that was kept.
-    pub(super) fn take(&self, plugin: &Arc<Surroundings>) -> Option<Live> {
+    pub(super) fn take(&self, plugin: &Arc<PluginContext>) -> Option<LiveInstance> {
         let mut instances = self.instances.lock();
         let at = instances.iter().rposition(|live| live.is_of(plugin))?;
         instances.remove(at)
     }
 
     /// Keeps an instance, instead of the one that has waited longest if there are too many.
-    pub(super) fn keep(&self, live: Live) {
+    pub(super) fn keep(&self, live: LiveInstance) {
         let mut instances = self.instances.lock();
         instances.push_back(live);
         let surplus = (instances.len() > self.most).then(|| instances.pop_front());
@@ -58,7 +58,7 @@ impl Idle {
     }
 
     /// Drops all instances of a plugin.
-    pub(super) fn forget(&self, plugin: &Arc<Surroundings>) {
+    pub(super) fn forget(&self, plugin: &Arc<PluginContext>) {
         let mut instances = self.instances.lock();
         let (gone, kept) = instances.drain(..).partition(|live| live.is_of(plugin));
         *instances = kept;

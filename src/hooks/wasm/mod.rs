@@ -7,7 +7,7 @@
 //!
 //! # How it runs
 //!
-//! All plugins of a gateway share one engine, which a [`Host`] starts with the first of them. A
+//! All plugins of a gateway share one engine, which a [`PluginHost`] starts with the first of them. A
 //! call begins on the thread that asks. Most end within microseconds; one that does not is taken
 //! off that thread after a millisecond or two and goes on, a slice at a time, on threads of lower
 //! priority, until it answers or its time is over. Where that took long lately a call begins there. A
@@ -42,19 +42,19 @@ use self::engine::Engine;
 use self::plugin::Plugin;
 use super::contract::{Function, MAX_ERROR, clip};
 use super::spec::{LoadError, Spec};
-use super::{Answer, Call, Hook, Reply};
+use super::{Answer, Call, FileHook, Hook, Reply};
 use crate::files::Files;
 use crate::hooks::spec::Instance;
 
 pub use self::cache::default_directory;
 
 /// What all plugins of a gateway share.
-pub struct Host {
+pub struct PluginHost {
     cache: Option<PathBuf>,
     engine: OnceLock<Result<Arc<Engine>, String>>,
 }
 
-impl Host {
+impl PluginHost {
     /// A host that keeps compiled code in the directory `cache`, or only in memory. Threads are
     /// started and address space is reserved for the first plugin.
     pub fn new(cache: Option<PathBuf>) -> Arc<Self> {
@@ -86,7 +86,7 @@ impl WasmHook {
     /// # Errors
     /// When it cannot be read, is no plugin, wants what the gateway does not have, or does not
     /// start within its limits. The message says what is missing.
-    pub fn load(host: &Host, spec: Spec, instance: Instance) -> Result<Self, LoadError> {
+    pub fn load(host: &PluginHost, spec: Spec, instance: Instance) -> Result<Self, LoadError> {
         let path = std::path::absolute(&spec.path).unwrap_or_else(|_| spec.path.clone());
         let name: Arc<str> = spec.name.as_str().into();
         let mut files = Files::default();
@@ -132,8 +132,15 @@ impl Hook for WasmHook {
         }
         Box::pin(self.plugin.clone().ask(call))
     }
+}
 
+impl FileHook for WasmHook {
     fn files(&self) -> Files {
         self.plugin.files().clone()
+    }
+
+    /// A plugin is one file.
+    fn modules(&self) -> Vec<String> {
+        Vec::new()
     }
 }

@@ -22,8 +22,8 @@ use super::bindings::{
 };
 use super::compile::compile;
 use super::engine::Engine;
-use super::guest::{Crowded, Guest, OutOfMemory, Surroundings};
-use super::idle::Live;
+use super::guest::{Crowded, Guest, OutOfMemory, PluginContext};
+use super::idle::LiveInstance;
 use super::slow::{Limits, Pace, Running, Unfinished};
 use super::{imports, wasi};
 use crate::files::{Files, MAX_FILE};
@@ -51,7 +51,7 @@ pub(super) struct Plugin {
     timeout: Duration,
     wall_timeout: Duration,
     pace: Arc<Pace>,
-    around: Arc<Surroundings>,
+    around: Arc<PluginContext>,
     instance: Instance,
     /// By [`Function`].
     exports: [Option<ComponentExportIndex>; 4],
@@ -98,7 +98,7 @@ impl Plugin {
             timeout: limits.timeout,
             wall_timeout: limits.wall_timeout,
             pace: Pace::new(),
-            around: Arc::new(Surroundings {
+            around: Arc::new(PluginContext {
                 hook: spec.name.into(),
                 config: spec.config,
                 environment: spec.environment,
@@ -138,7 +138,7 @@ impl Plugin {
         Ok(())
     }
 
-    fn checked<P, R>(&self, live: &mut Live, function: Function) -> wasmtime::Result<()>
+    fn checked<P, R>(&self, live: &mut LiveInstance, function: Function) -> wasmtime::Result<()>
     where
         P: ComponentNamedList + Lower + Send + Sync,
         R: ComponentNamedList + Lift + Send + Sync,
@@ -262,7 +262,11 @@ impl Plugin {
     }
 
     /// Puts a question to an instance. The inner error is the plugin's own.
-    async fn put(&self, live: &mut Live, call: &Call) -> wasmtime::Result<Result<Answer, String>> {
+    async fn put(
+        &self,
+        live: &mut LiveInstance,
+        call: &Call,
+    ) -> wasmtime::Result<Result<Answer, String>> {
         let session = Session::of(call);
         Ok(match &call.question {
             Question::Access => {
@@ -297,7 +301,7 @@ impl Plugin {
     /// An export of an instance, with the types that [`Self::probe`] gave it.
     fn function<P, R>(
         &self,
-        live: &mut Live,
+        live: &mut LiveInstance,
         function: Function,
     ) -> wasmtime::Result<TypedFunc<P, R>>
     where
@@ -315,18 +319,18 @@ impl Plugin {
     }
 
     /// A new instance.
-    async fn start(&self) -> wasmtime::Result<Live> {
+    async fn start(&self) -> wasmtime::Result<LiveInstance> {
         let mut store = Store::new(&self.engine.wasm, Guest::new(self.around.clone()));
         store.limiter(|guest| guest);
         store.set_hostcall_fuel(MAX_PASSED);
         store.epoch_deadline_async_yield_and_update(1);
         store.set_epoch_deadline(1);
         let instance = self.component.instantiate_async(&mut store).await?;
-        Ok(Live { store, instance })
+        Ok(LiveInstance { store, instance })
     }
 
     /// Keeps an instance for the next call, if it is to be kept.
-    fn park(&self, mut live: Live) {
+    fn park(&self, mut live: LiveInstance) {
         if self.instance == Instance::Pooled {
             live.store.data_mut().log.end();
             self.engine.idle.keep(live);

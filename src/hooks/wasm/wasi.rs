@@ -289,11 +289,11 @@ mod tests {
     use super::*;
     use crate::hooks::Roster;
     use crate::hooks::spec::Environment;
-    use crate::hooks::wasm::guest::Surroundings;
+    use crate::hooks::wasm::guest::PluginContext;
 
     #[test]
     fn a_long_line_is_broken_and_all_of_it_is_there() {
-        let mut guest = Guest::new(Arc::new(Surroundings {
+        let mut guest = Guest::new(Arc::new(PluginContext {
             hook: "plugin".into(),
             config: serde_json::Map::new(),
             environment: Environment {

@@ -195,8 +195,8 @@ async fn the_session_goes_on_after_an_offer() {
     assert_eq!(read(&mut b, 4).await, b"one ");
     let (at_a, at_b) = (to_a.offer(), to_b.offer());
     let (at_a, at_b) = (
-        a.attend(at_a).await.unwrap().unwrap(),
-        b.attend(at_b).await.unwrap().unwrap(),
+        a.drive(at_a).await.unwrap().unwrap(),
+        b.drive(at_b).await.unwrap().unwrap(),
     );
     a.write_all(b"two ").await.unwrap();
     assert_eq!(read(&mut b, 4).await, b"two ");
@@ -218,7 +218,7 @@ async fn an_offer_that_is_dropped_changes_nothing() {
     let ((mut a, to_a), (mut b, _)) = session(64, 1024);
     for _ in 0..3 {
         let offer = to_a.offer();
-        drop(a.attend(offer).await.unwrap().unwrap());
+        drop(a.drive(offer).await.unwrap().unwrap());
     }
     a.write_all(b"on").await.unwrap();
     assert_eq!(read(&mut b, 2).await, b"on");
@@ -234,18 +234,18 @@ async fn an_offer_counts_what_was_delivered() {
     let sent = pattern(2 * MUCH + 2);
     a.write_all(&sent[..2 * MUCH]).await.unwrap();
     let offer = to_b.offer();
-    let first = b.attend(offer).await.unwrap().unwrap();
+    let first = b.drive(offer).await.unwrap().unwrap();
     assert_eq!((first.received(), b.held()), (2 * MUCH as u64, 0));
-    b.attend(a.attend(resume(&to_a, &to_b, 64)))
+    b.drive(a.drive(resume(&to_a, &to_b, 64)))
         .await
         .unwrap()
         .unwrap();
-    b.attend(tokio::task::yield_now()).await.unwrap();
+    b.drive(tokio::task::yield_now()).await.unwrap();
     assert_eq!((b.resumes(), b.held(), b.memory()), (1, 2 * MUCH, 2 * MUCH));
     // As long as that much is unread no connection is left behind that has delivered more.
     a.write_all(&sent[2 * MUCH..]).await.unwrap();
     let mut second = std::pin::pin!(to_b.offer());
-    let waiting = b.attend(tokio::time::timeout(MINUTE, &mut second)).await;
+    let waiting = b.drive(tokio::time::timeout(MINUTE, &mut second)).await;
     assert!(waiting.unwrap().is_err());
     let rest = MUCH - 2;
     let len = 2 * MUCH - rest;
@@ -256,7 +256,7 @@ async fn an_offer_counts_what_was_delivered() {
     // Nor does it count any more when the first of its offers is taken.
     let (_near, far) = duplex(64);
     first.attach(Pipe::new(far), 0).unwrap();
-    b.attend(tokio::task::yield_now()).await.unwrap();
+    b.drive(tokio::task::yield_now()).await.unwrap();
     assert_eq!((b.resumes(), b.held()), (2, 0));
 }
 
@@ -270,11 +270,11 @@ async fn a_peer_without_a_connection_never_waits() {
         // This end finds that it has lost its connection.
         b.lose_connection();
         assert!(b.connection().is_none());
-        b.attend(a.attend(resume(&to_a, &to_b, 4096)))
+        b.drive(a.drive(resume(&to_a, &to_b, 4096)))
             .await
             .unwrap()
             .unwrap();
-        b.attend(tokio::task::yield_now()).await.unwrap();
+        b.drive(tokio::task::yield_now()).await.unwrap();
     }
     assert_eq!(b.held(), sent.len());
     assert!(read(&mut b, sent.len()).await == sent);
@@ -287,10 +287,10 @@ async fn so_many_lost_connections_are_kept() {
     let sent = pattern((LOST + 1) * 10);
     for (n, part) in sent.chunks(10).enumerate() {
         a.write_all(part).await.unwrap();
-        let resuming = a.attend(resume(&to_a, &to_b, 4096));
-        let resuming = b.attend(tokio::time::timeout(MINUTE / 2, resuming));
+        let resuming = a.drive(resume(&to_a, &to_b, 4096));
+        let resuming = b.drive(tokio::time::timeout(MINUTE / 2, resuming));
         assert_eq!(resuming.await.unwrap().is_ok(), n < LOST);
-        b.attend(tokio::task::yield_now()).await.unwrap();
+        b.drive(tokio::task::yield_now()).await.unwrap();
         assert_eq!(b.replaced.len(), (n + 1).min(LOST));
     }
     assert!(read(&mut b, sent.len()).await == sent);
@@ -311,7 +311,7 @@ async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
     let reading = tokio::spawn({
         let late = late.clone();
         async move {
-            b.attend(late.notified()).await.unwrap();
+            b.drive(late.notified()).await.unwrap();
             read(&mut b, 4 * EACH).await
         }
     });
@@ -321,7 +321,7 @@ async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
             break;
         }
         to_a.cut();
-        let mut resuming = std::pin::pin!(a.attend(resume(&to_a, &to_b, EACH)));
+        let mut resuming = std::pin::pin!(a.drive(resume(&to_a, &to_b, EACH)));
         if n == 1 {
             let waiting = tokio::time::timeout(MINUTE / 2, &mut resuming).await;
             assert!(waiting.is_err(), "there is no room for more");
@@ -344,15 +344,15 @@ async fn without_memory_little_is_left_behind() {
     let (mut b, to_b) = Stream::new(core(), Pipe::new(far), MINUTE);
     memory.set_limit(Some(0));
     a.write_all(b"one").await.unwrap();
-    b.attend(a.attend(resume(&to_a, &to_b, 64)))
+    b.drive(a.drive(resume(&to_a, &to_b, 64)))
         .await
         .unwrap()
         .unwrap();
-    b.attend(tokio::task::yield_now()).await.unwrap();
+    b.drive(tokio::task::yield_now()).await.unwrap();
     a.write_all(b"two").await.unwrap();
     let mut offer = std::pin::pin!(to_b.offer());
     let waiting = tokio::time::timeout(MINUTE, &mut offer);
-    assert!(b.attend(waiting).await.unwrap().is_err());
+    assert!(b.drive(waiting).await.unwrap().is_err());
     assert_eq!(read(&mut b, 6).await, b"onetwo");
     assert_eq!(offer.await.unwrap().received(), 6);
 }
@@ -368,7 +368,7 @@ async fn what_came_before_a_failed_write() {
         b.write_all(&sent).await.unwrap();
         to_b.cut();
         let offered = to_b.offer();
-        b.attend(offered).await.unwrap().unwrap();
+        b.drive(offered).await.unwrap().unwrap();
         assert!(b.connection().is_none());
         a.write_all(b"x").await.unwrap();
         assert!(a.connection().is_none());
@@ -379,7 +379,7 @@ async fn what_came_before_a_failed_write() {
         to_a.detached().await.unwrap();
         if comes_back {
             let resuming = resume(&to_a, &to_b, 64);
-            let resuming = b.attend(a.attend(resuming));
+            let resuming = b.drive(a.drive(resuming));
             assert!(resuming.await.unwrap().is_some());
             b.write_all(b"on").await.unwrap();
         } else {
@@ -401,18 +401,14 @@ async fn a_session_that_finishes_counts_what_was_left_behind() {
     let ((mut a, to_a), (mut b, to_b)) = session(1024, 1024);
     a.write_all(&[1; 400]).await.unwrap();
     b.write_all(b"the end").await.unwrap();
-    assert!(
-        b.attend(a.attend(resume(&to_a, &to_b, 1024)))
-            .await
-            .is_some()
-    );
-    b.attend(tokio::task::yield_now()).await.unwrap();
+    assert!(b.drive(a.drive(resume(&to_a, &to_b, 1024))).await.is_some());
+    b.drive(tokio::task::yield_now()).await.unwrap();
     assert_eq!(b.held(), 400);
     a.write_all(&[1; 40]).await.unwrap();
     assert_eq!(read(&mut a, 7).await, b"the end");
     a.write_all(&[1; 4]).await.unwrap();
     let finishing = poll_fn(|cx| b.poll_finish(cx));
-    let resuming = a.attend(resume(&to_a, &to_b, 1024));
+    let resuming = a.drive(resume(&to_a, &to_b, 1024));
     tokio::select! {
         delivered = finishing => panic!("{delivered}"),
         resumed = resuming => resumed.unwrap(),
@@ -434,9 +430,9 @@ async fn a_session_that_finishes_counts_what_was_left_behind() {
 async fn of_two_connections_the_last_wins() {
     let ((mut a, to_a), (_b, _)) = session(64, 1024);
     let first = to_a.offer();
-    let first = a.attend(first).await.unwrap().unwrap();
+    let first = a.drive(first).await.unwrap().unwrap();
     let second = to_a.offer();
-    let second = a.attend(second).await.unwrap().unwrap();
+    let second = a.drive(second).await.unwrap().unwrap();
     let ((near_1, mut far_1), (near_2, mut far_2)) = (duplex(64), duplex(64));
     second.attach(Pipe::new(near_2), 0).unwrap();
     first.attach(Pipe::new(near_1), 0).unwrap();
@@ -453,7 +449,7 @@ async fn of_two_connections_the_last_wins() {
 async fn an_offer_that_came_too_late() {
     let ((mut a, to_a), (mut b, _)) = session(4096, 1024);
     let offer = to_a.offer();
-    let offer = a.attend(offer).await.unwrap().unwrap();
+    let offer = a.drive(offer).await.unwrap().unwrap();
     a.write_all(&[7; 1025]).await.unwrap();
     let (near, mut far) = duplex(64);
     offer.attach(Pipe::new(near), 0).unwrap();
@@ -464,7 +460,7 @@ async fn an_offer_that_came_too_late() {
     assert_eq!(a.resumes(), 0);
     // Without a connection there is none afterwards either, and the handle says so.
     let offer = to_a.offer();
-    let offer = a.attend(offer).await.unwrap().unwrap();
+    let offer = a.drive(offer).await.unwrap().unwrap();
     let received = offer.sent();
     a.write_all(&[7; 1025]).await.unwrap();
     to_a.cut();
@@ -552,7 +548,7 @@ async fn a_session_gives_memory_back_when_it_is_asked() {
         }
         to_a.shrink();
         assert_eq!(to_a.spare().bytes, 0);
-        let attending = a.attend(tokio::task::yield_now()).await;
+        let attending = a.drive(tokio::task::yield_now()).await;
         assert!(attending.is_some());
         assert_eq!(memory.used(), if away { 32_768 } else { 0 });
         if !away {
@@ -560,12 +556,12 @@ async fn a_session_gives_memory_back_when_it_is_asked() {
         }
     }
     let attending = tokio::spawn(async move {
-        let got = b.attend(std::future::pending::<()>());
+        let got = b.drive(std::future::pending::<()>());
         tokio::select! { _ = got => {}, () = sleep(Duration::from_secs(1)) => {} }
         b
     });
     let resuming = resume(&to_a, &to_b, 64 * 1024);
-    assert!(a.attend(resuming).await.is_some());
+    assert!(a.drive(resuming).await.is_some());
     let mut b = attending.await.unwrap();
     a.flush().await.unwrap();
     assert_eq!(read(&mut b, 20_000).await, pattern(20_000));

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use stablegate::client::Stream;
-use stablegate::transport::kcp::segment::{Command, Header};
+use stablegate::internal::transport::kcp::segment::{Command, Header};
 
 use super::rig::{Flood, Traffic, options_of};
 use crate::common::{Gateway, echoed, http, soon};

@@ -293,10 +293,9 @@ upstream: {{eject: {{failures: 1, for: 1h}}}}
         .map(|(_, count)| count)
         .sum();
     assert!(refused >= 1.0, "{now:#?}");
-    assert_eq!(
-        now["stablegate_accepts_total{listener=\"game\",transport=\"tcp\"}"],
-        4.0
-    );
+    let accepted = now["stablegate_accepts_total{listener=\"game\",transport=\"tcp\"}"];
+    // The first, those that wait, and those that were refused.
+    assert!(accepted >= 2.0 + refused, "{now:#?}");
     drop(waiting);
 }
 

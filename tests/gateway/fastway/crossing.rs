@@ -171,8 +171,11 @@ async fn endpoints_that_say_nothing_are_kept_by_pings() {
     }
     // One that does not answer is gone after two intervals, and says how long that is.
     let mut dead = rig::Raw::server(rig::servers(&gateway, Version::V2), 99).await;
-    dead.hears(Version::V2, stablegate::proto::fastway::Command::Ping)
-        .await;
+    dead.hears(
+        Version::V2,
+        stablegate::internal::proto::fastway::Command::Ping,
+    )
+    .await;
     dead.is_closed().await;
     let mut dead = rig::Raw::server(rig::servers(&gateway, Version::V3), 98).await;
     dead.is_closed().await;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 use stablegate::client::fastway::{Connection, Endpoint, Error, Version};
-use stablegate::proto::fastway::{Command, auth, data};
+use stablegate::internal::proto::fastway::{Command, auth, data};
 use tokio::io::AsyncWriteExt;
 
 use super::rig::{self, Raw, client, clients, config, connect, passes, server, servers};

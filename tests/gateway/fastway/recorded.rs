@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use stablegate::client::fastway::Version;
-use stablegate::proto::fastway::auth;
+use stablegate::internal::proto::fastway::auth;
 
 use super::rig::{Raw, clients, config, joined, servers};
 use crate::common::{Gateway, unhex};

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use stablegate::client::Address;
 use stablegate::client::fastway::{Connection, Endpoint, Error, Version};
 use stablegate::client::{Stream, scp, snet};
 use stablegate::config::Transport;
-use stablegate::transport::Address;
 use tokio::task::JoinSet;
 
 use super::rig::{connect, options, server, settings};

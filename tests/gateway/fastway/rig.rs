@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use stablegate::client::fastway::{Connection, Endpoint, Options, Version};
-use stablegate::proto::fastway::{Command, auth, data};
+use stablegate::internal::proto::fastway::{Command, auth, data};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 

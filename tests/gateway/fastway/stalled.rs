@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 use stablegate::client::fastway::{Endpoint, Version};
-use stablegate::proto::fastway::{Command, data};
+use stablegate::internal::proto::fastway::{Command, data};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 

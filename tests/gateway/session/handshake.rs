@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 use stablegate::client::scp::{Options, Stream};
-use stablegate::crypto::Dialect;
-use stablegate::proto::proxy_header::{UNKNOWN_V1, UNKNOWN_V2};
+use stablegate::internal::crypto::Dialect;
+use stablegate::internal::proto::proxy_header::{UNKNOWN_V1, UNKNOWN_V2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use stablegate::client::scp::{Options, Stream};
-use stablegate::proto::scp::message::Code;
+use stablegate::internal::proto::scp::message::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

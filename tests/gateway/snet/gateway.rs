@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use stablegate::client::Stream;
 use stablegate::client::snet::Options;
-use stablegate::proto::snet::Version;
-use stablegate::proto::snet::message::REFUSED;
+use stablegate::internal::proto::snet::Version;
+use stablegate::internal::proto::snet::message::REFUSED;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::raw::{Raw, VERSIONS, dial, read, read_to_end};

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
-use stablegate::crypto::Rc4;
-use stablegate::proto::snet::Version;
-use stablegate::proto::snet::client::{Hello, Ticket};
-use stablegate::proto::snet::message::{Counts, NewResponse, ResumeResponse, response_len};
+use stablegate::internal::crypto::Rc4;
+use stablegate::internal::proto::snet::Version;
+use stablegate::internal::proto::snet::client::{Hello, Ticket};
+use stablegate::internal::proto::snet::message::{
+    Counts, NewResponse, ResumeResponse, response_len,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use stablegate::crypto::public_key;
-use stablegate::proto::snet::Version;
-use stablegate::proto::snet::message::{Counts, REFUSED, ResumeResponse};
+use stablegate::internal::crypto::public_key;
+use stablegate::internal::proto::snet::Version;
+use stablegate::internal::proto::snet::message::{Counts, REFUSED, ResumeResponse};
 use tokio::io::AsyncWriteExt;
 
 use super::raw::{Raw, VERSIONS, dial, read, read_to_end};

@@ -6,7 +6,8 @@ use super::shape::Shape;
 use super::wire::{FecError, Kind, Shard, payload};
 use crate::counters::FecStats;
 
-/// Counts the groups that the decoder keeps open: the newest seen and the three before it, as kcp-go does.
+/// Counts the groups that the decoder keeps open: the newest seen and the three before it, as
+/// kcp-go does.
 pub const OPEN_GROUPS: usize = 4;
 
 /// Shards this many groups behind the newest are taken for the peer's present place, and the
@@ -158,8 +159,8 @@ impl Decoder {
 pub struct Recovered(Rows);
 
 impl Recovered {
-    /// Iterates over their payloads, in the order of their ids. A shard whose size field cannot be is left out:
-    /// some shard of its group was forged or damaged.
+    /// Iterates over their payloads, in the order of their ids. A shard whose size field cannot be
+    /// is left out: some shard of its group was forged or damaged.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.0.count()).filter_map(|index| payload(self.0.row(index)))
     }

@@ -68,8 +68,8 @@ impl<'a> Shard<'a> {
         })
     }
 
-    /// Returns what a data shard carries, to be delivered at once whatever the decoder makes of it; `None`
-    /// for parity.
+    /// Returns what a data shard carries, to be delivered at once whatever the decoder makes of it;
+    /// `None` for parity.
     pub fn payload(&self) -> Option<&'a [u8]> {
         match self.kind {
             Kind::Data => payload(self.body),
