@@ -11,4 +11,6 @@ mod common;
 mod datagrams;
 mod fec;
 mod sessions;
+#[path = "../soak/time.rs"]
+mod time;
 mod transport;

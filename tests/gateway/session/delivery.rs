@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::common::*;
 
 /// Moved over a slow link.
-const BULK: u64 = 50_000_000;
+const BULK: u64 = 20_000_000;
 
 /// Bytes per second of that link.
 const RATE: u64 = 12_000_000;
