@@ -24,7 +24,7 @@ const ALERTS: &str = include_str!("../../../examples/grafana/alerts.yaml");
 const CONFIG: &str = "admin: 127.0.0.1:0
 listeners:
   - {name: game, bind: ['tcp://127.0.0.1:0', 'kcp://127.0.0.1:0'], session: scp, hooks: [route]}
-  - {name: snets, bind: ['tcp://127.0.0.1:0'], session: snet}
+  - {name: snets, bind: ['tcp://127.0.0.1:0'], session: snet, snet: {handshake_timeout: 300ms}}
 hosts:
   - {name: echo, addr: 'builtin:echo', weight: 1000000}
 hooks: [{name: route, lua: route.lua, timeout: 5s, on_error: skip}]
