@@ -122,13 +122,12 @@ async fn a_session_nobody_comes_back_to_ends() {
     let mut client = Raw::connect(gateway.addr()).await;
     let mut connection = server.accept().await;
     client.send(b"last words").await;
-    let (addr, text) = (gateway.addr(), client.request(1, 0));
     client.leave(Cut::Close);
     assert_eq!(read_to_end(&mut connection).await, b"last words");
     let closed = gateway.log().of(client.id, "session closed").await;
     assert_eq!(closed["reason"], "client_gone", "{closed}");
     assert!(closed["duration_ms"].as_u64().unwrap() >= 300, "{closed}");
-    assert_eq!(ask(addr, record(text)).await, b"\x00\x050\n404");
+    client.is_forgotten(gateway.addr()).await;
 }
 
 #[tokio::test]
