@@ -452,8 +452,7 @@ async fn a_server_that_closes_at_once_ends_the_session() {
             reasons.contains(&closed["reason"].as_str().unwrap()),
             "{closed}"
         );
-        let resume = record(client.request(1, 0));
-        assert_eq!(ask(gateway.addr(), resume).await, NOT_FOUND);
+        client.is_forgotten(gateway.addr()).await;
     }
 }
 

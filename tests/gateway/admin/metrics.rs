@@ -286,7 +286,15 @@ upstream: {{eject: {{failures: 1, for: 1h}}}}
         TcpStream::connect(addr).await,
     ];
     gateway.log().nth("connection refused", 0).await;
-    let now = samples(admin).await;
+    let accepted = async {
+        loop {
+            let now = samples(admin).await;
+            if now["stablegate_accepts_total{listener=\"game\",transport=\"tcp\"}"] >= 4.0 {
+                return now;
+            }
+        }
+    };
+    let now = soon("all to be accepted", accepted).await;
     let refused: f64 = now
         .iter()
         .filter(|(name, _)| name.starts_with("stablegate_refusals_total{"))
