@@ -189,10 +189,14 @@ impl<C: Connection> Stream<C> {
             }
             ready!(self.poll_hand_over());
             ready!(self.poll_timer());
-            // Nobody may be reading who would find out.
-            if self.connection().is_some_and(C::is_broken) {
-                self.lose_connection();
-            }
+            self.look_for_a_break();
+        }
+    }
+
+    /// Notes that the connection has broken: nobody may be reading who would find out.
+    fn look_for_a_break(&mut self) {
+        if self.connection().is_some_and(C::is_broken) {
+            self.lose_connection();
         }
     }
 
@@ -650,6 +654,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
             self.confirm();
             if !self.core.is_confirmed() {
                 ready!(self.poll_timer());
+                self.look_for_a_break();
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What measures time or memory, or takes a whole machine for a while: cargo runs this binary
-//! beside no other, and here is one test at a time.
+//! What measures time or memory, or takes a whole machine for a while. Cargo runs this binary beside
+//! no other; what measures time runs beside nothing here, either.
 
 #[allow(
     dead_code,
@@ -39,10 +39,17 @@ mod wasm;
 #[path = "../wasm/wat.rs"]
 mod wat;
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+static TURN: RwLock<()> = RwLock::const_new(());
 
 /// Waits until no other test runs, and lets none run until what is returned is dropped.
-async fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::const_new(());
-    TURN.lock().await
+async fn alone() -> RwLockWriteGuard<'static, ()> {
+    TURN.write().await
+}
+
+/// Waits until no test runs that must be alone, and lets none of those run until what is returned is
+/// dropped.
+async fn beside_others() -> RwLockReadGuard<'static, ()> {
+    TURN.read().await
 }

@@ -10,9 +10,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::time::interval;
 
+use crate::beside_others;
 use crate::common::gateway::resident;
 use crate::common::*;
-use crate::turn;
 
 /// A server whose system takes little before it is read.
 async fn narrow_server() -> (TcpListener, std::net::SocketAddr) {
@@ -31,8 +31,8 @@ async fn narrow_server() -> (TcpListener, std::net::SocketAddr) {
 /// and again: what each connection has delivered stays in it, and is there when the server reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_comes_back_to_a_stuck_server_takes_little() {
-    let _turn = turn().await;
-    const SESSIONS: u64 = 40;
+    let _turn = beside_others().await;
+    const SESSIONS: u64 = 20;
     // More than the systems between gateway and server hold.
     const EACH: u64 = 6 << 20;
     const ROUNDS: usize = 5;
@@ -115,7 +115,7 @@ async fn a_client_that_comes_back_to_a_stuck_server_takes_little() {
 /// However a hello is cut into lines, a session holds no more of it than its text.
 #[tokio::test]
 async fn a_hello_of_many_lines_takes_no_more_than_its_text() {
-    let _turn = turn().await;
+    let _turn = beside_others().await;
     const SESSIONS: u64 = 2_000;
     const LEN: usize = 4_000;
     let config = scp_to("builtin:echo", "scp: {resume_wait: 1h}");
@@ -151,7 +151,7 @@ async fn a_hello_of_many_lines_takes_no_more_than_its_text() {
 /// A log that nobody reads takes what it may, then lines are dropped; whoever reads again is told.
 #[tokio::test]
 async fn a_log_that_nobody_reads_is_bounded() {
-    let _turn = turn().await;
+    let _turn = beside_others().await;
     const LIMIT: u64 = 16 << 20;
     let directory = tempfile::tempdir().unwrap();
     let script = "function access() for _ = 1, 100 do gateway.log.info(('x'):rep(8000)) end end";
@@ -202,8 +202,8 @@ hooks: [{name: talk, lua: talk.lua, timeout: 10s}]";
 /// Memory goes back to the system when it is not needed any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peak_of_memory_passes() {
-    let _turn = turn().await;
-    const PEAK: u64 = 500_000_000;
+    let _turn = beside_others().await;
+    const PEAK: u64 = 200_000_000;
     // Not so large that the system hands each out by itself.
     const EACH: usize = 64 * 1024;
     let server = Server::start().await;

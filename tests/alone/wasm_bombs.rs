@@ -6,14 +6,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use stablegate::config::Instance;
-use stablegate::hooks::wasm::{Host, WasmHook};
+use stablegate::hooks::wasm::{PluginHost, WasmHook};
 use stablegate::hooks::{Answer, Call, Hook, HookErrorKind, Question};
 
 use crate::asking::{error, question};
 use crate::harm::{ALLOW, BOMBS, plugin};
-use crate::turn;
 use crate::wasm::Rig;
 use crate::wat::{Value, Wat};
+use crate::{alone, beside_others};
 
 /// Processor time: that of a busy machine is no shorter.
 const LIMIT: Duration = Duration::from_millis(400);
@@ -30,7 +30,7 @@ pub fn asking_for(target: &str) -> Call {
 
 #[tokio::test]
 async fn each_is_stopped_for_what_it_does() {
-    let _turn = turn().await;
+    let _turn = beside_others().await;
     for instances in [Instance::Fresh, Instance::Pooled] {
         let mut rig = Rig::new();
         rig.limits.timeout = LIMIT;
@@ -50,7 +50,7 @@ async fn each_is_stopped_for_what_it_does() {
 
 #[tokio::test]
 async fn many_at_once_hold_up_no_good_call() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let mut rig = Rig::new();
     rig.limits.timeout = 2 * SHORT;
     let hook = rig.plugin(&plugin());
@@ -78,10 +78,10 @@ async fn many_at_once_hold_up_no_good_call() {
 
 #[tokio::test]
 async fn more_than_can_be_run_are_refused() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let mut rig = Rig::new();
     rig.limits.timeout = SHORT;
-    rig.host = Host::new(None);
+    rig.host = PluginHost::new(None);
     let hook = rig.plugin(&plugin());
     let calls = (0..100).map(|_| {
         let hook = hook.clone();
@@ -101,9 +101,9 @@ async fn more_than_can_be_run_are_refused() {
 /// Calls that take their time, beside as many of another hook that loop as are taken.
 #[tokio::test]
 async fn hooks_that_loop_do_not_hold_up_others() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let mut rig = Rig::new();
-    rig.host = Host::new(None);
+    rig.host = PluginHost::new(None);
     let load = |rig: &Rig, name: &str, wat: &Wat| {
         let path = rig.write(&format!("{name}.wat"), wat.text());
         WasmHook::load(&rig.host, rig.spec(name, path), rig.instances).unwrap()
@@ -135,7 +135,7 @@ async fn hooks_that_loop_do_not_hold_up_others() {
 
 #[tokio::test]
 async fn a_dropped_call_is_stopped() {
-    let _turn = turn().await;
+    let _turn = beside_others().await;
     let rig = Rig::new();
     let hook = rig.plugin(&plugin());
     // As many as could be under way at once, and again: each leaves its place.
@@ -189,7 +189,7 @@ async fn first_slice(hook: &impl Hook) -> Duration {
 
 #[tokio::test]
 async fn what_was_slow_lately_takes_nothing_of_the_thread_that_asks() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let mut rig = Rig::new();
     rig.limits.timeout = Duration::from_millis(50);
     let hook = rig.plugin(&filling());
@@ -203,9 +203,9 @@ async fn what_was_slow_lately_takes_nothing_of_the_thread_that_asks() {
 /// So many calls that fill memory as are taken, and more that are refused, beside another hook.
 #[tokio::test]
 async fn what_cannot_be_interrupted_holds_up_nobody() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let mut rig = Rig::new();
-    rig.host = Host::new(None);
+    rig.host = PluginHost::new(None);
     let load = |name: &str, wat: &Wat| {
         let path = rig.write(&format!("{name}.wat"), wat.text());
         WasmHook::load(&rig.host, rig.spec(name, path), rig.instances).unwrap()
@@ -259,7 +259,7 @@ fn bomb_is_quick(bomb: &impl Hook) -> bool {
 
 #[tokio::test]
 async fn what_is_passed_is_bounded_before_it_is_copied() {
-    let _turn = turn().await;
+    let _turn = beside_others().await;
     const TOO_MUCH: i32 = 2 << 20;
     let grow = "(drop (memory.grow (i32.const 64)))";
     let at = 262_144;
@@ -300,9 +300,9 @@ async fn what_is_passed_is_bounded_before_it_is_copied() {
 
 #[tokio::test]
 async fn instances_have_so_much_memory_together() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let mut rig = Rig::new();
-    rig.host = Host::new(None);
+    rig.host = PluginHost::new(None);
     rig.limits.timeout = SHORT;
     rig.limits.memory = 32 << 20;
     let body = format!("(drop (memory.grow (i32.const 500))) (loop $again (br $again)) {ALLOW}");
@@ -331,12 +331,12 @@ async fn instances_have_so_much_memory_together() {
 fn large() -> String {
     let function = "(func (param i32) (result i32) (i32.mul (local.get 0) (i32.add (local.get 0) (i32.const 7))))";
     let wat = Wat::default().function("access-control#access", ALLOW);
-    wat.more(&function.repeat(1000)).text()
+    wat.more(&function.repeat(200)).text()
 }
 
 #[tokio::test]
 async fn compiling_has_a_limit() {
-    let _turn = turn().await;
+    let _turn = beside_others().await;
     let mut rig = Rig::new();
     rig.limits.load_timeout = Duration::from_millis(1);
     let message = rig.load_error(&large());
@@ -354,18 +354,18 @@ async fn compiling_has_a_limit() {
 
 #[tokio::test]
 async fn starting_has_a_limit() {
-    let _turn = turn().await;
+    let _turn = beside_others().await;
     let mut rig = Rig::new();
     let wat = Wat::default().function("access-control#access", ALLOW);
     let wat = wat.more("(func $forever (loop $again (br $again))) (start $forever)");
-    rig.limits.load_timeout = Duration::from_secs(1);
+    rig.limits.load_timeout = Duration::from_millis(300);
     let message = rig.load_error(&wat.text());
-    assert_eq!(message, "plugin.wat: does not start within 1s");
+    assert_eq!(message, "plugin.wat: does not start within 300ms");
 }
 
 #[tokio::test]
 async fn waiting_has_a_limit_of_its_own() {
-    let _turn = turn().await;
+    let _turn = beside_others().await;
     let mut rig = Rig::new();
     rig.limits.timeout = Duration::from_secs(100);
     rig.limits.wall_timeout = Duration::from_millis(200);

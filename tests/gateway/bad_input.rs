@@ -396,8 +396,7 @@ async fn ends_for_want_of_a_server(gateway: &Gateway, detail: &str) {
         closed["detail"].as_str().unwrap().contains(detail),
         "{closed}"
     );
-    let resume = record(client.request(1, 0));
-    assert_eq!(ask(gateway.addr(), resume).await, NOT_FOUND);
+    client.is_forgotten(gateway.addr()).await;
 }
 
 #[tokio::test]
@@ -453,8 +452,7 @@ async fn a_server_that_closes_at_once_ends_the_session() {
             reasons.contains(&closed["reason"].as_str().unwrap()),
             "{closed}"
         );
-        let resume = record(client.request(1, 0));
-        assert_eq!(ask(gateway.addr(), resume).await, NOT_FOUND);
+        client.is_forgotten(gateway.addr()).await;
     }
 }
 

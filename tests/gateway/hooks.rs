@@ -265,7 +265,7 @@ async fn a_pattern_that_clients_make_backtrack_holds_up_nobody_else() {
     let gateway = beside(script, "100ms").await;
     let target = "@/".repeat(1900);
     let mut strangers = Vec::new();
-    for _ in 0..90 {
+    for _ in 0..40 {
         strangers.push(connect(&gateway, Some(&target)).await);
     }
     for _ in 0..10 {
@@ -335,7 +335,7 @@ async fn bombs_beside_live_traffic() {
         end
         function select_target() return "echo" end
     "#;
-    let gateway = beside(script, "500ms").await;
+    let gateway = beside(script, "200ms").await;
     let mut live = connect(&gateway, None).await;
     echoed(&mut live, b"before").await;
 

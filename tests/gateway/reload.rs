@@ -407,8 +407,8 @@ async fn the_directory_it_was_started_in_may_go() {
 /// and come back.
 #[tokio::test]
 async fn reloads_under_load() {
-    const SESSIONS: u64 = 50;
-    const RELOADS: usize = 10;
+    const SESSIONS: u64 = 20;
+    const RELOADS: usize = 6;
     let gateway = Gateway::start_among(&[("route.lua", OPEN)], CONFIG).await;
     let (done, stop) = tokio::sync::watch::channel(false);
     let mut clients = Vec::new();

@@ -93,44 +93,47 @@ fn without(resource: &'static CStr) -> impl FnMut() -> io::Result<()> {
     }
 }
 
+/// Has a gateway do without a kind of inotify's resources.
+async fn polls_without(resource: &'static CStr, said: &str) {
+    const SCRIPT: &str = "function access() end\n";
+    let config = "listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp, \
+        hooks: [route]}]\nhosts: [{name: echo, addr: 'builtin:echo'}]\n\
+        hooks: [{name: route, lua: route.lua}]\n";
+    let mut trial = std::process::Command::new("true");
+    // SAFETY: it makes system calls alone.
+    let trial = unsafe { trial.pre_exec(without(resource)) }.status();
+    if let Err(error) = trial {
+        let mut stderr = io::stderr();
+        writeln!(stderr, "SKIPPED: user namespaces cannot be had: {error}").unwrap();
+        return;
+    }
+    let mut gateway = Gateway::begin_among(&[("route.lua", SCRIPT)], config, |command| {
+        // SAFETY: as above.
+        unsafe { command.pre_exec(without(resource)) };
+    });
+    gateway.listens().await;
+    let warned = |line: &serde_json::Value| line.to_string().contains(said);
+    gateway.log().wait(said, warned).await;
+    gateway.signal(libc::SIGHUP);
+    gateway.log().nth("reloaded", 0).await;
+    gateway.save("route.lua", "function access() end -- anew\n");
+    gateway.log().nth("reloaded", 1).await;
+    // Not again and again.
+    gateway.save("route.lua", SCRIPT);
+    let reloaded = gateway.log().nth("reloaded", 2).await;
+    assert_eq!(reloaded["generation"], 4);
+}
+
 #[tokio::test]
 async fn without_inotify_files_are_polled() {
-    const SCRIPT: &str = "function access() end\n";
-    for (resource, said) in [
-        (
+    tokio::join!(
+        polls_without(
             c"/proc/sys/user/max_inotify_instances",
             "fs.inotify.max_user_instances",
         ),
-        (
+        polls_without(
             c"/proc/sys/user/max_inotify_watches",
             "fs.inotify.max_user_watches",
         ),
-    ] {
-        let config = "listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp, \
-            hooks: [route]}]\nhosts: [{name: echo, addr: 'builtin:echo'}]\n\
-            hooks: [{name: route, lua: route.lua}]\n";
-        let mut trial = std::process::Command::new("true");
-        // SAFETY: it makes system calls alone.
-        let trial = unsafe { trial.pre_exec(without(resource)) }.status();
-        if let Err(error) = trial {
-            let mut stderr = io::stderr();
-            writeln!(stderr, "SKIPPED: user namespaces cannot be had: {error}").unwrap();
-            return;
-        }
-        let mut gateway = Gateway::begin_among(&[("route.lua", SCRIPT)], config, |command| {
-            // SAFETY: as above.
-            unsafe { command.pre_exec(without(resource)) };
-        });
-        gateway.listens().await;
-        let warned = |line: &serde_json::Value| line.to_string().contains(said);
-        gateway.log().wait(said, warned).await;
-        gateway.signal(libc::SIGHUP);
-        gateway.log().nth("reloaded", 0).await;
-        gateway.save("route.lua", "function access() end -- anew\n");
-        gateway.log().nth("reloaded", 1).await;
-        // Not again and again.
-        gateway.save("route.lua", SCRIPT);
-        let reloaded = gateway.log().nth("reloaded", 2).await;
-        assert_eq!(reloaded["generation"], 4);
-    }
+    );
 }

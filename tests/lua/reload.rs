@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use stablegate::hooks::lua::{LuaHook, Pool};
-use stablegate::hooks::{Answer, AttrValue, Hook, HookErrorKind, Question, Target};
+use stablegate::hooks::{Answer, AttrValue, FileHook, HookErrorKind, Question, Target};
 
 use crate::rig::{Rig, ask, error, target};
 

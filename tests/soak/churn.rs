@@ -1,6 +1,7 @@
 //! Sessions of all kinds come and go, connections break, scripts reload: nothing is left behind.
 //!
-//! `.ci/churn` has it go on for an hour.
+//! `.ci/churn` has it go on for an hour. However short, there are two rounds; in less than a minute
+//! the allocator is still growing when the first half is over.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -24,6 +24,8 @@ pub struct Plan {
     calm: Duration,
     /// A session is left alone for this long at least and at most between two cuts, milliseconds.
     peace: (u64, u64),
+    /// Whether a cut may be an end of stream, not only a reset.
+    pub closes: bool,
     /// The cuts of a session that are to be expected.
     pub cuts: u64,
 }
@@ -38,6 +40,7 @@ impl Plan {
             until: Instant::now() + time,
             calm,
             peace,
+            closes: true,
             cuts: 2 * disturbed / (peace.0 + peace.1),
         }
     }
@@ -80,7 +83,14 @@ pub async fn session(
     let from_client = tokio::spawn(read_all(2 * name + 1, from_client, down_known.clone()));
     let cuts = cut(link.as_ref(), cutter, &mut cuts, plan).await;
     let (to_client, to_server) = (to_client.await.unwrap(), to_server.await.unwrap());
-    let (from_client, from_server) = (from_client.await.unwrap(), from_server.await.unwrap());
+    let mut from_client = from_client.await.unwrap();
+    // Nobody tells a session that its connection broke but who reads or writes: so it is read until
+    // its server has everything, too.
+    let mut more = [0];
+    let from_server = tokio::select! {
+        from_server = from_server => from_server.unwrap(),
+        read = from_client.read(&mut more) => panic!("session {name} goes on: {read:?}"),
+    };
     let mut client = from_client.unsplit(to_client);
     // Everything has arrived, so the server may end it.
     drop(from_server.reunite(to_server).unwrap());
@@ -156,7 +166,10 @@ async fn cut(link: Option<&Relay>, cutter: Cutter, rng: &mut StdRng, plan: Plan)
         }
         tokio::time::sleep_until(next).await;
         cuts += 1;
-        let how = if rng.random() { Cut::Close } else { Cut::Reset };
+        let how = match plan.closes && rng.random() {
+            true => Cut::Close,
+            false => Cut::Reset,
+        };
         match (link, rng.random_range(0..4)) {
             (None, _) | (_, 0) => cutter.cut(),
             // The resume breaks off in its handshake, or some way behind.

@@ -1,6 +1,7 @@
 //! What plugins are asked and what their answers mean; what loads and what does not.
 
 use stablegate::config::Instance;
+use stablegate::hooks::FileHook;
 use stablegate::hooks::wasm::PluginHost;
 use stablegate::hooks::{Answer, Hook, HookErrorKind, Question};
 

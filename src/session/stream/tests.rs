@@ -1,6 +1,7 @@
 //! Two streams against each other, over pipes that the tests hand out.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -566,4 +567,70 @@ async fn a_session_gives_memory_back_when_it_is_asked() {
     a.flush().await.unwrap();
     assert_eq!(read(&mut b, 20_000).await, pattern(20_000));
     assert!(to_a.spare().bytes > 0, "it can be asked again");
+}
+
+/// A connection whose peer acknowledges nothing, and which breaks when it is told to.
+struct Stuck(Arc<AtomicBool>);
+
+impl Connection for Stuck {
+    fn undelivered(&self) -> usize {
+        5
+    }
+
+    fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn abandon(&mut self) {}
+
+    fn unread(&self) -> usize {
+        0
+    }
+}
+
+impl AsyncRead for Stuck {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Stuck {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_delivery_finds_out_about_a_break() {
+    let broken = Arc::<AtomicBool>::default();
+    let core = Core::new(None, None, 4096);
+    let (mut stream, handle) = Stream::new(core, Stuck(broken.clone()), MINUTE);
+    stream.write_all(b"bytes").await.unwrap();
+    let mut shutting = std::pin::pin!(stream.shutdown());
+    let early = tokio::time::timeout(MINUTE, &mut shutting).await;
+    assert!(early.is_err(), "{early:?}");
+    broken.store(true, Ordering::Relaxed);
+    let noticed = async {
+        tokio::select! {
+            shut = &mut shutting => panic!("{shut:?}"),
+            detached = handle.detached() => assert!(detached.is_ok()),
+        }
+    };
+    tokio::time::timeout(MINUTE / 2, noticed).await.unwrap();
 }

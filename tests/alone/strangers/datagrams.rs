@@ -7,9 +7,9 @@ use stablegate::client::Stream;
 use stablegate::internal::transport::kcp::segment::{Command, Header};
 
 use super::rig::{Flood, Traffic, options_of};
+use crate::alone;
 use crate::common::{Gateway, echoed, http, soon};
 use crate::time::time;
-use crate::turn;
 
 /// Openers in a second.
 const RATE: u64 = 10_000;
@@ -53,7 +53,7 @@ async fn metric(gateway: &Gateway, name: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_openers_buy_nothing() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let gateway = Gateway::start_among(&[("count.lua", SCRIPT)], CONFIG).await;
     let [tcp, kcp] = gateway.addrs("game") else {
         panic!("two binds");

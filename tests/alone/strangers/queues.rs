@@ -7,9 +7,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::rig::Traffic;
+use crate::alone;
 use crate::common::{Gateway, Relay, soon};
 use crate::time::time;
-use crate::turn;
 
 const CONFIG: &str = "
 listeners:
@@ -25,7 +25,7 @@ const MEMORY: u64 = 3 * (16 << 20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_server_costs_little() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let gateway = Gateway::start(CONFIG).await;
     let relay = Relay::start(gateway.addrs("servers")[0]).await;
     let stream = TcpStream::connect(relay.addr).await.unwrap();

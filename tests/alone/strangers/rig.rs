@@ -14,24 +14,24 @@ use tokio::task::JoinSet;
 use crate::common::{connect_with, soon};
 
 /// How often traffic with and without an attack is compared.
-const ROUNDS: u32 = 3;
+const ROUNDS: usize = 5;
 
 /// Sessions that send a message and have it back, again and again.
 pub struct Traffic {
     took: Arc<Took>,
     sessions: JoinSet<()>,
+    /// The time that 99 of 100 messages took at most in each round alone, and under attack.
+    alone: Vec<Duration>,
+    attacked: Vec<Duration>,
 }
 
-/// How long messages took, while nothing was measured, alone and under attack.
+/// How long messages took that were sent and came back while one thing was measured.
 #[derive(Default)]
 struct Took {
+    /// The number of what is measured; even while nothing is.
     phase: AtomicUsize,
-    times: [Mutex<Vec<Duration>>; 3],
+    times: Mutex<Vec<Duration>>,
 }
-
-const UNMEASURED: usize = 0;
-pub const ALONE: usize = 1;
-pub const ATTACKED: usize = 2;
 
 impl Traffic {
     /// Opens so many sessions at each of the addresses, each of which sends a message in every
@@ -46,7 +46,12 @@ impl Traffic {
                 sessions.spawn(converse(stream, took.clone(), first, pause));
             }
         }
-        Self { took, sessions }
+        Self {
+            took,
+            sessions,
+            alone: Vec::new(),
+            attacked: Vec::new(),
+        }
     }
 
     /// Runs `alone` and `attack` in turn for a part of `length` each, while both are measured. What
@@ -59,35 +64,37 @@ impl Traffic {
     ) {
         for _ in 0..ROUNDS {
             let begun = alone().await;
-            self.measure(ALONE, length / ROUNDS).await;
+            let took = self.measure(length / ROUNDS as u32).await;
+            self.alone.push(took);
             drop(begun);
             let begun = attack().await;
-            self.measure(ATTACKED, length / ROUNDS).await;
+            let took = self.measure(length / ROUNDS as u32).await;
+            self.attacked.push(took);
             drop(begun);
         }
     }
 
-    async fn measure(&mut self, phase: usize, length: Duration) {
-        self.took.phase.store(phase, Ordering::Relaxed);
+    /// The time that 99 of 100 messages take at most for so long.
+    async fn measure(&mut self, length: Duration) -> Duration {
+        self.took.phase.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             ended = self.sessions.join_next() => panic!("a session has ended: {ended:?}"),
             () = tokio::time::sleep(length) => {}
         }
-        self.took.phase.store(UNMEASURED, Ordering::Relaxed);
-    }
-
-    /// The time that 99 of 100 messages took at most.
-    pub fn p99(&self, phase: usize) -> Duration {
-        let mut times = self.took.times[phase].lock().unwrap();
+        self.took.phase.fetch_add(1, Ordering::Relaxed);
+        let mut times = std::mem::take(&mut *self.took.times.lock().unwrap());
         assert!(times.len() > 100, "{} messages", times.len());
         times.sort_unstable();
         times[times.len() * 99 / 100]
     }
 
-    /// Nobody's messages take much longer for what a stranger does.
-    pub fn assert_unharmed(&self) {
-        let (alone, attacked) = (self.p99(ALONE), self.p99(ATTACKED));
-        println!("p99 alone {alone:?}, attacked {attacked:?}");
+    /// Nobody's messages take much longer for what a stranger does. Most rounds count: others on
+    /// the machine may hold up one.
+    pub fn assert_unharmed(&mut self) {
+        println!("alone {:?}, attacked {:?}", self.alone, self.attacked);
+        self.attacked.sort_unstable();
+        let (alone, attacked) = (self.alone.iter().max(), self.attacked[ROUNDS / 2]);
+        let alone = *alone.expect("it was measured");
         assert!(attacked <= 3 * alone, "{attacked:?}, alone {alone:?}");
     }
 }
@@ -107,8 +114,9 @@ async fn converse(mut stream: Stream, took: Arc<Took>, first: Duration, pause: D
         stream.write_all(&message).await.unwrap();
         soon("an echo", stream.read_exact(&mut back)).await.unwrap();
         assert_eq!(stream.resumes(), 0);
-        if took.phase.load(Ordering::Relaxed) == phase {
-            took.times[phase].lock().unwrap().push(sent.elapsed());
+        let mut times = took.times.lock().unwrap();
+        if phase % 2 == 1 && took.phase.load(Ordering::Relaxed) == phase {
+            times.push(sent.elapsed());
         }
     }
 }

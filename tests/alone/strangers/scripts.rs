@@ -8,9 +8,9 @@ use stablegate::client::scp::Options;
 use tokio::task::JoinSet;
 
 use super::rig::{Busy, Traffic};
+use crate::alone;
 use crate::common::{Gateway, connect, echoed, http};
 use crate::time::time;
-use crate::turn;
 
 /// Each keeps its thread for as long as it is let.
 const LOOPS: [(&str, &str); 6] = [
@@ -70,7 +70,7 @@ async fn ask(gateway: Arc<Gateway>, listener: &'static str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loops_are_felt_by_nobody() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     let mut files = vec![(
         "good.lua".to_owned(),
         "function access() return true end\n".to_owned(),

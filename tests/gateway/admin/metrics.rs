@@ -24,7 +24,7 @@ const ALERTS: &str = include_str!("../../../examples/grafana/alerts.yaml");
 const CONFIG: &str = "admin: 127.0.0.1:0
 listeners:
   - {name: game, bind: ['tcp://127.0.0.1:0', 'kcp://127.0.0.1:0'], session: scp, hooks: [route]}
-  - {name: snets, bind: ['tcp://127.0.0.1:0'], session: snet}
+  - {name: snets, bind: ['tcp://127.0.0.1:0'], session: snet, snet: {handshake_timeout: 300ms}}
 hosts:
   - {name: echo, addr: 'builtin:echo', weight: 1000000}
 hooks: [{name: route, lua: route.lua, timeout: 5s, on_error: skip}]
@@ -286,7 +286,15 @@ upstream: {{eject: {{failures: 1, for: 1h}}}}
         TcpStream::connect(addr).await,
     ];
     gateway.log().nth("connection refused", 0).await;
-    let now = samples(admin).await;
+    let accepted = async {
+        loop {
+            let now = samples(admin).await;
+            if now["stablegate_accepts_total{listener=\"game\",transport=\"tcp\"}"] >= 4.0 {
+                return now;
+            }
+        }
+    };
+    let now = soon("all to be accepted", accepted).await;
     let refused: f64 = now
         .iter()
         .filter(|(name, _)| name.starts_with("stablegate_refusals_total{"))

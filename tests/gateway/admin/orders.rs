@@ -178,7 +178,8 @@ async fn a_port_that_is_taken_is_named() {
 /// Loading a script or compiling a plugin may take its time.
 #[tokio::test]
 async fn a_reload_keeps_nobody_waiting() {
-    let gateway = Gateway::start_among(&[("route.lua", OPEN)], SCRIPTED).await;
+    let config = SCRIPTED.replace("timeout: 5s", "load_timeout: 2s");
+    let gateway = Gateway::start_among(&[("route.lua", OPEN)], &config).await;
     let admin = gateway.admin().await;
     gateway.save("route.lua", "while true do end\n");
     gateway.log().nth("files have changed", 0).await;

@@ -19,7 +19,7 @@ use crate::common::{Cut, Gateway, Relay, seed, soon};
 
 const CLIENTS: u64 = 6;
 const CONNECTIONS: u64 = 4;
-const MESSAGES: u32 = 300;
+const MESSAGES: u32 = 100;
 /// Messages of each end under way.
 const WINDOW: u32 = 8;
 const CUTS: usize = 25;

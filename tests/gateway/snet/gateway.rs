@@ -220,12 +220,7 @@ async fn no_new_sessions_while_draining() {
 async fn the_command_connects() {
     let encrypted = Gateway::start(&config("", "builtin:echo")).await;
     let plain = Gateway::start(&config("encrypt: false", "builtin:echo")).await;
-    for (gateway, session) in [
-        (&encrypted, "snet"),
-        (&encrypted, "snet,v1"),
-        (&plain, "snet,plain"),
-        (&plain, "snet,v1,plain"),
-    ] {
+    let connects = async |gateway: &Gateway, session: &str| {
         let addr = gateway.addr().to_string();
         let arguments = ["connect", &addr, "--session", session];
         let output = common::run(gateway.directory(), &arguments).await;
@@ -235,7 +230,14 @@ async fn the_command_connects() {
             "{}",
             output.stderr
         );
-    }
+    };
+    // At once, as each listens for a while at its end.
+    tokio::join!(
+        connects(&encrypted, "snet"),
+        connects(&encrypted, "snet,v1"),
+        connects(&plain, "snet,plain"),
+        connects(&plain, "snet,v1,plain"),
+    );
     let addr = encrypted.addr().to_string();
     let arguments = ["connect", &addr, "--session", "snet", "--target", "x"];
     let output = common::run(encrypted.directory(), &arguments).await;

@@ -22,3 +22,11 @@ pub fn soon<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output>
         }
     }
 }
+
+/// How long what runs for a set time does so: `STABLEGATE_SOAK`, in seconds, or 3 s.
+pub fn soak() -> Duration {
+    let seconds = std::env::var("STABLEGATE_SOAK")
+        .ok()
+        .and_then(|said| said.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(3))
+}
