@@ -94,10 +94,9 @@ async fn soak(seed: u64) {
     let mut sessions = JoinSet::new();
     for (name, client, connection, link, rng) in begun {
         let kind = name as usize % kinds.len();
-        let plan = Plan {
-            // The first version knows no refusal: three ends of stream in a row are one.
-            closes: kinds[kind].version == Version::V2,
-            ..plan
+        let plan = match kinds[kind].version {
+            Version::V1 => plan.with_resets_only(),
+            Version::V2 => plan,
         };
         sessions.spawn(async move {
             let moved = session(name, client, connection, link, rng, plan).await;

@@ -25,7 +25,7 @@ pub struct Plan {
     /// A session is left alone for this long at least and at most between two cuts, milliseconds.
     peace: (u64, u64),
     /// Whether a cut may be an end of stream, not only a reset.
-    pub closes: bool,
+    closes: bool,
     /// The cuts of a session that are to be expected.
     pub cuts: u64,
 }
@@ -42,6 +42,15 @@ impl Plan {
             peace,
             closes: true,
             cuts: 2 * disturbed / (peace.0 + peace.1),
+        }
+    }
+
+    /// The same without ends of stream: snet's first version knows no refusal, and takes three of
+    /// them in a row for one.
+    pub fn with_resets_only(self) -> Self {
+        Self {
+            closes: false,
+            ..self
         }
     }
 }
