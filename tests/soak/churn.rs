@@ -37,8 +37,8 @@ listeners:
   - {name: plain, bind: ['tcp://127.0.0.1:0'], session: plain}
   - {name: clients, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-client}
   - {name: servers, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-server}
-scp: {resume_wait: 3s}
-snet: {resume_wait: 3s}
+scp: {resume_wait: 6s}
+snet: {resume_wait: 6s}
 kcp: {read_timeout: 3s}
 hosts: [{name: echo, addr: 'builtin:echo'}]
 hooks: [{name: seen, lua: seen.lua}]
