@@ -80,18 +80,12 @@ fn load(pool: &Arc<Pool>, text: &str) -> LuaHook {
 }
 
 async fn measure(name: &str, hook: &LuaHook, calls: u32, width: usize, baseline: f64, print: bool) {
+    let addr = |text: &str| text.parse().expect("an address");
     let info = Arc::new(SessionInfo {
         id: 1,
-        listener: "game".into(),
         session: "scp",
-        transport: "tcp",
-        client_addr: "192.0.2.1:50000".parse().expect("an address"),
-        gateway_addr: "192.0.2.2:1248".parse().expect("an address"),
         target: Some("lobby".into()),
-        flags: 0,
-        extra: Default::default(),
-        first_data: None,
-        fastway: None,
+        ..SessionInfo::new("game", addr("192.0.2.1:50000"), addr("192.0.2.2:1248"))
     });
     let each = calls / width as u32;
     let started = Instant::now();

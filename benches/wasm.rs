@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stablegate::config::{Announce, Instance};
+use stablegate::config::Instance;
 use stablegate::hooks::Roster;
-use stablegate::hooks::builtin::Builtin;
+use stablegate::hooks::builtin::{Announcement, Builtin};
 use stablegate::hooks::shared::Shared;
 use stablegate::hooks::spec::{Environment, Limits, Spec};
-use stablegate::hooks::wasm::{Host, WasmHook};
+use stablegate::hooks::wasm::{PluginHost, WasmHook};
 use stablegate::hooks::{Answer, Attrs, Call, Hook, Question, SessionInfo};
 use wat::{Value, Wat};
 
@@ -36,11 +36,11 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime can be made");
-    let builtin = Builtin::new(Announce::default());
+    let builtin = Builtin::new(Announcement::default());
     let baseline = runtime.block_on(measure(&builtin));
     println!("baseline, the built-in rule: {baseline:.3} µs");
 
-    let host = Host::new(None);
+    let host = PluginHost::new(None);
     let plain = Wat::default().function("access-control#access", ALLOW);
     let mut busy = Wat::default();
     let body = [
@@ -73,7 +73,7 @@ fn main() {
     let cache = directory.path().join("cache");
     for what in ["compiled", "from the cache"] {
         // As after a restart of the gateway.
-        let host = Host::new(Some(cache.clone()));
+        let host = PluginHost::new(Some(cache.clone()));
         load(&host, &directory.path().join("plugin.wat"), Instance::Fresh);
         let started = Instant::now();
         load(&host, &file, Instance::Fresh);
@@ -81,7 +81,7 @@ fn main() {
     }
 }
 
-fn load(host: &Host, file: &Path, instances: Instance) -> WasmHook {
+fn load(host: &PluginHost, file: &Path, instances: Instance) -> WasmHook {
     let spec = Spec {
         name: "bench".into(),
         path: file.into(),
@@ -107,18 +107,12 @@ fn load(host: &Host, file: &Path, instances: Instance) -> WasmHook {
 /// The cost of a call in µs: the best of several rounds, as what else runs only adds to it.
 async fn measure(hook: &dyn Hook) -> f64 {
     const ROUNDS: u32 = 20;
+    let addr = |text: &str| text.parse().expect("an address");
     let info = Arc::new(SessionInfo {
         id: 1,
-        listener: "game".into(),
         session: "scp",
-        transport: "tcp",
-        client_addr: "192.0.2.1:50000".parse().expect("an address"),
-        gateway_addr: "192.0.2.2:1248".parse().expect("an address"),
         target: Some("lobby".into()),
-        flags: 0,
-        extra: Default::default(),
-        first_data: None,
-        fastway: None,
+        ..SessionInfo::new("game", addr("192.0.2.1:50000"), addr("192.0.2.2:1248"))
     });
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {

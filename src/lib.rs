@@ -116,6 +116,7 @@ pub mod gateway;
 pub mod hooks;
 #[allow(missing_docs, reason = "not of the public face")]
 mod hosts;
+mod io;
 mod metrics;
 #[allow(missing_docs, reason = "not of the public face")]
 mod proto;

@@ -267,8 +267,12 @@ impl Explained {
             first_data_bytes: first_data.map_or(story.first_data, |data| data.len()),
             decisions: decisions.iter().map(decision).collect(),
             transports: [first].into_iter().chain(further).collect(),
-            round_trip_seconds: look.round_trip.map(|time| time.as_secs_f64()),
-            undelivered_bytes: look.undelivered,
+            // It may have lost its connection since.
+            round_trip_seconds: look
+                .round_trip
+                .filter(|_| !record.is_away())
+                .map(|time| time.as_secs_f64()),
+            undelivered_bytes: look.undelivered.filter(|_| !record.is_away()),
             replay_buffer: look.replay.map(|replay| ReplayView {
                 memory_bytes: replay.memory,
                 kept_bytes: replay.kept,

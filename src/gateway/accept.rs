@@ -241,7 +241,7 @@ async fn open(
             info: Arc::unwrap_or_clone(info),
             registration,
         };
-        service.run(client).await;
+        service.run(client, permit, guard).await;
         return None;
     }
     let session = Session {

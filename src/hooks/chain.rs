@@ -197,19 +197,11 @@ mod tests {
 
     fn subject() -> HookContext {
         HookContext {
-            info: Arc::new(SessionInfo {
-                id: 1,
-                listener: "game".into(),
-                session: "scp",
-                transport: "tcp",
-                client_addr: ([127, 0, 0, 1], 1).into(),
-                gateway_addr: ([127, 0, 0, 1], 2).into(),
-                target: None,
-                flags: 0,
-                extra: Default::default(),
-                first_data: None,
-                fastway: None,
-            }),
+            info: Arc::new(SessionInfo::new(
+                "game",
+                ([127, 0, 0, 1], 1).into(),
+                ([127, 0, 0, 1], 2).into(),
+            )),
             attrs: Attrs::new(),
             trace: Some(Arc::default()),
         }

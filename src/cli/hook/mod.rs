@@ -167,16 +167,13 @@ impl Decision {
     fn info(&self) -> SessionInfo {
         SessionInfo {
             id: 1,
-            listener: self.listener.as_str().into(),
             session: "scp",
-            transport: "tcp",
-            client_addr: self.client,
-            gateway_addr: self.gateway,
             target: self.target.clone(),
             flags: self.flags,
             extra: self.extra.as_slice().into(),
             first_data: self.first_data.clone().map(Bytes::from),
             fastway: self.fastway(),
+            ..SessionInfo::new(self.listener.as_str(), self.client, self.gateway)
         }
     }
 

@@ -14,9 +14,10 @@ use super::peer::Physical;
 use super::switchboard::{Remote, emit};
 use crate::config::diff::BindKey;
 use crate::config::{self, Fastway as Settings};
+use crate::gateway::gate::Permit;
 use crate::gateway::generation::Generation;
 use crate::gateway::live::{Account, Client, Registration, account, run};
-use crate::gateway::state::State;
+use crate::gateway::state::{State, TableGuard};
 use crate::hooks::chain::{Chain, HookContext};
 use crate::hooks::{Attrs, Fastway, SessionInfo};
 use crate::proto::fastway::queue::{Bounds, Pool};
@@ -49,7 +50,7 @@ struct Served {
 
 impl Service<'_> {
     /// Serves an endpoint to its end, which is logged and told to the hooks.
-    pub async fn run(self, mut client: Client) {
+    pub async fn run(self, mut client: Client, permit: Permit, guard: Option<TableGuard>) {
         let started = Instant::now();
         let state = self.state;
         let record = self.registration.record().clone();
@@ -82,6 +83,8 @@ impl Service<'_> {
             reason: served.end.label(),
             detail: served.end.to_string(),
         };
+        // Whoever reads of the end may rely on there being room, and on the session being gone.
+        drop((permit, guard));
         Box::pin(account.close(self.chain, &mut subject, &record)).await;
     }
 

@@ -59,7 +59,7 @@ pub(in crate::gateway) struct Opened {
     target: String,
     registration: Registration,
     _occupied: Option<SessionGuard>,
-    _guard: Option<TableGuard>,
+    guard: Option<TableGuard>,
     permit: Permit,
 }
 
@@ -112,7 +112,7 @@ impl Session<'_> {
                     target: connected.addr,
                     registration,
                     _occupied: connected.occupied,
-                    _guard: guard,
+                    guard,
                     permit,
                 }));
             }
@@ -232,8 +232,9 @@ impl Opened {
             reason: reason.label(),
             detail: reason.to_string(),
         };
-        // Whoever reads of the end may rely on there being room.
+        // Whoever reads of the end may rely on there being room, and on the session being gone.
         self.permit.release();
+        self.guard = None;
         let record = self.registration.record();
         account.close(&self.chain, &mut self.subject, record).await;
     }
