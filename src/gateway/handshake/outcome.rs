@@ -30,7 +30,7 @@ pub(in crate::gateway) struct Opened {
     pub hello: Hello,
 }
 
-/// What a client tells about its new session.
+/// Parameters that a client gives for its new session.
 #[derive(Default)]
 pub(in crate::gateway) struct Hello {
     pub target: Option<String>,
