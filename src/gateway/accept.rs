@@ -41,7 +41,7 @@ pub(super) async fn accept(
 ) {
     // Cancels on a panic, too, so that nobody waits for a listener that is gone.
     let stopped = stopped.drop_guard();
-    // Accepting pauses and the log says so.
+    // Set while accepting pauses and the log says so.
     let mut paused = false;
     loop {
         let accepted = tokio::select! {

@@ -295,8 +295,8 @@ fn read_token(admin: &config::Admin, files: &mut Files) -> Result<Option<Token>,
 
 /// Runs blocking work on a thread of its own, so that it never queues behind other work.
 ///
-/// Returns why there is no result: no thread, a panic, or no end within `limit`, after which the
-/// thread is left to itself.
+/// Returns the result, or why there is none: no thread, a panic, or no end within `limit`, after
+/// which the thread is left to itself.
 pub(super) async fn apart<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,

@@ -28,7 +28,7 @@ use crate::sync::Mutex;
 const REMEMBERED: usize = 256;
 /// Number of resumes that are remembered of a session.
 const HISTORY: usize = 32;
-/// Number above which the ids of sessions are whose protocol has none.
+/// Lower bound of the ids of sessions whose protocol has none.
 const OWN_NUMBERS: u64 = 1 << 32;
 
 const KICK: u8 = 1;

@@ -74,7 +74,7 @@ struct Moved {
 pub(super) enum End {
     /// Both sides signalled that nothing follows.
     Closed,
-    /// One side signalled that, and nothing moved with the other for too long.
+    /// One side signalled that nothing follows, and nothing moved with the other for too long.
     HalfClosed,
     /// The upstream ended the session and the client got everything.
     UpstreamClosed,
@@ -446,7 +446,7 @@ mod tests {
         one_side_alone(false).await;
     }
 
-    /// Checks that bytes count as moved which the client takes from the gateway's system.
+    /// Checks that bytes which the client takes from the gateway's system count as moved.
     #[tokio::test]
     async fn what_the_client_takes_from_the_system_moves() {
         let mut stage = Stage::new().await;
