@@ -1,9 +1,9 @@
-//! Who may ask what.
+//! Access to the admin interface: who may ask what.
 //!
-//! Web pages elsewhere can make a browser send requests to a loopback port. Three things keep them
-//! out: a name that was made to point here is not among those in `Host`; a request that changes
-//! something, or says that it comes from a page, must come from a page of ours; and nothing is
-//! answered in a way that lets another page read it.
+//! Web pages elsewhere can make a browser send requests to a loopback port. Three checks keep them
+//! out. `Host` must be a name that nobody else can point here. A request that changes something, or
+//! says that it comes from a page, must come from a page of this interface. And no answer lets
+//! another page read it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Weak};
@@ -17,18 +17,18 @@ use axum::response::{IntoResponse, Response};
 use super::problem::Problem;
 use crate::gateway::Gateway;
 
-/// What balancers ask.
+/// Paths that load balancers probe.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// What requests to a socket are for.
+/// Guard of a socket: the gateway behind it, and who can reach it.
 #[derive(Clone)]
 pub(super) struct Guard {
     pub gateway: Weak<Gateway>,
-    /// Others than this machine can reach the socket.
+    /// Whether other machines can reach the socket.
     pub is_exposed: bool,
 }
 
-/// Turns away what may not be asked, and lends the rest the gateway.
+/// Refuses requests that are not allowed, and lends the others the gateway.
 pub(super) async fn guard(
     State(Guard {
         gateway,
@@ -69,7 +69,7 @@ fn check(gateway: &Arc<Gateway>, is_exposed: bool, request: &Request) -> Result<
     let headers = request.headers();
     let path = request.uri().path();
     let is_probe = PROBES.contains(&path);
-    // No browser asks like that, but balancers do.
+    // No browser asks with HTTP/1.0 and no `Host`, but balancers do.
     let old = request.version() == Version::HTTP_10 && !headers.contains_key(header::HOST);
     if is_probe && old && !headers.contains_key(header::ORIGIN) {
         return Ok(());
@@ -91,7 +91,7 @@ fn check(gateway: &Arc<Gateway>, is_exposed: bool, request: &Request) -> Result<
     if changes && site.is_some_and(|site| site != "same-origin") {
         return Err(forbidden("asked for by a page elsewhere"));
     }
-    // The page has nothing to tell.
+    // The page itself holds no secrets.
     if is_probe || path == "/" {
         return Ok(());
     }
@@ -108,14 +108,14 @@ fn check(gateway: &Arc<Gateway>, is_exposed: bool, request: &Request) -> Result<
     }
 }
 
-/// The one value of a header.
+/// Returns the value of a header that occurs once.
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }
 
-/// Whether a host, with or without a port, is one that nobody else can make point here.
+/// Returns whether a host, with or without a port, is one that nobody else can make point here.
 fn is_ours(host: &str, names: &[String]) -> bool {
     let is_port = |rest: &str| {
         let port = rest.strip_prefix(':');
@@ -132,14 +132,14 @@ fn is_ours(host: &str, names: &[String]) -> bool {
     known && is_port(rest)
 }
 
-/// Whether the page that asks is one of this host.
+/// Returns whether the request comes from a page of this host.
 fn is_from(headers: &HeaderMap, host: &str) -> bool {
     let origin = text(headers, header::ORIGIN).and_then(|origin| origin.parse::<Uri>().ok());
     let authority = origin.as_ref().and_then(Uri::authority);
     authority.is_some_and(|authority| authority.as_str().eq_ignore_ascii_case(host))
 }
 
-/// The token of a request.
+/// Returns the token of a request.
 fn shown(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = text(headers, header::AUTHORIZATION)?.split_once(' ')?;
     scheme

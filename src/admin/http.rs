@@ -1,4 +1,4 @@
-//! Serving HTTP: connections are bounded, and one is always to be had.
+//! HTTP server with bounded connections, of which one is always to be had.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,18 +18,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::time::writable;
 
-/// Connections at once; a further one takes the place of the oldest.
+/// Most connections at once; a further one takes the place of the oldest.
 const CONNECTIONS: usize = 64;
-/// How long the head of a request may take, and how long a connection may idle.
+/// Time limit for the head of a request, and for an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a connection may take that others wait for. A probe sends its request at once.
+/// Time limit of a connection that others wait for. A probe sends its request at once.
 const TURN: Duration = Duration::from_millis(500);
 /// The longest head of a request, bytes.
 const MAX_HEAD: usize = 16 * 1024;
 /// Pause when no connection can be accepted.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Accepts connections until it is told to stop.
+/// Accepts connections until `stop` is cancelled.
 pub(super) async fn accept(
     listener: TcpListener,
     service: TowerToHyperService<axum::Router>,
@@ -51,7 +51,7 @@ pub(super) async fn accept(
         spare = spare.or_else(open_spare);
         let serving = serve(connection, service.clone(), stop.clone(), spare.is_some());
         if spare.is_none() {
-            // It has the last descriptor, which the next one needs.
+            // This connection has the last descriptor, which the next one needs.
             let _ = timeout(TURN, serving).await;
             continue;
         }
@@ -84,12 +84,12 @@ fn poll_accept(
     accepted.map_ok(|(connection, _)| connection)
 }
 
-/// A descriptor for no use but to be given up.
+/// Opens a spare descriptor, which is only there to be given up.
 fn open_spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Answers the requests of one connection, or the first.
+/// Answers the requests of one connection; without `keep_alive`, only the first.
 async fn serve(
     connection: TcpStream,
     service: TowerToHyperService<axum::Router>,
@@ -110,8 +110,9 @@ async fn serve(
     }
 }
 
-/// Polls what looks at the clock for the date of its answers, and panics where that cannot be
-/// written. `None` if it cannot.
+/// Polls `serving` while the clock shows a date that can be written. Returns `None` if it does not.
+///
+/// Answers carry the date, and `serving` would panic.
 async fn dated<F: Future>(mut serving: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|cx| {
         let now = SystemTime::now();

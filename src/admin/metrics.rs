@@ -1,4 +1,4 @@
-//! What Prometheus reads.
+//! Metrics as Prometheus reads them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::metrics::{Kind, Text};
 use crate::proto::fastway::Role;
 use crate::transport::kcp::{Counters, MetricKind};
 
-/// All metrics of a gateway in Prometheus' text format.
+/// Returns all metrics of a gateway in Prometheus' text format.
 pub(super) async fn text(gateway: &Gateway) -> String {
     let mut text = Text::default();
     write_gateway(gateway, &mut text);
@@ -214,7 +214,7 @@ fn write_kcp(text: &mut Text, binds: &[(BindKey, Counters)]) {
         .iter()
         .map(|(key, counters)| (name(key), counters.metrics()))
         .collect();
-    // Without any bind there are families all the same.
+    // Without any KCP bind the families are written all the same.
     for metric in Counters::default().metrics() {
         let (kind, suffix) = match metric.kind {
             MetricKind::Counter => (Kind::Counter, "_total"),

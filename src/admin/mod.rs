@@ -1,9 +1,9 @@
-//! The admin interface: what the gateway is doing, over HTTP, and the few things one can tell it.
+//! Admin interface over HTTP: shows what the gateway is doing, and takes a few commands.
 //!
-//! [`routes`] has what can be asked, [`guard`] who may ask. It never stands in the way of
-//! sessions: there are at most [`CONNECTIONS`] connections at once, their requests must come in
-//! time and are small, and answers are paged. Nor do those who keep connections, or a process
-//! without descriptors, stand in its way: probes are always answered.
+//! [`routes`] defines the requests, [`guard`] who may make them. The interface never holds up
+//! sessions: it serves a bounded number of connections at once, requests are small and have a
+//! deadline, and answers are paged. Nor do peers that keep connections open, or a process without
+//! descriptors, hold up the interface: probes are always answered.
 
 mod guard;
 mod http;

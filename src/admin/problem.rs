@@ -1,4 +1,4 @@
-//! Answers that say what is wrong.
+//! Answers that report an error.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::gateway::Fault;
 
-/// An answer that says what is wrong: `{"error": {"message": …}}`.
+/// Answer that reports an error: `{"error": {"message": …}}`.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem {
     #[serde(skip)]

@@ -1,10 +1,10 @@
-//! Figures of the process, under the names that Prometheus' own clients use.
+//! Metrics of the process, under the names that Prometheus' own clients use.
 
 use std::fs;
 
 use crate::metrics::{Kind, Text};
 
-/// Writes what `/proc` tells; without one, nothing.
+/// Writes the metrics that `/proc` has; without a `/proc`, none.
 pub(super) fn write(text: &mut Text) {
     if let Some(stat) = Stat::read() {
         if let Some(started) = stat.started {
@@ -53,7 +53,7 @@ pub(super) fn write(text: &mut Text) {
 
 struct Stat {
     cpu: f64,
-    /// Unknown where the system does not tell when it booted.
+    /// Start of the process since 1970; unknown where the system does not tell when it booted.
     started: Option<f64>,
     threads: f64,
     virtual_memory: f64,
@@ -63,7 +63,7 @@ struct Stat {
 impl Stat {
     fn read() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        // A process may be kept from all but itself.
+        // A process may not be allowed to read this.
         let system = fs::read_to_string("/proc/stat").unwrap_or_default();
         Self::parse(&stat, &system)
     }
@@ -77,7 +77,7 @@ impl Stat {
             .skip(1)
             .map(|field| field.parse().unwrap_or(0.0))
             .collect();
-        // By the numbers of proc(5), of which the fourth comes first.
+        // Fields have the numbers of proc(5); the first here is the fourth.
         let field = |number: usize| fields.get(number - 4).copied();
         let boot = system.lines().find_map(|line| line.strip_prefix("btime "));
         let boot = boot.and_then(|boot| boot.trim().parse::<f64>().ok());

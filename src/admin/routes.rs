@@ -1,4 +1,4 @@
-//! What can be asked for.
+//! Routes of the admin interface.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub(super) fn router(state: Guard) -> Router {
         .layer(from_fn_with_state(state, guard))
 }
 
-/// Every route by its method and path.
+/// Returns every route with its method and path.
 fn routes() -> Vec<(&'static str, &'static str, MethodRouter)> {
     vec![
         ("get", "/", get(page)),
@@ -59,7 +59,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter)> {
     ]
 }
 
-/// The page, which may run no script but its own.
+/// Returns the page, which may run no script but its own.
 async fn page() -> Response {
     let script = PAGE.split_once("<script>").map(|(_, rest)| rest);
     let script = script.and_then(|rest| rest.split_once("</script>"));
@@ -109,7 +109,7 @@ async fn prometheus(gateway: Running) -> Response {
         .into_response()
 }
 
-/// The counters under the names that kcp-go has for them: the sums, and those of each bind.
+/// Returns the KCP counters under the names of kcp-go: the sums, and those of each bind.
 async fn snmp(gateway: Running) -> Json<Value> {
     let mut total = Counters::default();
     let mut binds = Vec::new();
@@ -171,7 +171,7 @@ fn no_session() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no such session")
 }
 
-/// In a task of its own: who asked may leave before it is done.
+/// Reloads in a task of its own: the client may leave before the reload is done.
 async fn reload(Extension(gateway): Running) -> Response {
     let reloading = tokio::spawn(async move {
         let result = gateway.reload().await;

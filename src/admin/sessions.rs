@@ -1,4 +1,4 @@
-//! What a gateway tells of its sessions.
+//! Views of sessions, for the admin interface.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -13,21 +13,21 @@ use crate::gateway::{Destination, Details, Gateway, Record, Snapshot};
 use crate::hooks::trace::{Decision, Outcome};
 use crate::hooks::{AttrValue, Attrs};
 
-/// Sessions looked at before others get their turn.
+/// Number of sessions looked at before other tasks get their turn.
 const STRIDE: usize = 1000;
 
-/// Which sessions to list, and how many.
+/// Filter of a list of sessions, with its page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     #[serde(default)]
     state: Wanted,
     listener: Option<String>,
-    /// An address, with or without its port.
+    /// Address of the client, with or without its port.
     client: Option<String>,
-    /// What the client asked for, the host's name, or the address it went to.
+    /// Target that the client asked for, the host's name, or the address it was connected to.
     target: Option<String>,
-    /// Live ones with ids above this.
+    /// Id above which the live sessions are listed.
     #[serde(default)]
     after: u64,
     #[serde(default = "default_limit")]
@@ -42,24 +42,24 @@ enum Wanted {
     Ended,
 }
 
-/// The most sessions listed at once.
+/// Most sessions listed at once.
 pub(super) const MAX_LIMIT: usize = 1000;
 
 fn default_limit() -> usize {
     100
 }
 
-/// A page of sessions.
+/// Page of sessions.
 #[derive(Debug, Serialize)]
 pub(super) struct Sessions {
     sessions: Vec<Summary>,
-    /// What `after` has to be for the next page, if there may be one.
+    /// Value of `after` for the next page, if there may be one.
     next: Option<u64>,
-    /// How many sessions there are.
+    /// Number of live sessions.
     live: usize,
 }
 
-/// A session in a list.
+/// Session in a list.
 #[derive(Debug, Serialize)]
 struct Summary {
     id: u64,
@@ -68,7 +68,7 @@ struct Summary {
     transport: &'static str,
     client_addr: SocketAddr,
     requested: Option<String>,
-    /// The address of its server.
+    /// Address of the server.
     target: Option<String>,
     host: Option<String>,
     endpoint: Option<u32>,
@@ -91,20 +91,20 @@ struct EndedView {
     detail: String,
 }
 
-/// All that is known of a session.
+/// Session with all that is known of it.
 #[derive(Debug, Serialize)]
 pub(super) struct Explained {
     #[serde(flatten)]
     summary: Summary,
-    /// The generation that decided about it.
+    /// Number of the generation that decided about the session.
     generation: u64,
     gateway_addr: SocketAddr,
     flags: u32,
     extra: Vec<String>,
-    /// How much hooks saw of what the client sent first.
+    /// Number of the client's first bytes that hooks saw.
     first_data_bytes: usize,
     decisions: Vec<Value>,
-    /// The connections it had: the first, and the last of those it went on over.
+    /// Connections of the session: the first, and the last of those it was resumed over.
     transports: Vec<TransportView>,
     round_trip_seconds: Option<f64>,
     undelivered_bytes: Option<usize>,
@@ -130,7 +130,8 @@ struct ReplayView {
 }
 
 impl Sessions {
-    /// A page of the sessions that `filter` takes, by their ids; of those that have ended, the latest.
+    /// Returns a page of the sessions that `filter` takes, by their ids; of those that have ended,
+    /// the latest first.
     pub async fn list(gateway: &Gateway, filter: &Filter) -> Self {
         let live = &gateway.state().live;
         let mut page = Self {
@@ -166,7 +167,7 @@ impl Sessions {
     }
 }
 
-/// Ends a session; whether there is one.
+/// Ends a live session. Returns whether there is one.
 pub(super) fn kick(gateway: &Gateway, id: u64) -> bool {
     let record = gateway.state().live.get(id);
     let live = record.filter(|record| record.story().ended.is_none());
@@ -232,7 +233,7 @@ impl Summary {
 }
 
 impl Explained {
-    /// All about one session, if it is live or one of the last that ended.
+    /// Returns all about one session, if it is live or one of the last that ended.
     pub async fn find(gateway: &Gateway, id: u64) -> Option<Self> {
         let record = gateway.state().live.get(id)?;
         let look = record.look().await;

@@ -1,4 +1,4 @@
-//! What a gateway tells of itself.
+//! Status of a gateway, for the admin interface.
 
 use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
@@ -11,7 +11,7 @@ use crate::config::{Hook, Service, Session};
 use crate::gateway::{Fault, Gateway, Loaded};
 use crate::hooks::stats::{Asked, HookStats};
 
-/// A gateway as a whole, at one moment.
+/// Status of a gateway as a whole, at one moment.
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     version: &'static str,
@@ -19,7 +19,7 @@ pub(super) struct Status {
     started_at: SystemTime,
     uptime_seconds: f64,
     node: u8,
-    /// Counts up with each reload that succeeded.
+    /// Number of the generation, which counts up with each reload that succeeded.
     generation: u64,
     draining: bool,
     sessions: usize,
@@ -47,7 +47,7 @@ struct ListenerStatus {
 #[derive(Debug, Serialize)]
 struct BindStatus {
     transport: String,
-    /// `None` when it does not accept: the gateway drains.
+    /// Address of the socket; `None` when it does not accept, as the gateway drains.
     addr: Option<SocketAddr>,
 }
 
@@ -57,7 +57,7 @@ struct HostStatus {
     addr: String,
     weight: u32,
     sessions: u64,
-    /// It gets no new sessions.
+    /// Whether the host gets no new sessions.
     draining: bool,
     health: &'static str,
 }
@@ -72,7 +72,7 @@ struct HookStatus {
     calls: u64,
     errors: u64,
     last_error: Option<ErrorStatus>,
-    /// Those that it was asked for.
+    /// Decisions that the hook was asked for.
     decisions: Vec<DecisionStatus>,
 }
 
@@ -89,7 +89,7 @@ struct DecisionStatus {
     calls: u64,
     errors: u64,
     denials: u64,
-    /// What sessions waited for an answer: upper bounds of the quantiles.
+    /// Time that sessions waited for an answer: upper bounds of the quantiles.
     latency_seconds: Quantiles,
 }
 
@@ -106,14 +106,14 @@ struct ReloadStatus {
     #[serde(serialize_with = "rfc3339")]
     at: SystemTime,
     succeeded: bool,
-    /// The one in force since then.
+    /// Number of the generation in force since then.
     generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Fault>,
 }
 
 impl Status {
-    /// What a gateway is doing.
+    /// Returns the status of a gateway.
     pub async fn of(gateway: &Gateway) -> Self {
         let generation = gateway.generation();
         let config = &generation.config;

@@ -1,10 +1,10 @@
-//! Times of day as they are written.
+//! Times as they are written.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serializer;
 
-/// The last second of the year 9999.
+/// Last second of the year 9999.
 const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 
 /// Writes a time by RFC 3339, with milliseconds.

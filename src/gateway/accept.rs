@@ -1,4 +1,4 @@
-//! From an accepted connection to a session, new or resumed.
+//! Accepting connections and taking them to their sessions, new or resumed.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,15 +22,16 @@ use crate::transport;
 
 /// Pause when the process has no descriptor left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
-/// The most read of a client that was refused, bytes.
+/// Most that is read from a client that was refused, bytes.
 const LAST_READ: u64 = 64 * 1024;
-/// How long a client that was refused may take to close.
+/// Time limit for a client that was refused to close.
 const LINGER: Duration = Duration::from_secs(5);
-/// How long a PROXY protocol header may take. Whoever sends one sends it at once.
+/// Time limit for a PROXY header, which a peer sends at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Accepts connections until `stop` is cancelled. Then it closes the listener, cancels `stopped` and
-/// waits for the transport to end.
+/// Accepts connections until `stop` is cancelled.
+///
+/// Then closes the listener, cancels `stopped` and waits for the transport to end.
 pub(super) async fn accept(
     state: Arc<State>,
     listener: transport::Listener,
@@ -38,9 +39,9 @@ pub(super) async fn accept(
     stop: CancellationToken,
     stopped: CancellationToken,
 ) {
-    // Also if this panics: nobody waits for a listener that is gone.
+    // Cancels on a panic, too, so that nobody waits for a listener that is gone.
     let stopped = stopped.drop_guard();
-    // There is a pause that the log tells of.
+    // Set while accepting pauses and the log says so.
     let mut paused = false;
     loop {
         let accepted = tokio::select! {
@@ -80,8 +81,9 @@ pub(super) async fn accept(
     }
 }
 
-/// What the limits have left for a connection. One that is to say first whom it is from is not
-/// looked at further.
+/// Admits a connection within the limits.
+///
+/// If it must first send a PROXY header, the per-source limits are checked later, in [`open`].
 fn enter(state: &State, connection: &transport::Stream, key: &BindKey) -> Option<Permit> {
     let generation = state.generation.load();
     let (listener, _) = generation.listener(key)?;
@@ -108,7 +110,7 @@ fn enter(state: &State, connection: &transport::Stream, key: &BindKey) -> Option
     }
 }
 
-/// Counts a refused connection, and logs it unless there are many.
+/// Counts a refused connection, and logs it unless another was logged shortly before.
 fn refused(admission: &Admission, listener: &config::Listener, client: SocketAddr, limit: Limit) {
     if let Some(count) = admission.refused(limit, Instant::now()) {
         tracing::warn!(
@@ -121,7 +123,7 @@ fn refused(admission: &Admission, listener: &config::Listener, client: SocketAdd
     }
 }
 
-/// Errors that say nothing of the listener.
+/// Returns whether an error concerns one connection and not the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -132,14 +134,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Serves a connection to the end of its session, if that is a new one.
+/// Serves a connection to the end of its session, if it opens a new one.
 fn serve(
     state: Arc<State>,
     connection: transport::Stream,
     permit: Permit,
     key: BindKey,
 ) -> impl Future<Output = ()> {
-    // An idle session holds nothing of how it came about: that is in a box, which is gone by then.
+    // Boxed and dropped before the session runs, so that an idle session holds none of it.
     let opening = Box::pin(open(state, connection, permit, key));
     async {
         if let Some(session) = opening.await {
@@ -148,6 +150,7 @@ fn serve(
     }
 }
 
+/// Takes a connection through its handshake. Returns the session if it is a new, proxied one.
 async fn open(
     state: Arc<State>,
     mut connection: transport::Stream,
@@ -258,7 +261,7 @@ async fn open(
     session.open().await
 }
 
-/// A connection that is a session from its first byte.
+/// Opens a session on a connection that is a session from its first byte.
 fn plain(
     state: &State,
     connection: transport::Stream,
@@ -317,8 +320,9 @@ fn failed(
     );
 }
 
-/// Closes a connection after its last answer. What the client still sends is read and dropped:
-/// closing before would take the answer back.
+/// Closes a connection after its last answer.
+///
+/// What the client still sends is read and dropped: closing before would take the answer back.
 async fn linger(mut connection: transport::Stream) -> io::Result<()> {
     connection.shutdown().await?;
     tokio::io::copy(&mut connection.take(LAST_READ), &mut tokio::io::sink()).await?;

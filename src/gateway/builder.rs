@@ -1,4 +1,4 @@
-//! How a gateway is put together.
+//! Builder of a gateway.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::error::Error;
 use crate::config::Config;
 use crate::hooks::Hook;
 
-/// Puts a gateway together. [`start`](Self::start) runs it.
+/// Builder of a gateway. [`start`](Self::start) runs the gateway.
 #[must_use]
 pub struct Builder {
     source: Source,
@@ -18,7 +18,7 @@ pub struct Builder {
 }
 
 impl Gateway {
-    /// Starts to put a gateway together that has this configuration.
+    /// Returns a builder for a gateway with this configuration.
     ///
     /// ```
     /// use stablegate::{Config, Gateway};
@@ -42,7 +42,7 @@ impl Gateway {
         Builder::new(Source::Value(Box::new(config)))
     }
 
-    /// Starts to put a gateway together whose configuration is a file, which is watched.
+    /// Returns a builder for a gateway whose configuration is a file, which is watched.
     ///
     /// ```
     /// use stablegate::{Gateway, admin};
@@ -74,26 +74,29 @@ impl Builder {
         }
     }
 
-    /// Adds a hook in Rust. It is asked about the sessions of all listeners, before the hooks that
-    /// the configuration names for them and in the order of these calls. A call that fails denies
-    /// the session.
+    /// Adds a hook written in Rust.
+    ///
+    /// It is asked about the sessions of all listeners, before the hooks that the configuration
+    /// names for them and in the order of these calls. A call that fails denies the session.
     pub fn hook(mut self, hook: Arc<dyn Hook>) -> Self {
         self.environment.hooks.push(hook);
         self
     }
 
-    /// Adds the admin interface, at the address that the configuration has for it. There is none
-    /// otherwise.
+    /// Adds the admin interface, at the address that the configuration has for it. Without this
+    /// call there is none.
     pub fn admin(mut self, open: OpenAdmin) -> Self {
         self.admin = Some(open);
         self
     }
 
-    /// Opens the listeners and accepts. A configuration from a file is watched from then on, with
-    /// all that it names, and reloaded when something changes.
+    /// Opens the listeners and starts to accept.
+    ///
+    /// A configuration from a file is watched from then on, with all that it names, and reloaded
+    /// when something changes.
     ///
     /// # Errors
-    /// When the configuration is wrong, or something that it names, or an address cannot be
+    /// When the configuration, or something that it names, is wrong, or an address cannot be
     /// opened.
     ///
     /// Cancel safe. Must be called within a multi-thread runtime.

@@ -1,4 +1,4 @@
-//! A running gateway: its start, reloads, draining and end.
+//! A running gateway: its start, reloads, drain and end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,32 +26,33 @@ use crate::hosts;
 use crate::sync::Mutex;
 use crate::transport::kcp;
 
-/// How long it may take to look at all files again.
+/// Time limit for looking at all watched files again.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where a configuration comes from.
+/// Source of a configuration.
 pub(super) enum Source {
-    /// A file, which is watched with all that it names.
+    /// File, which is watched with all that it names.
     File(PathBuf),
     Value(Box<Config>),
 }
 
-/// Opens an address for an admin interface. That is served by what is returned, until the token is
-/// cancelled.
+/// Function that opens an address for an admin interface.
+///
+/// The function that it returns serves the interface until the token is cancelled.
 pub type OpenAdmin = fn(SocketAddr) -> io::Result<ServeAdmin>;
 
-/// Serves an admin interface whose address is open.
+/// Function that serves an admin interface at its open address, until the token is cancelled.
 pub type ServeAdmin = Box<dyn FnOnce(Weak<Gateway>, CancellationToken) + Send>;
 
-/// A running gateway. Dropping it stops accepting and ends all sessions.
+/// Running gateway. Dropping it stops accepting and ends all sessions.
 pub struct Gateway {
     state: Arc<State>,
-    /// The configuration's file, if it has one.
+    /// File of the configuration, if it has one.
     file: Option<Watched>,
     sockets: AsyncMutex<Sockets>,
-    /// Keeps reloads apart, which may take long.
+    /// Lock that lets one reload run at a time; a reload may take long.
     reloading: AsyncMutex<()>,
-    /// What looks after the hosts of the current generation.
+    /// Tasks that look after the hosts of the current generation.
     upkeep: Mutex<JoinSet<()>>,
     open_admin: Option<OpenAdmin>,
     admin: Mutex<Option<DropGuard>>,
@@ -59,19 +60,19 @@ pub struct Gateway {
     last_reload: Mutex<Option<LastReload>>,
 }
 
-/// A configuration's file, watched with all that it names.
+/// File of a configuration, watched with all that it names.
 struct Watched {
     path: PathBuf,
     watcher: Watcher,
 }
 
-/// How a reload went.
+/// Outcome of a reload.
 #[derive(Debug, Clone)]
 pub(crate) struct LastReload {
     pub at: SystemTime,
-    /// The generation in force since then.
+    /// Number of the generation in force since then.
     pub generation: u64,
-    /// Why it changed nothing.
+    /// Error of a reload that changed nothing.
     pub error: Option<Fault>,
 }
 
@@ -123,9 +124,10 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Reads the configuration's file and all that it names anew and swaps it in as a whole; if
-    /// anything is wrong, all stays as it was. Either is logged. Live sessions go on with what
-    /// decided them.
+    /// Reloads the configuration's file and all that it names, as a whole.
+    ///
+    /// If anything is wrong, nothing changes. Either outcome is logged. Live sessions keep the
+    /// configuration that decided them.
     ///
     /// # Errors
     /// Those of the [start](super::Builder::start), and [`Error::NoFile`].
@@ -153,7 +155,7 @@ impl Gateway {
         result
     }
 
-    /// Swaps in another configuration, as a [reload](Self::reload) does.
+    /// Swaps in another configuration, as a whole, as a [reload](Self::reload) does.
     ///
     /// # Errors
     /// Those of the [start](super::Builder::start).
@@ -168,7 +170,7 @@ impl Gateway {
         result
     }
 
-    /// Logs and counts a reload.
+    /// Records, logs and counts the outcome of a reload.
     fn reloaded(&self, result: &Result<(), Error>) {
         let generation = self.generation().number;
         *self.last_reload.lock() = Some(LastReload {
@@ -183,13 +185,12 @@ impl Gateway {
         }
     }
 
-    /// Puts a generation in the place of the current one.
+    /// Replaces the current generation by `new`, or changes nothing.
     async fn swap(self: &Arc<Self>, new: Generation) -> Result<(), Error> {
         let old = self.generation();
         let changes = diff(&old.config.listeners, &new.config.listeners);
-        // A socket that goes may be in the way of one that comes (0.0.0.0 and one address of the
-        // host), so sockets that cannot be opened now may be after the others are closed. That
-        // would not be all or nothing: it is an error.
+        // A socket to close may be in the way of one to open (0.0.0.0 and one address of the host).
+        // To close first would not be all or nothing, so this is an error.
         let mut sockets = self.sockets.lock().await;
         let opened = sockets.open(&new, &changes.added).await?;
         let moved = old.config.admin.bind != new.config.admin.bind;
@@ -206,7 +207,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Serves the admin interface there, and no longer where it was.
+    /// Serves the admin interface with `serve`, and stops the previous one.
     fn serve_admin(self: &Arc<Self>, serve: Option<ServeAdmin>) {
         let stop = serve.map(|serve| {
             let until = self.state.shutdown.child_token();
@@ -221,18 +222,18 @@ impl Gateway {
         self.state.generation.load_full()
     }
 
-    /// Returns the bound addresses, by the binds of the configuration.
+    /// Returns the bound addresses, with the binds of the configuration.
     pub async fn local_addrs(&self) -> Vec<(Bind, SocketAddr)> {
         self.sockets.lock().await.addrs()
     }
 
-    /// Returns where these binds are open; `None` for those that do not accept.
+    /// Returns the addresses at which these binds are open; `None` for those that do not accept.
     pub(crate) async fn addrs_of(&self, keys: &[BindKey]) -> Vec<Option<SocketAddr>> {
         let sockets = self.sockets.lock().await;
         keys.iter().map(|key| sockets.addr(key)).collect()
     }
 
-    /// Returns what the KCP binds have counted since they were opened, in the order of the binds.
+    /// Returns the counters of the KCP binds since they were opened, in the order of the binds.
     pub async fn kcp_counters(&self) -> Vec<(BindKey, kcp::Counters)> {
         let controls = self.sockets.lock().await.kcp();
         let mut counters = Vec::new();
@@ -242,8 +243,8 @@ impl Gateway {
         counters
     }
 
-    /// Returns how many connections the limits of listeners have kept out, and how often there was
-    /// no descriptor for any.
+    /// Returns how many connections each limit of each listener has refused, and how often
+    /// accepting paused for lack of descriptors.
     pub fn refusals(&self) -> Vec<(String, Limit, u64)> {
         let generation = self.generation();
         let of = |(listener, admission): (&config::Listener, &Arc<Admission>)| {
@@ -252,7 +253,7 @@ impl Gateway {
         generation.admissions().flat_map(of).collect()
     }
 
-    /// Returns whether new sessions are turned away.
+    /// Returns whether the gateway drains, which is when new sessions are refused.
     pub fn is_draining(&self) -> bool {
         self.state.draining.is_cancelled()
     }
@@ -267,23 +268,24 @@ impl Gateway {
         self.state.live.len()
     }
 
-    /// Returns when it was started.
+    /// Returns when the gateway was started.
     pub(crate) fn started(&self) -> (SystemTime, Instant) {
         self.started
     }
 
-    /// Returns how the last reload went, if there was one.
+    /// Returns the outcome of the last reload, if there was one.
     pub(crate) fn last_reload(&self) -> Option<LastReload> {
         self.last_reload.lock().clone()
     }
 
-    /// Returns what its sessions share.
+    /// Returns the state that the sessions share.
     pub(crate) fn state(&self) -> &Arc<State> {
         &self.state
     }
 
-    /// Stops letting sessions in. Clients can still come back to theirs, so listeners with
-    /// sessions that resume stay open for that.
+    /// Stops admitting new sessions.
+    ///
+    /// Clients can still resume theirs, so listeners whose sessions can be resumed stay open.
     pub async fn drain(&self) {
         self.state.draining.cancel();
         let generation = self.generation();
@@ -303,7 +305,8 @@ impl Gateway {
         self.state.connections.wait().await;
     }
 
-    /// The same, and waits until what was sent to clients is delivered or given up.
+    /// Ends all sessions and waits until their ends are logged, and until what was sent to clients
+    /// is delivered or given up.
     pub async fn shutdown(&self) {
         self.end().await;
         self.state.listeners.close();
@@ -319,7 +322,7 @@ impl Drop for Gateway {
 }
 
 impl Watched {
-    /// Watches these files. They are read for that, some of which are large.
+    /// Watches these files, in place of those before. Reads them for that, and some are large.
     async fn watch(&self, files: Files) {
         let watcher = self.watcher.clone();
         if let Err(error) = apart(WATCH_TIMEOUT, move || watcher.watch_files(files)).await {
@@ -327,7 +330,7 @@ impl Watched {
         }
     }
 
-    /// Watches these files, too. Those that have changed since they were read are told of at once.
+    /// Watches these files, too. Reports at once those that have changed since they were read.
     async fn watch_also(&self, files: Files) {
         let watcher = self.watcher.clone();
         if let Err(error) = apart(WATCH_TIMEOUT, move || watcher.watch_also(files)).await {
@@ -364,7 +367,7 @@ async fn follow(gateway: Weak<Gateway>, mut changes: Changes) {
     }
 }
 
-/// Opens the admin interface of a configuration, if there is to be one.
+/// Opens the admin interface of a configuration, if it has one.
 fn open(
     open_admin: Option<OpenAdmin>,
     generation: &Generation,
@@ -376,7 +379,7 @@ fn open(
     opened.map_err(|error| Error::Admin { addr, error })
 }
 
-/// Looks after the hosts of a generation until it is dropped.
+/// Starts the upkeep of a generation's hosts, which ends when the returned set is dropped.
 fn upkeep(generation: &Generation) -> JoinSet<()> {
     let settings = hosts::Settings::from(&generation.config.upstream);
     generation.hosts.upkeep(&settings)

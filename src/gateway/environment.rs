@@ -1,4 +1,4 @@
-//! What outlives the configurations of a gateway.
+//! State that outlives the configurations of a gateway.
 
 use std::sync::Arc;
 
@@ -12,29 +12,29 @@ use crate::hooks::{Hook, Runners};
 use crate::metrics::Family;
 use crate::resolver::Resolver;
 
-/// What outlives generations and is there for all of them.
+/// State that outlives generations and is shared by all of them.
 #[derive(Clone)]
 pub struct Environment {
-    /// Where hooks run.
+    /// Runners of the hooks.
     pub runners: Runners,
-    /// What they remember.
+    /// Values that hooks share and keep.
     pub shared: Arc<Shared>,
-    /// What looks names up for them.
+    /// Resolver for the names that hooks look up.
     pub resolver: Arc<Resolver>,
-    /// What calls of hooks cost and how they end.
+    /// Statistics of hook calls: their cost and outcome.
     pub stats: Arc<Book>,
-    /// The fastway endpoints that are connected.
+    /// Switchboard of the connected fastway endpoints.
     pub fastway: Arc<Switchboard>,
-    /// Told when hooks are made of more files than before.
+    /// Notification that hooks are made of more files than before.
     pub grown: Arc<Notify>,
     /// Hooks in Rust, which are asked before those that a listener names.
     pub hooks: Vec<Arc<dyn Hook>>,
-    /// The counts of listeners by their names.
+    /// Admission counters of listeners, by name.
     pub(super) admissions: Arc<Family<1, Admission>>,
 }
 
 impl Environment {
-    /// Nothing remembered, nothing running.
+    /// Returns an environment with nothing remembered and nothing running.
     pub fn new() -> Self {
         Self {
             runners: Runners::new(),

@@ -1,4 +1,4 @@
-//! Why a gateway did not start, or a reload changed nothing.
+//! Errors of starting and reloading a gateway.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,32 +6,32 @@ use std::net::SocketAddr;
 use super::generation::BuildError;
 use crate::config::Bind;
 
-/// Why a gateway did not start, or a reload changed nothing.
+/// Error of a start or a reload. A reload that fails changes nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is wrong, or something that it names.
+    /// The configuration, or something that it names, is wrong.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// An address of a listener cannot be opened.
+    /// The address of a listener cannot be opened.
     #[error("cannot listen on {bind}: {error}")]
     Bind {
-        /// The address.
+        /// Address of the listener.
         bind: Bind,
-        /// What the system says.
+        /// Error of the system.
         error: io::Error,
     },
     /// The address of the admin interface cannot be opened.
     #[error("cannot open the admin interface on {addr}: {error}; the key `admin` moves it")]
     Admin {
-        /// The address.
+        /// Address of the admin interface.
         addr: SocketAddr,
-        /// What the system says.
+        /// Error of the system.
         error: io::Error,
     },
     /// Files cannot be watched.
     #[error("cannot watch files: {0}")]
     Watch(io::Error),
-    /// The configuration was given as a value.
+    /// There is no file to reload: the configuration was given as a value.
     #[error("the configuration comes from no file that could be read again")]
     NoFile,
 }

@@ -1,20 +1,20 @@
-//! What is wrong with a configuration, as it is told to others.
+//! Errors of a configuration, as the admin interface shows them.
 
 use serde::Serialize;
 
 use super::error::Error;
 use super::generation::Location;
 
-/// What is wrong, and where in which file if it is in one.
+/// Error, with its location if it is in a file.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Fault {
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// From 1.
+    /// Line of the file, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
-    /// The key of the configuration.
+    /// Key of the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }

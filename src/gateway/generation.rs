@@ -1,4 +1,4 @@
-//! One configuration, checked and loaded whole: what a session is decided by.
+//! A configuration, checked and loaded as a whole, which decides sessions.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,73 +22,75 @@ use crate::hooks::stats::HookStats;
 use crate::hooks::{FileHook, Hook, Roster};
 use crate::hosts::{self, Hosts, Server};
 
-/// How long the configuration and the token may take to be read.
+/// Time limit for reading the configuration and the token.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The key that names the file of the admin interface's token.
+/// Configuration key that names the file of the admin interface's token.
 const TOKEN_FILE: &str = "admin.token_file";
 
-/// So many times its `load_timeout` a hook is waited for: it keeps to 20 times by itself, and says
-/// more when it is over.
+/// Multiple of a hook's `load_timeout` after which loading is given up.
+///
+/// The loader itself stops at 20 times the timeout, with a better message.
 const LOAD_PATIENCE: u32 = 21;
 
-/// An immutable configuration with its hooks loaded.
+/// Immutable configuration with its hooks loaded.
 pub struct Generation {
-    /// Counts up from 1 with each reload that succeeded.
+    /// Number of the generation, from 1; it counts up with each reload that succeeded.
     pub number: u64,
     /// The configuration.
     pub config: Config,
     pub(crate) hosts: Hosts,
-    /// By listener, in the order of the configuration.
+    /// Hook chains by listener, in the order of the configuration.
     chains: Vec<Arc<Chain>>,
-    /// The same.
+    /// Admission counters by listener, in the order of the configuration.
     admissions: Vec<Arc<Admission>>,
     listeners: HashMap<BindKey, usize>,
     hooks: Vec<Arc<dyn FileHook>>,
-    /// By hook, in the order of the configuration.
+    /// Origins of the hooks, in the order of the configuration.
     pub(crate) loaded: Vec<Loaded>,
-    /// What requests to the admin interface must show.
+    /// Token that requests to the admin interface must carry, if one is set.
     pub(crate) admin_token: Option<Token>,
-    /// What was read for it.
+    /// Files that were read to build the generation.
     files: Files,
 }
 
-/// What a hook was made of, and when.
+/// Origin of a loaded hook: its file's hash and the time.
 pub(crate) struct Loaded {
     pub at: SystemTime,
-    /// SHA-256 of its file in hexadecimal; empty if there is none.
+    /// SHA-256 of the hook's file in hexadecimal; empty if there is none.
     pub sha256: String,
 }
 
-/// Why no generation could be built, and the files to watch for a change of that.
+/// Error of building a generation, with the files to watch for its correction.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BuildError {
-    /// What is wrong.
+    /// Description of the error.
     pub message: String,
-    /// Where.
+    /// Location of the error.
     pub location: Location,
-    /// The files that may hold the mistake.
+    /// Files that may hold the mistake.
     pub files: Files,
 }
 
-/// Where something is wrong, as far as that is known.
+/// Location of an error, as far as it is known.
 #[derive(Debug, Clone, Default)]
 pub struct Location {
     /// The file.
     pub file: Option<PathBuf>,
-    /// From 1.
+    /// Line of the file, from 1.
     pub line: Option<u64>,
-    /// The key of the configuration, such as `hosts[0].addr`.
+    /// Key of the configuration, such as `hosts[0].addr`.
     pub key: Option<String>,
 }
 
 impl Generation {
-    /// Reads the configuration at `path` and loads all it names, on threads of its own. Nothing is
-    /// resolved, bound or connected. Live counts are carried over from `previous`.
+    /// Reads the configuration at `path` and loads all that it names, on threads of its own.
+    ///
+    /// Nothing is resolved, bound or connected. Live counts are carried over from `previous`.
     ///
     /// # Errors
-    /// When the configuration is wrong, or something that it names.
+    /// When the configuration, or something that it names, is wrong.
     ///
     /// Cancel safe: a generation that nobody waits for is dropped.
     pub async fn read(
@@ -119,7 +121,7 @@ impl Generation {
     /// Loads all that a configuration names, as [`Self::read`] does.
     ///
     /// # Errors
-    /// When something that it names is wrong.
+    /// When something that the configuration names is wrong.
     ///
     /// Cancel safe: a generation that nobody waits for is dropped.
     pub async fn of(
@@ -211,30 +213,30 @@ impl Generation {
         })
     }
 
-    /// The listener that has this bind, and its hooks.
+    /// Returns the listener that has this bind, and its hook chain.
     pub(super) fn listener(&self, key: &BindKey) -> Option<(&config::Listener, &Arc<Chain>)> {
         let at = *self.listeners.get(key)?;
         // invariant: `listeners` counts those of `config`, and there is a chain for each.
         Some((&self.config.listeners[at], &self.chains[at]))
     }
 
-    /// The counts of the listener that has this bind.
+    /// Returns the admission counters of the listener that has this bind.
     pub(super) fn admission(&self, key: &BindKey) -> Option<&Arc<Admission>> {
         self.admissions.get(*self.listeners.get(key)?)
     }
 
-    /// The listeners with their counts.
+    /// Returns the listeners with their admission counters.
     pub(super) fn admissions(&self) -> impl Iterator<Item = (&config::Listener, &Arc<Admission>)> {
         self.config.listeners.iter().zip(&self.admissions)
     }
 
-    /// The modules that a hook has asked for.
+    /// Returns the modules that a hook has asked for.
     fn modules(&self, hook: &str) -> Vec<String> {
         let found = self.hooks.iter().find(|it| it.name() == hook);
         found.map_or_else(Vec::new, |hook| hook.modules())
     }
 
-    /// The files that it was made of, with what they were then.
+    /// Returns the files that the generation was made of, in the state they were read in.
     pub fn files(&self) -> Files {
         let mut files = self.files.clone();
         for hook in &self.hooks {
@@ -291,8 +293,10 @@ fn read_token(admin: &config::Admin, files: &mut Files) -> Result<Option<Token>,
         .map_err(|error| format!("{TOKEN_FILE}: {} {error}", file.display()))
 }
 
-/// Runs what may block on a thread of its own, so that it waits behind nothing. Says why there is
-/// no outcome: when the time is over, nobody waits for it any more.
+/// Runs blocking work on a thread of its own, so that it never queues behind other work.
+///
+/// Returns the result, or why there is none: no thread, a panic, or no end within `limit`, after
+/// which the thread is left to itself.
 pub(super) async fn apart<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
@@ -312,7 +316,7 @@ pub(super) async fn apart<T: Send + 'static>(
     }
 }
 
-/// Where a script is wrong: what is said of it begins with `file:line:` if that is known.
+/// Returns where a script is wrong: its message begins with `file:line:` if that is known.
 fn location(error: &LoadError) -> Location {
     let mut parts = error.message.splitn(3, ':');
     let (file, line) = (parts.next(), parts.next());
@@ -325,7 +329,8 @@ fn location(error: &LoadError) -> Location {
     }
 }
 
-/// The hooks of the program, those that `listener` names, and the built-in rule behind them.
+/// Returns a listener's hook chain: the hooks of the program, those that `listener` names, and the
+/// built-in rule.
 fn chain(
     listener: &config::Listener,
     config: &Config,
@@ -348,7 +353,7 @@ fn chain(
     });
     let builtin: Arc<dyn Hook> = Arc::new(Builtin::new((&config.announce).into()));
     let last = ChainEntry {
-        // Of its own, as a hook may have the same name. Nobody asks for it: it costs nothing.
+        // Stats of its own, as a hook may have the same name. Nothing reads them.
         stats: Arc::new(HookStats::new(builtin.name())),
         hook: builtin,
         on_error: OnError::Deny,

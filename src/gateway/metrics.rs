@@ -1,4 +1,4 @@
-//! What a gateway counts.
+//! Metrics that a gateway counts.
 
 use std::io;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use crate::hooks::SessionInfo;
 use crate::hosts::is_ours;
 use crate::metrics::{Count, Family, Histogram, Kind, Metric, Text, borrowed};
 
-/// Declares metrics, each once: its field, what it counts with, its kind, labels, name and help.
+/// Declares metrics, each with its field, type, kind, labels, name and help.
 macro_rules! metrics {
     ($(#[$meta:meta])* struct $type:ident {$(
         $field:ident: $value:ty, $kind:ident [$($label:literal),+], $name:literal, $help:literal;
     )*}) => {
         $(#[$meta])*
         pub(crate) struct $type {
-            /// What the sessions of each listener have moved and hold.
+            /// Meters of the sessions of each listener.
             pub listeners: Family<1, ListenerMeter>,
             $(#[doc = $help] pub $field: Metric<{ [$($label),+].len() }, $value>,)*
         }
@@ -30,7 +30,7 @@ macro_rules! metrics {
         }
 
         impl $type {
-            /// Writes all of them.
+            /// Writes all metrics.
             pub fn write(&self, text: &mut Text) {
                 $(text.metric(&self.$field);)*
                 let listeners = self.listeners.all();
@@ -46,7 +46,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// The counts that nothing else keeps.
+    /// Metrics that nothing else counts.
     struct Metrics {
         reloads: Count, Counter ["result"], "stablegate_reloads_total",
             "Reloads by how they went.";
@@ -76,7 +76,7 @@ metrics! {
     }
 }
 
-/// Declares what is counted for each listener, in the same way.
+/// Declares the meters of a listener, each with its field, kind, name and help.
 macro_rules! meters {
     ($(#[$meta:meta])* struct $type:ident {$(
         $field:ident: $kind:ident, $name:literal, $help:literal;
@@ -95,7 +95,7 @@ macro_rules! meters {
 }
 
 meters! {
-    /// What the sessions of a listener have moved and hold.
+    /// Meters of a listener's sessions: what they have moved and hold.
     struct ListenerMeter {
         away: Gauge, "stablegate_sessions_away",
             "Live sessions whose client has lost its connection and may come back.";
@@ -112,7 +112,7 @@ impl Metrics {
         self.listeners.with([name])
     }
 
-    /// Live sessions of a listener.
+    /// Returns the number of live sessions of a listener.
     pub fn sessions_of(&self, listener: &str) -> u64 {
         let all = self.sessions.all();
         let of_it = all.iter().filter(|(labels, _)| labels[0].1 == listener);
@@ -139,8 +139,9 @@ impl Metrics {
         self.accepts.with([listener, transport]).add(1);
     }
 
-    /// A handshake gave no session, for `reason`. `code` is what a client was told that wanted its
-    /// session back.
+    /// Counts a handshake that gave no session, for `reason`.
+    ///
+    /// `code` is what the client was told, if it asked to resume a session.
     pub fn refused(&self, listener: &str, session: &str, reason: &str, code: Option<&str>) {
         let failures = &self.handshake_failures;
         failures.with([listener, session, reason]).add(1);
@@ -150,7 +151,9 @@ impl Metrics {
         }
     }
 
-    /// A server was dialled: `host` by its name, or empty for an address that is none's.
+    /// Counts a dial of an upstream.
+    ///
+    /// `host` is the name of the host, or empty for an address that no host has.
     pub fn dialled<T>(&self, host: &str, result: &io::Result<T>, took: Duration) {
         let Err(error) = result else {
             return self.upstream.with([host]).record(took);
@@ -166,7 +169,7 @@ impl Metrics {
         self.upstream_failures.with([host, reason]).add(1);
     }
 
-    /// A fastway endpoint's dial was connected, or refused for that reason.
+    /// Counts the answer to a fastway endpoint's dial: connected, or the reason of its refusal.
     pub fn answered_dial(&self, result: &str) {
         self.dials.with([result]).add(1);
     }
@@ -176,7 +179,7 @@ impl Metrics {
         self.reloads.with([result]).add(1);
     }
 
-    /// A session went on over transport `after`, which was on `before`.
+    /// Counts a resume that moved a session from transport `before` to `after`.
     pub fn resumed(&self, info: &SessionInfo, before: &str, after: &str, resent: u64) {
         let (listener, session) = (&*info.listener, info.session);
         self.resumes.with([listener, after, session]).add(1);

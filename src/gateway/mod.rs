@@ -1,8 +1,8 @@
-//! The gateway itself: what accepts, decides, connects and relays.
+//! The gateway: accepts connections, asks hooks, connects to upstreams and relays.
 //!
-//! [`Gateway`] is the whole of it, to be run by the binary or inside another program. All
-//! configuration reaches running code through one immutable [`Generation`], swapped atomically;
-//! a session keeps the one that decided it.
+//! [`Gateway`] is the entry point, for the binary and for programs that embed it. All configuration
+//! reaches running code through one immutable [`Generation`], swapped atomically; a session keeps
+//! the generation that decided it.
 
 mod accept;
 mod builder;

@@ -1,4 +1,4 @@
-//! Replay buffers that take too much memory together, and memory that nobody needs any more.
+//! Memory relief: idle sessions shrink their replay buffers, and unused memory is given back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,16 +7,15 @@ use tokio::time::sleep;
 
 use super::state::State;
 
-/// How long sessions have to do what they were asked for, and how long to wait when there was
-/// nobody to ask.
+/// Pause after sessions were asked to shrink. `LONG_PAUSE` follows when there was none to ask.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONG_PAUSE: Duration = Duration::from_secs(1);
-/// Shortage is said to be there no more often than that.
+/// Shortest interval between two reports of a shortage.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// An eighth of the limit is freed beyond what is lacking, so as not to come back at once.
+/// Divisor of the limit: an eighth is freed beyond what is lacking, so that it lasts a while.
 const MARGIN: usize = 8;
 
-/// Has the idlest sessions give memory back whenever there is too little, until the shutdown.
+/// Shrinks the replay buffers of the idlest sessions whenever memory is short, until the shutdown.
 pub(super) async fn relieve(state: Arc<State>) {
     let relieving = async {
         let mut reported = None::<Instant>;
@@ -38,22 +37,23 @@ pub(super) async fn relieve(state: Arc<State>) {
     state.shutdown.interrupts(relieving).await;
 }
 
-/// How often to look for memory that nobody needs any more, and how much more of it than there was
-/// left the last time is worth the effort, bytes.
+/// Interval at which to look for unused memory. `WORTHWHILE` is how much it must have grown since
+/// the last time to be given back, bytes.
 #[cfg(target_env = "gnu")]
 const LOOK: Duration = Duration::from_secs(2);
 #[cfg(target_env = "gnu")]
 const WORTHWHILE: usize = 32 << 20;
 
-/// Gives memory back to the system that has become free since the last time, until the shutdown.
-/// By itself this allocator does so only with what is free at the end of what it has.
+/// Gives memory back to the system that has become unused, until the shutdown.
+///
+/// By itself glibc's allocator gives back only what is free at the end of its heap.
 #[cfg(target_env = "gnu")]
 pub(super) async fn give_back(state: Arc<State>) {
     let giving = async {
         let mut least = usize::MAX;
         loop {
             sleep(LOOK).await;
-            // Both may take a while.
+            // Measuring and trimming may take a while.
             let looking = tokio::task::spawn_blocking(move || {
                 let unused = unused();
                 if unused < least.saturating_add(WORTHWHILE) {
@@ -69,7 +69,7 @@ pub(super) async fn give_back(state: Arc<State>) {
     state.shutdown.interrupts(giving).await;
 }
 
-/// Memory that is resident and not allocated, code and the like included, bytes.
+/// Returns the memory that is resident and not allocated, code and the like included, bytes.
 #[cfg(target_env = "gnu")]
 fn unused() -> usize {
     // SAFETY: it takes nothing and tells numbers.
@@ -82,8 +82,8 @@ fn unused() -> usize {
     resident.saturating_sub(info.uordblks + info.hblkhd)
 }
 
-/// Asks as many sessions as have what is to be freed, those first that were idle longest. Returns
-/// how many.
+/// Asks sessions to shrink until they would free what is lacking, the longest idle first. Returns
+/// how many were asked.
 fn ask(state: &State) -> usize {
     let Some(limit) = state.memory.limit() else {
         return 0;

@@ -1,4 +1,4 @@
-//! The end of all sessions.
+//! Shutdown signal that ends all sessions.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 
 use tokio_util::sync::CancellationToken;
 
-/// A token that running sessions look at without a lock: they do so each time they move bytes.
+/// Shutdown signal that running sessions check without a lock, each time they move bytes.
 #[derive(Default)]
 pub(crate) struct Shutdown {
     token: CancellationToken,
@@ -20,16 +20,16 @@ impl Shutdown {
         self.token.cancel();
     }
 
-    /// A token that is cancelled by the shutdown, or before.
+    /// Returns a token that the shutdown cancels, and that can be cancelled before.
     pub fn child_token(&self) -> CancellationToken {
         self.token.child_token()
     }
 
-    /// Runs `future` until it is done. `None` if the shutdown begins before that.
+    /// Runs `future` until it is done. Returns `None` if the shutdown begins first.
     pub async fn interrupts<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut cancelled = pin!(self.token.cancelled());
-        // The waker that the token has.
+        // The waker that is registered with the token.
         let mut left: Option<Waker> = None;
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {

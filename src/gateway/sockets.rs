@@ -1,4 +1,4 @@
-//! The sockets of listeners: opened, taken over and closed with the configuration.
+//! Sockets of listeners: opened, taken over and closed with the configuration.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,28 +15,28 @@ use crate::config::diff::BindKey;
 use crate::config::{self, Bind};
 use crate::transport::{self, Listener, kcp};
 
-/// The sockets of a gateway by what they are in the configuration.
+/// Sockets of a gateway, by their binds in the configuration.
 #[derive(Default)]
 pub(super) struct Sockets {
     open: HashMap<BindKey, Bound>,
-    /// Sockets that a reload has removed and that still carry their sessions.
+    /// KCP sockets that a reload has removed and that still carry their sessions.
     closing: Vec<kcp::Control>,
 }
 
-/// A socket that accepts.
+/// Socket that accepts.
 struct Bound {
     addr: SocketAddr,
     stop: CancellationToken,
-    /// Nobody is accepted any more.
+    /// Token that is cancelled once the socket accepts no more.
     stopped: CancellationToken,
     kcp: Option<kcp::Control>,
 }
 
-/// Sockets that were opened and do not accept yet.
+/// Sockets that are open and do not accept yet.
 pub(super) struct Opened(Vec<(BindKey, Listener, SocketAddr)>);
 
 impl Sockets {
-    /// Opens all sockets for `keys` or none; those that are still there are taken over.
+    /// Opens the sockets for `keys`, all or none. Takes over KCP sockets that are still closing.
     pub async fn open(&self, generation: &Generation, keys: &[BindKey]) -> Result<Opened, Error> {
         let mut opened = Vec::new();
         for key in keys {
@@ -75,8 +75,9 @@ impl Sockets {
         Ok((key.clone(), listener, addr))
     }
 
-    /// Applies the settings of `new` to the sockets that stay, and forgets closing ones that are
-    /// gone or in `opened`.
+    /// Applies the settings of `new` to the sockets that stay.
+    ///
+    /// Forgets closing sockets that are closed or that `opened` has taken over.
     pub fn set(&mut self, new: &Generation, opened: &Opened) {
         self.closing.retain(|control| {
             let mut controls = opened
@@ -92,7 +93,7 @@ impl Sockets {
         }
     }
 
-    /// Closes the sockets that a reload has removed and accepts on those that it has `opened`.
+    /// Closes the sockets that a reload has removed, and accepts on those that it has `opened`.
     pub async fn change(&mut self, state: &Arc<State>, removed: &[BindKey], opened: Opened) {
         for key in removed {
             if let Some(bound) = self.open.remove(key) {
@@ -136,18 +137,18 @@ impl Sockets {
         });
     }
 
-    /// Where a bind is open, if it is.
+    /// Returns the address at which a bind is open, if it is.
     pub fn addr(&self, key: &BindKey) -> Option<SocketAddr> {
         self.open.get(key).map(|bound| bound.addr)
     }
 
-    /// All that are open.
+    /// Returns the open binds with their addresses.
     pub fn addrs(&self) -> Vec<(Bind, SocketAddr)> {
         let open = self.open.iter();
         open.map(|(key, bound)| (key.bind, bound.addr)).collect()
     }
 
-    /// What controls the KCP binds, in the order of those.
+    /// Returns the controls of the KCP binds, in the order of the binds.
     pub fn kcp(&self) -> Vec<(BindKey, kcp::Control)> {
         let open = self.open.iter();
         let mut kcp: Vec<_> = open

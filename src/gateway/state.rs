@@ -1,4 +1,4 @@
-//! What sessions and accept loops share.
+//! State that sessions and accept loops share.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard};
@@ -18,7 +18,7 @@ use crate::session::{Core, Handle, Memory, Stream, Table};
 use crate::sync::Mutex;
 use crate::transport;
 
-/// What sessions and accept loops share.
+/// State that sessions and accept loops share.
 pub(crate) struct State {
     pub generation: ArcSwap<Generation>,
     pub environment: Environment,
@@ -26,36 +26,36 @@ pub(crate) struct State {
     /// Sessions past their handshake.
     pub live: Arc<Registry>,
     pub metrics: Arc<Metrics>,
-    /// What their replay buffers take.
+    /// Memory account of the replay buffers.
     pub memory: Arc<Memory>,
-    /// What connections run, handshakes and sessions.
+    /// Tasks of connections: handshakes and sessions.
     pub connections: TaskTracker,
-    /// Sockets that accept, or deliver what ended sessions have left.
+    /// Tasks of sockets that accept, or that deliver what ended sessions have left.
     pub listeners: TaskTracker,
-    /// No new sessions.
+    /// Token that is cancelled when the gateway drains: no new sessions.
     pub draining: CancellationToken,
-    /// No sessions at all.
+    /// Shutdown signal: no sessions at all.
     pub shutdown: Shutdown,
 }
 
-/// A session that may be resumed.
+/// Session that may be resumed.
 pub(crate) struct Entry {
     pub owner: Owner,
     pub handle: Handle<transport::Stream>,
 }
 
-/// Whose a session is, in the protocol that it speaks. Another cannot resume it.
+/// Owner of a session, in the session's protocol. No other client can resume the session.
 pub(crate) enum Owner {
     Scp(Mutex<scp::server::Owner>),
     Snet(snet::server::Owner),
 }
 
-/// A session's place in the table; dropping it ends the session for those who would resume it.
+/// Place of a session in the table. When it is dropped, the session can no longer be resumed.
 pub(crate) struct TableGuard {
     state: Arc<State>,
     id: u32,
-    /// How long the id stays taken after that: a client may go on asking for its session as long
-    /// as it would have waited for the gateway.
+    /// Time for which the id stays taken after that: a client may go on asking for its session as
+    /// long as it would have waited for the gateway.
     remembered: Duration,
 }
 
@@ -78,8 +78,10 @@ impl State {
         }
     }
 
-    /// Starts a session on its first connection and enters it into the table, under one of the
-    /// ids that its protocol can use: its client may be back at once. `None` when none is free.
+    /// Starts a session on its first connection and enters it into the table.
+    ///
+    /// `id_may_be` selects the ids that the protocol can use. The client may resume as soon as this
+    /// returns. Returns `None` when no id is free.
     pub fn start(
         self: &Arc<Self>,
         node: u8,
@@ -103,12 +105,12 @@ impl State {
         Some((stream, guard))
     }
 
-    /// The session that has an id, if it may be resumed.
+    /// Returns the session with this id, if it may be resumed.
     pub fn entry(&self, id: u32) -> Option<Arc<Entry>> {
         self.table().get(id).cloned()
     }
 
-    /// A session goes on over another connection.
+    /// Records that a session was resumed over another connection.
     pub fn resumed(
         &self,
         id: u32,
@@ -133,7 +135,7 @@ impl State {
 }
 
 impl Entry {
-    /// Whose session it is, if it speaks scp.
+    /// Returns the owner of an scp session; `None` for another protocol.
     pub fn scp(&self) -> Option<MutexGuard<'_, scp::server::Owner>> {
         match &self.owner {
             Owner::Scp(owner) => Some(owner.lock()),

@@ -1,4 +1,4 @@
-//! A dial as hooks know it.
+//! Dials as hooks see them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,9 +6,9 @@ use std::time::Instant;
 use crate::hooks::chain::{Chain, Denied, HookContext};
 use crate::hooks::{Attrs, Ended, SessionInfo, Target};
 
-/// A dial as hooks know it, and the virtual connection that came of it.
+/// Dial as hooks see it, and the virtual connection that came of it.
 pub(super) struct Call {
-    /// What decides about it.
+    /// Hooks that decide about the dial.
     chain: Arc<Chain>,
     subject: HookContext,
     started: Instant,
@@ -27,7 +27,8 @@ impl Call {
         }
     }
 
-    /// Whether it may be, and with which id; `None`: with the one that was dialled.
+    /// Asks the hooks whether the dial is allowed. Returns the id to connect to; `None` stands for
+    /// the dialled one.
     pub async fn decide(&mut self) -> Result<Option<u32>, Denied> {
         self.chain.access(&mut self.subject).await?;
         match self.chain.select_target(&mut self.subject).await? {
@@ -40,7 +41,7 @@ impl Call {
         }
     }
 
-    /// Tells the hooks that it is over.
+    /// Tells the hooks that the dial, or its virtual connection, has ended.
     pub async fn closed(mut self: Box<Self>, received: u64, sent: u64, reason: &'static str) {
         let ended = Ended {
             received,

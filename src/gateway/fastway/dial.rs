@@ -8,7 +8,7 @@ use crate::gateway::generation::Generation;
 use crate::gateway::state::State;
 use crate::hooks::{Dial, Fastway, SessionInfo};
 
-/// Who asks: a physical connection and the generation that decided about it.
+/// Dialling endpoint: its physical connection and the generation that decided about that.
 #[derive(Clone)]
 pub(super) struct Dialler {
     pub state: Arc<State>,
@@ -18,8 +18,10 @@ pub(super) struct Dialler {
 }
 
 impl Dialler {
-    /// The hooks for a dial from `from` to `to`; `None` when there are none to ask. They are those
-    /// of the current configuration, however long the physical connection has been there.
+    /// Returns the call of a dial from `from` to `to`, for hooks to decide; `None` if there are
+    /// none.
+    ///
+    /// The hooks are those of the current configuration, however old the physical connection is.
     pub fn call(&self, from: u32, to: u32) -> Option<Box<Call>> {
         let current = self.state.generation.load_full();
         let (_, chain) = current

@@ -1,4 +1,4 @@
-//! Why a physical connection ended.
+//! Reasons why physical connections end.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use crate::gateway::live::Stopped;
 use crate::hooks::chain::Denied;
 use crate::proto::fastway;
 
-/// Why a physical connection ended.
+/// Reason why a physical connection ended.
 #[derive(Debug, Clone)]
 pub(super) enum End {
     Left,
@@ -25,7 +25,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// The end of an endpoint whose connection gave an error.
+    /// Returns the end of an endpoint whose connection gave an error.
     pub fn of(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Left,
@@ -33,7 +33,7 @@ impl End {
         }
     }
 
-    /// A stable label for logs, hooks and metrics.
+    /// Returns a stable label for logs, hooks and metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Left => "closed",

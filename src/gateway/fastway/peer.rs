@@ -1,4 +1,4 @@
-//! The task of a physical connection.
+//! Task of a physical connection.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -23,13 +23,13 @@ use crate::proto::fastway::{Dial, Frame, Peer};
 use crate::timer::IdleTimer;
 use crate::wire::fastway::{FramedLink, Outbox};
 
-/// Dials that wait for hooks; with more, the endpoint is not read from.
+/// Most dials that wait for hooks; with more, the endpoint is not read from.
 const MAX_WAITING: usize = 64;
 
-/// With so many frames taken in, others have their turn to write what came of them.
+/// Number of frames taken in before other tasks have their turn to write what came of them.
 const TURN: usize = 256;
 
-/// A physical connection whose endpoint has joined.
+/// Physical connection whose endpoint has joined.
 pub(super) struct Physical {
     pub link: FramedLink<Client>,
     pub remote: Arc<Remote>,
@@ -41,21 +41,21 @@ pub(super) struct Physical {
     stall: Stall,
 }
 
-/// Why an endpoint is not read from: somebody it has frames for has no room.
+/// Backpressure on an endpoint: it is not read from while a receiver of its frames has no room.
 struct Held {
     room: Room,
-    /// The next of those frames.
+    /// Frame to deliver next, once there is room.
     frame: Option<Frame>,
 }
 
-/// Fires when others have waited long for room in an outbox.
+/// Timer that fires when others have waited long for room in an outbox.
 struct Stall {
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// Dials for hooks to decide, one after the other: an endpoint may tell their answers apart by
-/// nothing but their order.
+/// Dials for hooks to decide, one after the other: an endpoint may tell their answers apart only by
+/// their order.
 #[derive(Default)]
 struct Dials {
     waiting: VecDeque<(Dial, Box<Call>)>,
@@ -94,7 +94,7 @@ impl Physical {
             if let Poll::Ready(end) = self.remote.outbox.poll_ended(cx) {
                 return Poll::Ready(end);
             }
-            // With no connection left, nobody leaves it anything more.
+            // An endpoint without virtual connections gets no more frames.
             let drained = self.dialler.state.draining.is_cancelled() && self.is_idle();
             let room = &self.remote.room;
             let written = self
@@ -103,7 +103,7 @@ impl Physical {
             match written {
                 Poll::Ready(Ok(())) if drained => return Poll::Ready(End::Drained),
                 Poll::Ready(Err(error)) => return Poll::Ready(End::of(&error)),
-                // Not if it is only the runtime that wants others to go on.
+                // Not when the write is pending only because the task's budget is used up.
                 Poll::Pending if self.remote.outbox.beyond() > 0 && has_budget_remaining() => {
                     return Poll::Ready(End::Overflow(self.remote.outbox.limit()));
                 }
@@ -114,7 +114,7 @@ impl Physical {
             }
             self.poll_dials(cx);
             if !self.may_read(cx) {
-                // It is not silent, but not heard. One that reads is attended to by that.
+                // The endpoint is not silent, but not read from. Reading would drive the client.
                 if let Some(silence) = &mut self.silence {
                     silence.reset();
                 }
@@ -146,23 +146,25 @@ impl Physical {
         self.poll_silence(cx)
     }
 
-    /// Whether what the endpoint says can be taken in now.
+    /// Returns whether frames of the endpoint can be taken in now.
     fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
         let held = self.held.as_mut();
         self.dials.waiting.len() < MAX_WAITING
             && held.is_none_or(|held| held.room.as_mut().poll(cx).is_ready())
     }
 
-    /// Delivers what was written, and waits until the endpoint has closed, too: one that still says
-    /// something to a connection that is gone may lose what it has not read.
+    /// Delivers what was written and waits until the endpoint has closed, too.
+    ///
+    /// An endpoint that still writes to a closed connection may lose what it has not read.
     pub async fn finish(&mut self) {
         let client = self.link.stream_mut();
         poll_fn(|cx| client.poll_finish(cx)).await;
         let _ = tokio::io::copy(client, &mut tokio::io::sink()).await;
     }
 
-    /// Takes the endpoint out of the hub. Hooks that decide about a dial of it finish, and hear what
-    /// came of it.
+    /// Takes the endpoint out of the hub.
+    ///
+    /// Hooks that are deciding a dial of the endpoint finish, and are told the outcome.
     pub fn leave(&mut self) {
         let (state, peer) = (self.dialler.state.clone(), self.peer);
         state
@@ -177,8 +179,8 @@ impl Physical {
         }
     }
 
-    /// Takes what was read to the hub, as far as there is room for it; returns how many frames that
-    /// was.
+    /// Passes the frames that were read to the hub, as far as there is room for them. Returns how
+    /// many it passed.
     fn receive(&mut self) -> Result<usize, End> {
         let mut frames = 0;
         let mut next = self.held.take().and_then(|held| held.frame);
@@ -204,7 +206,7 @@ impl Physical {
                 received.map_err(End::Violation)?;
                 continue;
             }
-            // Others are told what comes of a command, room or not; then it is waited for.
+            // Frames that come of a command are queued, room or not; the wait for room follows.
             let mut full = None;
             let mut emit = emit_and_look(&state.connections, &mut full);
             let dial = hub.receive(self.peer, frame, &mut emit);
@@ -280,7 +282,7 @@ impl Physical {
 }
 
 impl Stall {
-    /// Ready when others wait for room in `outbox` and have for too long.
+    /// Polls the stall timer: ready when others have waited too long for room in `outbox`.
     fn poll(&mut self, cx: &mut Context<'_>, outbox: &Outbox<End>) -> Poll<()> {
         let Some(since) = outbox.waited_for() else {
             self.timer = None;
@@ -297,8 +299,9 @@ impl Stall {
     }
 }
 
-/// Does what hooks have decided about a dial of `peer`, which may have left meanwhile. Returns for
-/// whose room to wait before the next.
+/// Carries out what hooks have decided about a dial of `peer`, which may have left meanwhile.
+///
+/// Returns the room to wait for before the next frame, if an outbox is full.
 fn decided(state: &Arc<State>, peer: Peer, (dial, call, decision): Decided) -> Option<Room> {
     let (from, to) = (dial.from, dial.to);
     let mut full = None;

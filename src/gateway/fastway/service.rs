@@ -1,4 +1,4 @@
-//! A physical connection from its handshake to its end.
+//! Physical connections, from their handshake to their end.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -24,11 +24,11 @@ use crate::proto::fastway::queue::{Bounds, Pool};
 use crate::proto::fastway::{Decoder, Identity, auth};
 use crate::wire::fastway::{FramedLink, Outbox};
 
-/// Room for one read from a client, which says little, and from a server, which says much; bytes.
+/// Size of one read from a client, which sends little, and from a server, which sends much; bytes.
 const CLIENT_READ: usize = 4 * 1024;
 const SERVER_READ: usize = 64 * 1024;
 
-/// A session whose bytes are frames, and what decides about it.
+/// Session whose bytes are frames, with what decides about it.
 pub(in crate::gateway) struct Service<'a> {
     pub state: &'a Arc<State>,
     pub generation: &'a Arc<Generation>,
@@ -39,7 +39,7 @@ pub(in crate::gateway) struct Service<'a> {
     pub registration: Registration,
 }
 
-/// What an endpoint has moved when it left.
+/// Outcome of an endpoint that has left: what it moved and why it ended.
 struct Served {
     endpoint: Option<u32>,
     received: u64,
@@ -49,7 +49,7 @@ struct Served {
 }
 
 impl Service<'_> {
-    /// Serves an endpoint to its end, which is logged and told to the hooks.
+    /// Serves an endpoint to its end, logs the end and tells the hooks.
     pub async fn run(self, mut client: Client, permit: Permit, guard: Option<TableGuard>) {
         let started = Instant::now();
         let state = self.state;
@@ -59,7 +59,7 @@ impl Service<'_> {
             attrs: Attrs::new(),
             trace: Some(record.trace.clone()),
         };
-        // In a box of its own, which is gone when the connection idles.
+        // Boxed and dropped before the connection idles.
         let entering = Box::pin(self.enter(&mut client, &mut subject));
         let entered = run(&state.shutdown, &record, entering).await;
         let served = match entered.unwrap_or_else(|stopped| Err(End::Stopped(stopped))) {
@@ -88,7 +88,7 @@ impl Service<'_> {
         Box::pin(account.close(self.chain, &mut subject, &record)).await;
     }
 
-    /// Finds out whether the endpoint may join, and if it is a server, as which.
+    /// Decides whether the endpoint may join. Returns the id of a server, `None` for a client.
     async fn enter(
         &self,
         client: &mut Client,
@@ -159,7 +159,7 @@ impl Service<'_> {
             };
             let end = match state.draining.run_until_cancelled(serve()).await {
                 Some(end) => end,
-                // From here on it ends when nothing is left.
+                // From here on the endpoint ends when it has no virtual connections left.
                 None => serve().await,
             };
             if matches!(end, End::Drained) {
@@ -183,7 +183,7 @@ impl Service<'_> {
     }
 }
 
-/// What an endpoint joins as, how much may wait for it, and how much is read at once.
+/// Returns what an endpoint joins as, the bounds of its outbox, and the size of one read.
 fn terms(
     settings: &Settings,
     server_id: Option<u32>,
@@ -213,7 +213,7 @@ fn terms(
     }
 }
 
-/// The handshake of a server; returns its id.
+/// Runs the handshake of a server and returns its id.
 async fn authenticate(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     key: &[u8],

@@ -1,4 +1,4 @@
-//! The hub that all fastway listeners share, and what endpoints leave for each other.
+//! The hub that all fastway listeners share, and the outboxes of its endpoints.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,27 +17,27 @@ use crate::proto::fastway::{Event, Hub, Role};
 use crate::sync::Mutex;
 use crate::wire::fastway::Outbox;
 
-/// Frames beyond a queue's limit that may come before the endpoint has its turn; many times what one
-/// read brings.
+/// Number of frames over a queue's limit beyond which an endpoint is disconnected before its task
+/// runs; many times what one read brings.
 const BURST: usize = 64 * 1024;
 
-/// For how long a list of endpoints is given to all who ask for it.
+/// Time for which a list of endpoints is given to all who ask for it.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// Endpoints that are listed at once, while no frame passes.
+/// Number of endpoints that are listed at once, while no frame passes.
 const SLICE: usize = 256;
 
-/// All fastway endpoints of a gateway, whatever becomes of its configuration.
+/// Hub of all fastway endpoints of a gateway, kept across reloads.
 #[derive(Default)]
 pub struct Switchboard {
     hub: Mutex<Exchange>,
-    /// What all outboxes hold.
+    /// Memory account of all outboxes.
     pub(super) pool: Arc<Pool>,
-    /// By [`Role`].
+    /// Lists of endpoints, by [`Role`].
     rosters: [Mutex<Roster>; 2],
 }
 
-/// The endpoints of a kind as they were.
+/// List of the endpoints of one role, as of a moment.
 #[derive(Default)]
 struct Roster {
     at: Option<Instant>,
@@ -46,19 +46,19 @@ struct Roster {
 
 pub(super) type Exchange = Hub<Arc<Remote>, Option<Box<Call>>>;
 
-/// An endpoint as others reach it.
+/// Endpoint as others reach it.
 pub(super) struct Remote {
     pub outbox: Outbox<End>,
-    /// There may be room in the outbox.
+    /// Notification that there may be room in the outbox.
     pub room: Arc<Notify>,
     pub addr: SocketAddr,
 }
 
-/// Ready when an endpoint whose outbox was full has room.
+/// Future that is ready when an endpoint whose outbox was full has room.
 pub(super) type Room = Pin<Box<OwnedNotified>>;
 
 impl Switchboard {
-    /// The endpoints of a kind by their ids, as they were less than a tenth of a second ago.
+    /// Returns the endpoints of a role by their ids, as of less than a tenth of a second ago.
     pub fn endpoints(&self, role: Role) -> Arc<[Endpoint]> {
         // invariant: there is one for each role.
         let roster = &self.rosters[role as usize];
@@ -70,17 +70,17 @@ impl Switchboard {
         roster.endpoints.clone()
     }
 
-    /// How many endpoints of a kind there are.
+    /// Returns how many endpoints of a role there are.
     pub(crate) fn count(&self, role: Role) -> usize {
         self.hub().count(role)
     }
 
-    /// Bytes that wait to be written to endpoints, with what the frames cost besides.
+    /// Returns the bytes that are queued for endpoints, with the overhead of their frames.
     pub(crate) fn queued(&self) -> usize {
         self.pool.bytes()
     }
 
-    /// Lists the endpoints of a kind, a slice at a time: frames go on in between.
+    /// Lists the endpoints of a role, a slice at a time: frames pass in between.
     fn list(&self, role: Role) -> Vec<Endpoint> {
         let mut list: Vec<Endpoint> = Vec::new();
         loop {
@@ -104,7 +104,7 @@ impl Switchboard {
         }
     }
 
-    /// How many virtual connections there are.
+    /// Returns how many virtual connections there are.
     pub(crate) fn connections(&self) -> usize {
         self.hub().connections()
     }
@@ -115,7 +115,7 @@ impl Switchboard {
 }
 
 impl Remote {
-    /// Ready when there is room in the outbox again; `None` when there is.
+    /// Returns a future that is ready when the outbox has room again; `None` if it has room now.
     pub fn full(&self) -> Option<Room> {
         if !self.outbox.is_full() {
             return None;
@@ -125,7 +125,9 @@ impl Remote {
     }
 }
 
-/// Does what the hub says; `tasks` tell hooks of dials that ended. It is called with the hub's lock held: that is what keeps the order.
+/// Returns a function that carries out the hub's events. `tasks` tell hooks of dials that ended.
+///
+/// It is called with the hub's lock held, which keeps the order of frames.
 pub(super) fn emit(tasks: &TaskTracker) -> impl FnMut(Event<'_, Arc<Remote>, Option<Box<Call>>>) {
     move |event| match event {
         Event::Frame { to, frame } => {
@@ -147,7 +149,8 @@ pub(super) fn emit(tasks: &TaskTracker) -> impl FnMut(Event<'_, Arc<Remote>, Opt
     }
 }
 
-/// The same, and finds out whether one of those who got a frame is full now.
+/// Returns a function that carries out the hub's events as [`emit`] does, and sets `full` if an
+/// endpoint that got a frame has no room left.
 pub(super) fn emit_and_look(
     tasks: &TaskTracker,
     full: &mut Option<Room>,
@@ -206,7 +209,7 @@ mod tests {
             assert_eq!(join(client), id);
         }
         assert!(ids(&switchboard.list(Role::Client)).eq(1..=CLIENTS));
-        // Ids of servers are any.
+        // Servers may have any id.
         for id in [0, u32::MAX, 7] {
             let version = Version::V3;
             join(Identity::Server { version, id });

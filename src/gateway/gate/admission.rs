@@ -10,10 +10,10 @@ use super::usage::{Source, Usage};
 use crate::config::Limits;
 use crate::sync::Mutex;
 
-/// A limit is said to be reached no more often than that.
+/// Shortest interval between two reports that a limit is reached.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// The counts of a listener, whatever reloads make of it.
+/// Usage and refusal counters of a listener, kept across reloads.
 #[derive(Debug, Default)]
 pub(in crate::gateway) struct Admission {
     usage: Mutex<Usage>,
@@ -26,7 +26,9 @@ struct Refusals {
     reported: Mutex<Option<Instant>>,
 }
 
-/// What a connection takes of a listener, and then its session, if it opens one.
+/// Permit that a connection holds on its listener, and its session after the handshake.
+///
+/// Dropping the permit gives back all that it holds.
 #[derive(Debug)]
 pub(in crate::gateway) struct Permit {
     admission: Arc<Admission>,
@@ -36,7 +38,7 @@ pub(in crate::gateway) struct Permit {
 }
 
 impl Admission {
-    /// Lets a connection in whose source is to be found out.
+    /// Admits a connection to its handshake. [`Permit::identify`] counts its source later.
     pub fn begin(self: &Arc<Self>, limits: &Limits) -> Result<Permit, Limit> {
         self.usage().begin(limits)?;
         Ok(Permit {
@@ -47,8 +49,9 @@ impl Admission {
         })
     }
 
-    /// Counts a connection that a limit has kept out, or a pause. How many those are now, if it is
-    /// to be said again.
+    /// Counts a connection that `limit` refused, or a pause for lack of descriptors.
+    ///
+    /// Returns the count so far when a report is due.
     pub fn refused(&self, limit: Limit, now: Instant) -> Option<u64> {
         // invariant: there is one for each limit.
         let refusals = &self.refusals[limit as usize];
@@ -61,7 +64,7 @@ impl Admission {
         Some(count)
     }
 
-    /// How many connections a limit has kept out, or how many pauses there were.
+    /// Returns how many connections `limit` refused, or how many pauses there were.
     pub fn refusals(&self, limit: Limit) -> u64 {
         // invariant: there is one for each limit.
         self.refusals[limit as usize].count.load(Ordering::Relaxed)
@@ -73,12 +76,12 @@ impl Admission {
 }
 
 impl Permit {
-    /// Whether it is known whose connection it is.
+    /// Returns whether the connection's source is known.
     pub fn is_identified(&self) -> bool {
         self.source.is_some()
     }
 
-    /// Tells whose connection it is.
+    /// Counts the connection for its source, the address `client`.
     pub fn identify(&mut self, limits: &Limits, client: IpAddr, now: Instant) -> Result<(), Limit> {
         let source = Source::of(client);
         self.admission.usage().identify(limits, source, now)?;
@@ -86,7 +89,7 @@ impl Permit {
         Ok(())
     }
 
-    /// Makes it the place of a new session.
+    /// Admits the connection as a new session.
     pub fn admit(&mut self, limits: &Limits) -> Result<(), Limit> {
         if let Some(source) = self.source {
             self.admission.usage().admit(limits, source)?;
@@ -95,14 +98,14 @@ impl Permit {
         Ok(())
     }
 
-    /// The handshake is over.
+    /// Gives back the handshake's share of the limits.
     pub fn finish_handshake(&mut self) {
         if std::mem::take(&mut self.handshaking) {
             self.admission.usage().finish_handshake(self.source);
         }
     }
 
-    /// Leaves it to others.
+    /// Gives back all that the permit holds.
     pub fn release(&mut self) {
         self.finish_handshake();
         if std::mem::take(&mut self.admitted)
@@ -145,7 +148,7 @@ mod tests {
         assert_eq!(begin().unwrap_err(), Limit::Handshakes);
         session.admit(&limits).unwrap();
         session.finish_handshake();
-        // One that resumes the session, and one that wants another.
+        // A connection that resumes the session, then one that asks for a new session.
         drop(begin().unwrap());
         assert_eq!(begin().unwrap().admit(&limits), Err(Limit::Connections));
         drop(session);

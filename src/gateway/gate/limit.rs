@@ -1,22 +1,23 @@
-//! The limits of a listener by name.
+//! Names of a listener's limits.
 
-/// What limits connections.
+/// Limit that refuses connections or makes them wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// Sessions of the listener, and handshakes besides.
+    /// Sessions of the listener, and separately as many handshakes.
     Connections,
-    /// The same of one source.
+    /// Sessions of one source (an IPv4 address or an IPv6 /64), and separately as many handshakes.
     PerSource,
-    /// Connections of one source in a second.
+    /// New connections of one source in a second.
     NewPerSecond,
     /// Connections in their handshakes.
     Handshakes,
-    /// The process has no descriptor left: connections wait. What is counted are the pauses.
+    /// Descriptors of the process. Without a free one accepting pauses; the pauses are counted, not
+    /// the connections.
     Descriptors,
 }
 
 impl Limit {
-    /// All of them.
+    /// All limits.
     pub const ALL: [Self; 5] = [
         Self::Connections,
         Self::PerSource,
@@ -25,7 +26,7 @@ impl Limit {
         Self::Descriptors,
     ];
 
-    /// A stable label for logs and metrics.
+    /// Returns a stable label for logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Connections => "connections",

@@ -1,8 +1,8 @@
-//! A listener's limits: who may come in, as far as there is room.
+//! Limits of a listener: which connections and sessions it admits.
 //!
-//! Sessions are limited, and so are handshakes: a connection that resumes a session takes no place
-//! but its own in the handshake, and is never turned away because all sessions are taken. A limit
-//! of sessions limits handshakes too, to as many again, so that it bounds connections in all.
+//! Sessions and handshakes are limited separately: a connection that resumes a session counts as a
+//! handshake only, so it is never refused because all sessions are taken. A limit of sessions also
+//! limits handshakes, to as many again, so that it bounds all connections.
 
 mod admission;
 mod limit;

@@ -1,4 +1,4 @@
-//! The counts behind a listener's limits.
+//! Usage counters behind a listener's limits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,19 +7,18 @@ use std::time::{Duration, Instant};
 use super::limit::Limit;
 use crate::config::{Limits, masked};
 
-/// As many sources are remembered beyond those that have something here.
+/// Most sources remembered that have no connection here; with more, all of those are forgotten.
 const REMEMBERED: usize = 65_536;
-/// With fewer sources than that nobody looks for some to forget.
+/// Number of sources below which none is forgotten.
 const FEW: usize = 1024;
 const SECOND: Duration = Duration::from_secs(1);
 const V6_PREFIX: u32 = 64;
 
-/// Whose limits count together: an IPv4 address, or a /64 of IPv6, which is what one subscriber
-/// has.
+/// Source that limits count by: an IPv4 address, or an IPv6 /64, which is what one subscriber has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Source(IpAddr);
 
-/// Counts what the clients of a listener have of it.
+/// Usage counters of a listener.
 ///
 /// A connection [begins](Self::begin), is [identified](Self::identify), and may be
 /// [admitted](Self::admit) as a session before its handshake is
@@ -29,7 +28,7 @@ pub(super) struct Usage {
     handshakes: usize,
     sessions: usize,
     sources: HashMap<Source, SourceUsage>,
-    /// When there are so many sources, those with nothing here are forgotten.
+    /// Number of sources at which those without a connection are forgotten next.
     crowded: usize,
 }
 
@@ -37,7 +36,7 @@ pub(super) struct Usage {
 struct SourceUsage {
     handshakes: usize,
     sessions: usize,
-    /// When the connections so far are paid for, at the allowed rate.
+    /// Time until which the connections so far use up the allowed rate.
     paid: Instant,
 }
 
@@ -51,7 +50,7 @@ impl Source {
 }
 
 impl Usage {
-    /// A connection from whomever begins its handshake.
+    /// Counts a connection that begins its handshake, whose source is not known yet.
     pub fn begin(&mut self, limits: &Limits) -> Result<(), Limit> {
         check(self.handshakes, limits.handshakes, Limit::Handshakes)?;
         check(self.handshakes, limits.connections, Limit::Connections)?;
@@ -59,7 +58,7 @@ impl Usage {
         Ok(())
     }
 
-    /// It turns out who that is.
+    /// Counts a handshake for its source, and against the rate of that source.
     pub fn identify(&mut self, limits: &Limits, source: Source, now: Instant) -> Result<(), Limit> {
         self.forget(now);
         let usage = self.sources.entry(source).or_insert(SourceUsage {
@@ -79,7 +78,7 @@ impl Usage {
         Ok(())
     }
 
-    /// Its handshake asks for a new session.
+    /// Counts a new session of `source`.
     pub fn admit(&mut self, limits: &Limits, source: Source) -> Result<(), Limit> {
         check(self.sessions, limits.connections, Limit::Connections)?;
         if let Some(usage) = self.sources.get_mut(&source) {
@@ -90,7 +89,7 @@ impl Usage {
         Ok(())
     }
 
-    /// The handshake is over, whatever came of it.
+    /// Stops counting a handshake, whatever its outcome.
     pub fn finish_handshake(&mut self, source: Option<Source>) {
         self.handshakes -= 1;
         if let Some(usage) = source.and_then(|source| self.sources.get_mut(&source)) {
@@ -98,7 +97,7 @@ impl Usage {
         }
     }
 
-    /// A session has ended.
+    /// Stops counting a session that has ended.
     pub fn leave(&mut self, source: Source) {
         self.sessions -= 1;
         if let Some(usage) = self.sources.get_mut(&source) {
@@ -153,7 +152,7 @@ mod tests {
         Source::of(addr.parse().unwrap())
     }
 
-    /// A connection of `source` up to its session.
+    /// Takes a connection of `source` through its handshake to its session.
     fn session(usage: &mut Usage, limits: &Limits, source: Source) -> Result<(), Limit> {
         usage.begin(limits)?;
         let identified = usage.identify(limits, source, Instant::now());
@@ -186,7 +185,7 @@ mod tests {
         assert_eq!(session(&mut usage, &limits, b), Err(Limit::Connections));
         usage.leave(a);
         assert_eq!(session(&mut usage, &limits, b), Ok(()));
-        // As reloads change them.
+        // Reloads may change the limits.
         assert_eq!(session(&mut usage, &NONE, a), Ok(()));
         assert_eq!(session(&mut usage, &limits, a), Err(Limit::Connections));
         usage.leave(b);
@@ -204,7 +203,7 @@ mod tests {
             ..NONE
         };
         let mut usage = Usage::default();
-        // With all sessions taken, those who come back to theirs can still do so.
+        // With all sessions taken, clients can still resume theirs.
         for _ in 0..3 {
             assert_eq!(session(&mut usage, &NONE, a), Ok(()));
         }
@@ -246,7 +245,7 @@ mod tests {
         assert_eq!(taken(&mut usage, a, 249), 0);
         assert_eq!(taken(&mut usage, a, 250), 1);
         assert_eq!(taken(&mut usage, a, 1000), 3);
-        // Nobody saves up for more.
+        // An unused rate is not saved up.
         assert_eq!(taken(&mut usage, a, 60_000), 4);
         assert_eq!(
             usage.identify(&limits, a, at(60_000)),
@@ -276,7 +275,7 @@ mod tests {
             assert!(usage.sources.len() <= 2 * (REMEMBERED + 1), "{n}");
         }
         assert!(usage.sources.contains_key(&stays));
-        // Who came long ago is forgotten.
+        // Sources seen long ago are forgotten.
         let late = now + 2 * SECOND;
         for n in 0..1_000_000 {
             let flood = Source::of(Ipv4Addr::from_bits(n).into());

@@ -1,4 +1,4 @@
-//! Why a handshake gave no session.
+//! Errors of handshakes.
 
 use std::io;
 
@@ -7,10 +7,10 @@ use crate::proto::{proxy_header, scp, snet};
 use crate::transport::tcp::HeaderError;
 use crate::wire;
 
-/// Why a handshake gave no session.
+/// Error of a handshake that gave no session.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::gateway) enum Error {
-    /// As balancers do that look whether somebody listens.
+    /// Connection that ended before its first byte, as health checks of balancers do.
     #[error("the connection ended before its first byte: {0}")]
     Silent(io::Error),
     #[error("the connection broke: {0}")]
@@ -38,7 +38,7 @@ pub(in crate::gateway) enum Error {
 }
 
 impl Error {
-    /// What a client that wanted its session back was told, a stable label.
+    /// Returns a stable label of what a client was told that asked to resume a session.
     pub fn code(&self) -> Option<String> {
         match self {
             Self::ScpRefused(_, code) => Some((*code as u32).to_string()),
@@ -47,7 +47,7 @@ impl Error {
         }
     }
 
-    /// A stable label for logs and metrics.
+    /// Returns a stable label for logs and metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Silent(_) => "silent",

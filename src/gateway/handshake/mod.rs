@@ -1,7 +1,6 @@
-//! What comes of a connection: a new session, more of one that exists, or a refusal.
+//! Handshakes: a connection opens a session, resumes one, or is refused.
 //!
-//! The messages are those of the protocols, [`Scp`] and [`Snet`]; what becomes of them is the same
-//! for all, and in [`accept`].
+//! [`Scp`] and [`Snet`] exchange the messages of their protocols; [`accept`] is common to both.
 
 mod error;
 mod outcome;

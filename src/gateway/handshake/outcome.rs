@@ -1,4 +1,4 @@
-//! Handshakes of any protocol.
+//! Handshakes, as far as all protocols share them.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use crate::gateway::state::{State, TableGuard};
 use crate::proto::scp::message::Extra;
 use crate::transport;
 
-/// What came of a connection.
+/// Outcome of a handshake.
 pub(in crate::gateway) enum Outcome {
     Opened(Opened),
-    /// It was handed to a session that exists.
+    /// The connection was handed to an existing session.
     Resumed,
     Refused(Refused),
 }
 
-/// A new session.
+/// New session.
 pub(in crate::gateway) struct Opened {
-    /// `None` where the protocol has no ids.
+    /// Id of the session; `None` where the protocol has no ids.
     pub id: Option<u32>,
     pub client: Client,
-    /// `None` where sessions are not resumed.
+    /// Place in the table; `None` where sessions cannot be resumed.
     pub guard: Option<TableGuard>,
     pub hello: Hello,
 }
 
-/// What a client says of its new session.
+/// Parameters that a client gives for its new session.
 #[derive(Default)]
 pub(in crate::gateway) struct Hello {
     pub target: Option<String>,
@@ -38,34 +38,35 @@ pub(in crate::gateway) struct Hello {
     pub extra: Extra,
 }
 
-/// Why there is no session.
+/// Refusal of a connection.
 pub(in crate::gateway) struct Refused {
     pub error: Error,
-    /// A connection that was answered, to be closed once its client has read that.
+    /// Connection that was answered, to be closed once its client has read the answer.
     pub answered: Option<transport::Stream>,
 }
 
-/// What a client asks for.
+/// Request of a client.
 pub(in crate::gateway) enum Request<N, R> {
     New(N),
     Resume(R),
 }
 
-/// The server's side of a protocol's handshake.
+/// Server side of a protocol's handshake.
 pub(in crate::gateway) trait Handshake: Sync {
     type New: Send;
     type Resume: Send;
 
-    /// Returns the limit of the whole handshake.
+    /// Returns the time limit of the whole handshake.
     fn timeout(&self) -> Duration;
 
-    /// Reads what the client asks for, and not a byte beyond it.
+    /// Reads the client's request, and not a byte beyond it.
     fn read(
         &self,
         connection: transport::Stream,
     ) -> impl Future<Output = Result<Reading<Self::New, Self::Resume>, Refused>> + Send;
 
-    /// Tells the client that there are no new sessions, if the protocol has a way to.
+    /// Tells the client that no new sessions are admitted, if the protocol has a way to. Returns
+    /// the connection if it was answered.
     fn turn_away(
         &self,
         connection: transport::Stream,
@@ -79,7 +80,7 @@ pub(in crate::gateway) trait Handshake: Sync {
         request: Self::New,
     ) -> impl Future<Output = Result<Opened, Error>> + Send;
 
-    /// Hands the connection to the session that the client wants back.
+    /// Hands the connection to the session that the client resumes.
     fn resume(
         &self,
         connection: transport::Stream,
@@ -87,10 +88,10 @@ pub(in crate::gateway) trait Handshake: Sync {
     ) -> impl Future<Output = Result<(), Refused>> + Send;
 }
 
-/// A connection, and what was read from it.
+/// Connection, and the request that was read from it.
 pub(in crate::gateway) type Reading<N, R> = (transport::Stream, Request<N, R>);
 
-/// Runs a handshake. A new session is admitted by `permit` before it is opened.
+/// Runs a handshake. `permit` admits a new session before it is opened.
 ///
 /// Cancel safe: a session that was being opened ends.
 pub(in crate::gateway) async fn accept<H: Handshake>(

@@ -1,4 +1,4 @@
-//! The server's side of scp handshakes.
+//! Server side of scp handshakes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::transport;
 use crate::wire;
 use crate::wire::scp::{read_record, write_record};
 
-/// The server's side of an scp handshake.
+/// Server side of an scp handshake.
 pub(in crate::gateway) struct Scp<'a> {
     pub state: &'a Arc<State>,
     pub node: u8,
@@ -122,7 +122,7 @@ impl Handshake for Scp<'_> {
             .map_err(Error::from)?;
         let (client, transport) = (connection.peer_addr(), connection.transport());
         let resent = {
-            // Of two that were accepted the later one stays, whichever was answered first.
+            // Of two accepted resumes the later one stays, whichever was answered first.
             let owner = entry.scp().filter(|owner| owner.is_latest(&request));
             let attached = owner.and_then(|_| offer.attach(connection, received).ok());
             attached.ok_or(Error::ScpRefused(request.id, Code::Expired))?
@@ -134,8 +134,11 @@ impl Handshake for Scp<'_> {
 }
 
 impl Scp<'_> {
-    /// Whether a session goes on over a new connection: the checks in the order of their codes.
-    /// Gives the session, how far it got, and the bytes its client has.
+    /// Checks whether a session can be resumed over a new connection, in the order of the error
+    /// codes.
+    ///
+    /// Returns the session, the offer to attach a connection, and the number of bytes that the
+    /// client has received.
     async fn admit(
         &self,
         request: &ResumeRequest,
@@ -144,7 +147,7 @@ impl Scp<'_> {
         entry.scp().ok_or(Code::NotFound)?.check(request)?;
         let offer = entry.handle.offer().await.map_err(|_| Code::NotFound)?;
         let received = {
-            // Of two resumes at once the other may have been faster.
+            // A concurrent resume may have been faster.
             let mut owner = entry.scp().ok_or(Code::NotFound)?;
             owner.check(request)?;
             let received = widen(request.received, offer.sent())
@@ -157,7 +160,8 @@ impl Scp<'_> {
     }
 }
 
-/// Answers with a code. A client that is gone was refused all the same.
+/// Answers with an error code and returns the refusal. A failed write is ignored: a client that is
+/// gone is refused all the same.
 async fn refused(mut connection: transport::Stream, code: Code, error: Error) -> Refused {
     let _ = write_record(&mut connection, ResumeResponse { received: 0, code }).await;
     Refused {

@@ -1,4 +1,4 @@
-//! The server's side of snet handshakes.
+//! Server side of snet handshakes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::session::{Core, Offer};
 use crate::transport;
 use crate::wire::snet::{read_proof, read_request, skip_padding, write_message};
 
-/// The server's side of an snet handshake.
+/// Server side of an snet handshake.
 pub(in crate::gateway) struct Snet<'a> {
     pub state: &'a Arc<State>,
     pub node: u8,
@@ -105,8 +105,10 @@ impl Handshake for Snet<'_> {
         })
     }
 
-    /// Until the challenge of version 2 has been passed the session goes on over the connection
-    /// that it has, and whoever recorded a resume has gained nothing.
+    /// Hands the connection to the session that the client resumes.
+    ///
+    /// Until the challenge of version 2 is passed the session stays on the connection that it has,
+    /// so a recorded resume is of no use to an attacker.
     async fn resume(
         &self,
         mut connection: transport::Stream,
@@ -143,8 +145,9 @@ impl Handshake for Snet<'_> {
 }
 
 impl Snet<'_> {
-    /// Whether a session may go on over a new connection, as far as the request tells. Gives
-    /// whose it is and how far it got.
+    /// Checks whether a session can be resumed over a new connection, as far as the request tells.
+    ///
+    /// Returns the session's owner and the offer to attach a connection.
     async fn admit(
         &self,
         request: &ResumeRequest,
@@ -174,7 +177,8 @@ fn counts(offer: &Offer<transport::Stream>) -> Counts {
     }
 }
 
-/// Tells a client of version 2 that it is refused. One that is gone was refused all the same.
+/// Tells a client of version 2 that it is refused. A failed write is ignored: a client that is gone
+/// is refused all the same.
 async fn refuse(mut connection: transport::Stream, version: Version) -> transport::Stream {
     if version == Version::V2 {
         let _ = write_message(&mut connection, &REFUSED).await;

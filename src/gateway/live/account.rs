@@ -1,4 +1,4 @@
-//! What is told of a session that has ended.
+//! Account of a session that has ended.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::record::Record;
 use crate::hooks::Ended;
 use crate::hooks::chain::{Chain, HookContext};
 
-/// What is told of a session that has ended.
+/// Account of a session that has ended, for the log, the session's record and the hooks.
 pub(in crate::gateway) struct Account<'a> {
     pub service: Service<'a>,
     /// Bytes from the client.
@@ -16,27 +16,27 @@ pub(in crate::gateway) struct Account<'a> {
     pub sent: u64,
     pub resumes: u64,
     pub duration: Duration,
-    /// A stable label.
+    /// Stable label of the reason.
     pub reason: &'static str,
     pub detail: String,
 }
 
-/// What was done with it.
+/// Service that the session was for.
 pub(in crate::gateway) enum Service<'a> {
     Proxy {
-        /// Where its server was, if it had one.
+        /// Address of the server, if one was connected.
         target: Option<&'a str>,
-        /// Bytes from the client that its server did not take any more.
+        /// Bytes from the client that the server did not take.
         unforwarded: u64,
     },
     Fastway {
-        /// Its id, if it joined.
+        /// Id of the endpoint, if it joined.
         endpoint: Option<u32>,
     },
 }
 
 impl Account<'_> {
-    /// Logs it, notes it in the session's record and tells the hooks.
+    /// Logs the end of the session, notes it in the session's record and tells the hooks.
     pub async fn close(self, chain: &Chain, subject: &mut HookContext, record: &Record) {
         record.ended(self.reason, self.detail.clone(), self.duration);
         let (target, unforwarded, endpoint, message) = match self.service {

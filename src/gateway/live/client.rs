@@ -1,4 +1,4 @@
-//! The client's end of a session, whatever it speaks.
+//! Client's end of a session, in any session protocol.
 
 use std::io;
 use std::pin::Pin;
@@ -11,39 +11,39 @@ use crate::io::delegate_io;
 use crate::session::Connection;
 use crate::{session, transport};
 
-/// A client's stream.
+/// Stream of a client.
 pub(crate) enum Client {
-    /// A connection that is the session.
+    /// Connection that is the session.
     Plain(transport::Stream),
     /// A session that outlives its connections.
     Resumable(Box<session::Stream<transport::Stream>>),
 }
 
-/// What only the task of a session can tell.
+/// Snapshot of a client's end, which only the session's task can take.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
     pub round_trip: Option<Duration>,
-    /// Bytes written to its connection that the client's system has not acknowledged.
+    /// Bytes written to the connection that the client's system has not acknowledged.
     pub undelivered: Option<usize>,
     pub replay: Option<ReplayUse>,
 }
 
-/// A replay buffer, in bytes.
+/// Use of a replay buffer, in bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplayUse {
     pub memory: usize,
-    /// Those that could be sent again.
+    /// Bytes that could be sent again.
     pub kept: u64,
-    /// Those that count as not received, and how many there may be.
+    /// Bytes that the client has not confirmed; `window` is the most there may be.
     pub unconfirmed: usize,
     pub window: usize,
-    /// Those from the client, on connections that were lost, that its server has not taken.
+    /// Bytes from the client, read from lost connections, that the upstream has not taken.
     pub unread: usize,
 }
 
 impl Client {
-    /// How many bytes a write can take without anything being left over; waits until there is
-    /// room for one.
+    /// Polls for the number of bytes that a write can take without a rest; pending while it is
+    /// zero.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(usize::MAX)),
@@ -51,7 +51,8 @@ impl Client {
         }
     }
 
-    /// Lets the session do what it must while nobody reads or writes. Ready when it has ended.
+    /// Polls what the session must do while nobody reads or writes. Ready when the session has
+    /// ended.
     pub fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Plain(_) => Poll::Pending,
@@ -59,7 +60,7 @@ impl Client {
         }
     }
 
-    /// Runs `future` while the session is attended to. `None` if the session ends first.
+    /// Runs `future` and drives the session meanwhile. Returns `None` if the session ends first.
     pub async fn drive<F: Future>(&mut self, future: F) -> Option<F::Output> {
         match self {
             Self::Plain(_) => Some(future.await),
@@ -67,8 +68,9 @@ impl Client {
         }
     }
 
-    /// Delivers what was written and says that nothing follows. A resumable session ends with
-    /// that; whether the client got everything is the result.
+    /// Delivers what was written and signals that nothing follows.
+    ///
+    /// A resumable session ends with that. Ready with whether the client got everything.
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         match self {
             Self::Plain(stream) => Poll::Ready(ready!(Pin::new(stream).poll_shutdown(cx)).is_ok()),
@@ -76,7 +78,7 @@ impl Client {
         }
     }
 
-    /// Whether the client has lost its connection and may come back.
+    /// Returns whether the client has lost its connection and may resume.
     pub fn is_away(&self) -> bool {
         match self {
             Self::Plain(_) => false,
@@ -84,7 +86,7 @@ impl Client {
         }
     }
 
-    /// Bytes written to its connection that its system has not acknowledged.
+    /// Returns the bytes written to the connection that the client's system has not acknowledged.
     pub fn undelivered(&self) -> usize {
         match self {
             Self::Plain(stream) => stream.undelivered(),
@@ -92,7 +94,8 @@ impl Client {
         }
     }
 
-    /// Memory of its replay buffer, and what lost connections have delivered unread, bytes.
+    /// Returns the memory of the replay buffer, and of what lost connections have delivered unread,
+    /// bytes.
     pub fn replay_memory(&self) -> usize {
         match self {
             Self::Plain(_) => 0,
@@ -100,7 +103,7 @@ impl Client {
         }
     }
 
-    /// How it is.
+    /// Returns a snapshot of the client's end.
     pub fn look(&self) -> Snapshot {
         let (connection, stream) = match self {
             Self::Plain(stream) => (Some(stream), None),
@@ -122,7 +125,7 @@ impl Client {
         }
     }
 
-    /// How often the client came back.
+    /// Returns how often the client has resumed the session.
     pub fn resumes(&self) -> u64 {
         match self {
             Self::Plain(_) => 0,

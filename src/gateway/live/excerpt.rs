@@ -1,8 +1,8 @@
-//! Clients' texts in the log.
+//! Excerpts of clients' texts for the log.
 
 use std::borrow::Cow;
 
-/// The first characters of a text that a client may have had a part in, for a line of the log.
+/// Returns the first characters of a text that a client may have influenced, for a line of the log.
 pub(in crate::gateway) fn excerpt(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(256) {
         // invariant: a character begins there.

@@ -1,5 +1,4 @@
-//! A session while it lives: its client's end, what runs it, what is known of it, and what is told
-//! of its end.
+//! A live session: its client's end, the run of its task, its record, and the account of its end.
 
 pub(super) mod account;
 mod client;

@@ -1,8 +1,7 @@
-//! The sessions there are, for those who look at them from outside.
+//! Records of sessions, for those who look at them from outside.
 //!
-//! A session's task writes what it moved into the atomics of its [`Record`], once each time it is
-//! polled, and looks there whether anybody wants something of it. All else in a record changes
-//! rarely and is behind a lock.
+//! A session's task writes its counts into the atomics of its [`Record`] each time it is polled,
+//! and checks there for requests to it. All else in a record changes rarely and is behind a lock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -25,17 +24,17 @@ use crate::hooks::trace::Trace;
 use crate::hosts::Host;
 use crate::sync::Mutex;
 
-/// Sessions that have ended and are still told of.
+/// Number of ended sessions that are remembered.
 const REMEMBERED: usize = 256;
-/// Changes of a session's connection that are told of.
+/// Number of resumes that are remembered of a session.
 const HISTORY: usize = 32;
-/// Numbers of sessions whose protocol has none are above this.
+/// Lower bound of the ids of sessions whose protocol has none.
 const OWN_NUMBERS: u64 = 1 << 32;
 
 const KICK: u8 = 1;
 const LOOK: u8 = 2;
 
-/// All sessions past their handshake, and the last that ended.
+/// Registry of all sessions past their handshake, and of the last that ended.
 pub(crate) struct Registry {
     sessions: Mutex<Sessions>,
     numbered: AtomicU64,
@@ -49,10 +48,10 @@ struct Sessions {
     ended: VecDeque<Arc<Record>>,
 }
 
-/// What is known of a session.
+/// Record of a session.
 pub(crate) struct Record {
     pub id: u64,
-    /// The generation that decided about it.
+    /// Number of the generation that decided about the session.
     pub generation: u64,
     pub trace: Arc<Trace>,
     pub started: Instant,
@@ -61,45 +60,45 @@ pub(crate) struct Record {
     sent: AtomicU64,
     replay_memory: AtomicUsize,
     away: AtomicBool,
-    /// What is wanted of the session's task.
+    /// Requests to the session's task, the bits [`KICK`] and [`LOOK`].
     wanted: AtomicU8,
     waker: AtomicWaker,
     story: Mutex<Details>,
 }
 
-/// The part of a record that changes rarely.
+/// Part of a record that changes rarely.
 pub(crate) struct Details {
     pub info: Arc<SessionInfo>,
     pub target: Option<Destination>,
-    /// The id that it has as a fastway endpoint.
+    /// Id of the session as a fastway endpoint.
     pub endpoint: Option<u32>,
     pub resumes: u64,
-    /// The last connections it went on over.
+    /// Last resumes of the session.
     pub history: Vec<Resumed>,
     pub ended: Option<Box<Ended>>,
-    /// How many of the client's first bytes hooks saw, once the bytes are gone.
+    /// Number of the client's first bytes that hooks saw, once the bytes are dropped.
     pub first_data: usize,
     looking: Vec<oneshot::Sender<Snapshot>>,
 }
 
-/// Where a session went.
+/// Server that a session was connected to.
 pub(crate) enum Destination {
     Host(Arc<Host>),
-    /// An address that no host has.
+    /// Address that no host has.
     Addr(Box<str>),
 }
 
-/// A session went on over another connection.
+/// Resume of a session over another connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Resumed {
     pub at: SystemTime,
     pub transport: &'static str,
     pub client_addr: SocketAddr,
-    /// Bytes sent again.
+    /// Number of bytes sent again.
     pub resent: u64,
 }
 
-/// How a session ended.
+/// End of a session.
 #[derive(Debug, Clone)]
 pub(crate) struct Ended {
     pub at: SystemTime,
@@ -108,7 +107,7 @@ pub(crate) struct Ended {
     pub detail: String,
 }
 
-/// A session's place among the live ones, until it is dropped.
+/// Place of a session among the live ones, until it is dropped.
 pub(crate) struct Registration {
     registry: Arc<Registry>,
     record: Arc<Record>,
@@ -125,7 +124,7 @@ impl Registry {
         }
     }
 
-    /// A number for a session whose protocol has none.
+    /// Returns an id for a session whose protocol has none.
     pub fn number(&self) -> u64 {
         OWN_NUMBERS + 1 + self.numbered.fetch_add(1, Ordering::Relaxed)
     }
@@ -165,7 +164,7 @@ impl Registry {
         }
     }
 
-    /// A session went on over another connection.
+    /// Records that a session was resumed over another connection.
     pub fn resumed(&self, id: u64, resumed: Resumed) {
         let Some(record) = self.get(id) else {
             return;
@@ -184,7 +183,7 @@ impl Registry {
         story.history.push(resumed);
     }
 
-    /// Waits until there are no sessions, once no new ones are to come.
+    /// Waits until all sessions have ended, once no new ones are admitted.
     pub async fn drained(&self) {
         self.tracker.close();
         self.tracker.wait().await;
@@ -196,7 +195,7 @@ impl Registry {
         sessions.live.get(&id).or_else(ended).cloned()
     }
 
-    /// Up to `limit` live sessions with ids above `after`, in the order of those.
+    /// Returns up to `limit` live sessions with ids above `after`, in the order of their ids.
     pub fn page(&self, after: u64, limit: usize) -> Vec<Arc<Record>> {
         let sessions = self.sessions.lock();
         let from = after.saturating_add(1);
@@ -204,7 +203,7 @@ impl Registry {
         page.map(|(_, record)| record.clone()).collect()
     }
 
-    /// The sessions that ended last, the latest first.
+    /// Returns the sessions that ended last, the latest first.
     pub fn ended(&self) -> Vec<Arc<Record>> {
         self.sessions.lock().ended.iter().rev().cloned().collect()
     }
@@ -239,7 +238,7 @@ impl Drop for Registration {
             .away
             .sub(record.away.load(Ordering::Relaxed).into());
         let mut story = record.story();
-        // Those who wait learn that nobody will answer.
+        // Those who wait for a snapshot learn that none will come.
         story.looking.clear();
         let reason = story.ended.as_ref().map_or("fault", |ended| ended.reason);
         self.registry
@@ -269,13 +268,13 @@ impl Record {
         self.replay_memory.load(Ordering::Relaxed)
     }
 
-    /// Whether its client has lost its connection and may come back.
+    /// Returns whether the client has lost its connection and may resume.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
     }
 
-    /// What its task has moved so far, and how its client is; told by the task alone, each time it
-    /// was polled.
+    /// Publishes what the session's task has moved so far and the state of its client. Only that
+    /// task calls this, each time it was polled.
     pub fn publish(&self, received: u64, sent: u64, client: &Client) {
         let before = self.received();
         if received != before {
@@ -307,7 +306,7 @@ impl Record {
         }
     }
 
-    /// Runs what the session's task has to do. `None` when it is kicked before that is done.
+    /// Runs `future` in the session's task. Returns `None` if the session is kicked first.
     pub async fn until_kicked<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -328,8 +327,8 @@ impl Record {
         self.want(KICK);
     }
 
-    /// What the session's task has to tell; nothing while it is not connected with a server, or
-    /// has ended.
+    /// Returns a snapshot by the session's task. It is empty while the session is connected neither
+    /// to a server nor to the hub, and once it has ended.
     pub async fn look(&self) -> Snapshot {
         let (looking, look) = oneshot::channel();
         {
@@ -348,11 +347,11 @@ impl Record {
         self.waker.wake();
     }
 
-    /// Notes how the session ended.
+    /// Records how the session ended.
     pub fn ended(&self, reason: &'static str, detail: String, after: Duration) {
         let mut story = self.story();
         story.looking.clear();
-        // Nobody is shown more than how many there were.
+        // Only the number of these bytes is shown.
         if let Some(data) = &story.info.first_data {
             story.first_data = data.len();
             Arc::make_mut(&mut story.info).first_data = None;
@@ -374,7 +373,7 @@ impl Destination {
         }
     }
 
-    /// The name of the host.
+    /// Returns the name of the host, if one has the address.
     pub fn host(&self) -> Option<&str> {
         match self {
             Self::Host(host) => Some(&host.name),
@@ -384,13 +383,13 @@ impl Destination {
 }
 
 impl Details {
-    /// What carries it now, or did last.
+    /// Returns the transport that carries the session now, or did last.
     pub fn transport(&self) -> &'static str {
         let last = self.history.last();
         last.map_or(self.info.transport, |resumed| resumed.transport)
     }
 
-    /// Where its client is now, or was last.
+    /// Returns the client's address now, or its last.
     pub fn client_addr(&self) -> SocketAddr {
         let last = self.history.last();
         last.map_or(self.info.client_addr, |resumed| resumed.client_addr)

@@ -1,4 +1,4 @@
-//! Running what a session's task has to do, until something else ends it.
+//! Running the work of a session's task, until something else ends it.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -9,17 +9,18 @@ use std::task::Poll;
 use super::record::Record;
 use crate::gateway::shutdown::Shutdown;
 
-/// What ends a session before it is done.
+/// Cause that ends a session before its work is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::gateway) enum Stopped {
     Kicked,
     Shutdown,
-    /// Its task panicked.
+    /// The session's task panicked.
     Fault,
 }
 
-/// Runs what a session's task has to do, until the session is kicked or the gateway shuts down. A
-/// panic ends it, too, and the task goes on, to tell of that.
+/// Runs the work of a session's task until the session is kicked or the gateway shuts down.
+///
+/// A panic ends the work, too; the task goes on, to report the end.
 pub(in crate::gateway) async fn run<F: Future>(
     shutdown: &Shutdown,
     record: &Record,
@@ -34,7 +35,7 @@ pub(in crate::gateway) async fn run<F: Future>(
 }
 
 impl Stopped {
-    /// A stable label for logs, hooks and metrics.
+    /// Returns a stable label for logs, hooks and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Kicked => "kicked",
@@ -54,11 +55,11 @@ impl fmt::Display for Stopped {
     }
 }
 
-/// Runs `future`; `None` if it panics.
+/// Runs `future`. Returns `None` if it panics.
 async fn caught<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| {
-        // What the future had in its hands may be half done: it is counted, but used no more.
+        // After a panic the state of the future may be half done: its counts are read, no more.
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
         match polled {
             Ok(polled) => polled.map(Some),
@@ -100,7 +101,7 @@ listeners:
 hosts: [{name: echo, addr: 'builtin:echo'}]
 ";
 
-    /// Lets sessions in, or panics instead, and notes how they end.
+    /// Hook that lets sessions in, or panics instead, and notes how they end.
     struct Faulty {
         panics: bool,
         told: Arc<Mutex<Vec<Ended>>>,
@@ -128,7 +129,7 @@ hosts: [{name: echo, addr: 'builtin:echo'}]
         }
     }
 
-    /// A gateway, a client of a session on it, and what is told of that session's end.
+    /// Gateway, with a client, its session, and the ends that the session's hook was told.
     struct Stage {
         gateway: Arc<Gateway>,
         client: TcpStream,
@@ -149,7 +150,7 @@ hosts: [{name: echo, addr: 'builtin:echo'}]
             }
         }
 
-        /// Opens the session, as far as its hook lets it.
+        /// Opens the session, if its hook lets it in.
         async fn open(&mut self, panics: bool) -> Option<Box<Opened>> {
             let state = self.gateway.state();
             let generation = self.gateway.generation();
@@ -187,7 +188,7 @@ hosts: [{name: echo, addr: 'builtin:echo'}]
             session.open().await
         }
 
-        /// Nothing is left of the session but word of its end.
+        /// Checks that nothing is left of the session but the report of its end.
         async fn check(mut self) {
             let reasons: Vec<_> = self.told.lock().iter().map(|ended| ended.reason).collect();
             assert_eq!(reasons, ["fault"]);
@@ -216,7 +217,7 @@ hosts: [{name: echo, addr: 'builtin:echo'}]
         stage.check().await;
     }
 
-    /// A waker that panics when it is first cloned, and then does nothing.
+    /// Returns a waker that panics when it is first cloned, and then does nothing.
     fn faulty_waker(sound: &'static AtomicBool) -> Waker {
         static TABLE: RawWakerVTable = RawWakerVTable::new(clone, |_| {}, |_| {}, |_| {});
         fn clone(sound: *const ()) -> RawWaker {

@@ -1,4 +1,4 @@
-//! The proxy service: each session has a connection to a server.
+//! The proxy service: connects each session to an upstream.
 
 mod peek;
 mod reason;

@@ -1,15 +1,18 @@
-//! The first client bytes, read before the upstream is dialled.
+//! Peeking at the first bytes of a client, before its upstream is dialled.
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use crate::config::{Frame, Peek};
 
-/// The most that one step of a frame makes room for, bytes: its length is but a claim.
+/// Most room made for one step of a framed read, bytes: the length in a frame's header is only a
+/// claim.
 const STEP: usize = 1024;
 
-/// Reads until the first frame is complete, `peek.bytes` have come, `peek.timeout` has passed or
-/// nothing more will come, and returns what was read: never more than `peek.bytes`.
+/// Reads the first bytes of a client, at most `peek.bytes`.
+///
+/// Stops when the first frame is complete, `peek.bytes` have come, `peek.timeout` has passed or
+/// nothing more will come.
 pub(super) async fn peek(client: &mut (impl AsyncRead + Unpin), peek: &Peek) -> Vec<u8> {
     let mut data = Vec::new();
     let reading = async {
@@ -25,14 +28,14 @@ pub(super) async fn peek(client: &mut (impl AsyncRead + Unpin), peek: &Peek) -> 
             }
         }
     };
-    // Whether it was enough is for the hooks to say.
+    // The hooks decide whether it is enough.
     let _ = timeout(peek.timeout, reading).await;
     // It is kept as long as the session.
     data.shrink_to_fit();
     data
 }
 
-/// How many more bytes are wanted at most; 0 when there are enough.
+/// Returns how many more bytes are to be read at most; 0 when there are enough.
 fn missing(data: &[u8], peek: &Peek) -> usize {
     let frame = match peek.frame {
         Frame::None if data.is_empty() => peek.bytes,
@@ -45,7 +48,8 @@ fn missing(data: &[u8], peek: &Peek) -> usize {
     frame.min(peek.bytes).saturating_sub(data.len())
 }
 
-/// Length of the first frame with its header, or of the header alone while that is not there.
+/// Returns the length of the first frame with its header, or of the header alone while that is
+/// incomplete.
 fn frame_len<const N: usize>(data: &[u8], len: impl Fn([u8; N]) -> u32) -> usize {
     match data.first_chunk() {
         Some(header) => N.saturating_add(len(*header) as usize),
@@ -67,7 +71,7 @@ mod tests {
         }
     }
 
-    /// What is peeked of `sent`, written byte by byte, and what is left.
+    /// Returns what is peeked of `sent`, written byte by byte, and what is left.
     async fn peeked(sent: &[u8], settings: Peek) -> (Vec<u8>, Vec<u8>) {
         let (mut near, mut far) = tokio::io::duplex(1);
         let sent = sent.to_vec();

@@ -1,4 +1,4 @@
-//! Why a proxied session ended.
+//! Reasons why proxied sessions end.
 
 use std::fmt;
 use std::io;
@@ -8,24 +8,24 @@ use super::upstream::ConnectError;
 use crate::gateway::live::Stopped;
 use crate::hooks::chain::Denied;
 
-/// Why a session ended.
+/// Reason why a session ended.
 #[derive(Debug)]
 pub(super) enum Reason {
     Denied(Denied),
     ConnectFailed(ConnectError),
-    /// The client left before its upstream was there.
+    /// The client left before its upstream was connected.
     LeftEarly,
     Relayed(relay::End),
     Stopped(Stopped),
 }
 
 impl Reason {
-    /// Whether what the session had in its hands may be half done.
+    /// Returns whether the gateway failed, which may have left the session's state half done.
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Stopped(Stopped::Fault))
     }
 
-    /// A stable label for logs, hooks and metrics.
+    /// Returns a stable label for logs, hooks and metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Denied(_) => "denied",

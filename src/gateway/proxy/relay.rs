@@ -1,4 +1,4 @@
-//! Bytes to and fro between a client and its upstream, in one task.
+//! Relay of bytes between a client and its upstream, in one task.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,15 +14,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::upstream::Upstream;
 use crate::gateway::live::{Client, Record};
 
-/// The most moved in one step. The space lies on the stack of the thread that happens to run the
-/// session, so that an idle session has none.
+/// Most bytes moved in one step.
+///
+/// The buffer is on the stack of the thread that runs the session, so that an idle session has
+/// none.
 const CHUNK: usize = 16 * 1024;
 
-/// Two streams, and what was read from one but not yet taken by the other.
+/// Relay between two streams, with what was read from one and not yet taken by the other.
 pub(super) struct Relay {
     pub client: Client,
     pub upstream: Upstream,
-    /// How long nothing may move once one side has closed.
+    /// Time for which nothing may move once one side has closed.
     linger: Option<Duration>,
     half_closed: Option<Box<HalfClosed>>,
     to_upstream: BytesMut,
@@ -30,7 +32,7 @@ pub(super) struct Relay {
     upload: Direction,
     download: Direction,
     upstream_failed: Option<io::ErrorKind>,
-    /// Bytes read from the client that the upstream did not take any more.
+    /// Bytes read from the client that the upstream did not take.
     pub unforwarded: u64,
     /// Bytes read from the client, peeked ones included.
     pub received: u64,
@@ -38,55 +40,58 @@ pub(super) struct Relay {
     pub sent: u64,
 }
 
-/// How far one direction got.
+/// Progress of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Open,
-    /// The source has ended; what is left and the end itself are to be passed on.
+    /// The source has ended; what is left, and the end itself, are still to be passed on.
     Ending,
     Done,
 }
 
-/// One side of a plain session has closed, the other has not.
+/// State of a plain session of which one side has closed and the other has not.
 struct HalfClosed {
-    /// What had moved when something last did, and when that was.
+    /// Counts as of when something last moved; `last` is that time.
     moved: Moved,
     last: Instant,
-    /// Fires at the earliest moment the limit can have passed; moved only then.
+    /// Timer for the earliest moment the limit can have passed; it is reset only when it fires.
     timer: Pin<Box<Sleep>>,
 }
 
-/// Tells whether anything has moved since.
+/// Counts that differ whenever something has moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Moved {
     received: u64,
     sent: u64,
     /// Bytes read that the other side has not taken.
     waiting: usize,
-    /// Bytes taken that its system has not acknowledged.
+    /// Bytes written that the systems of both peers have not acknowledged.
     undelivered: usize,
 }
 
-/// Why a relay ended.
+/// Reason why a relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Both sides said that nothing follows.
+    /// Both sides signalled that nothing follows.
     Closed,
-    /// One side said so, and with the other nothing moved for too long.
+    /// One side signalled that nothing follows, and nothing moved with the other for too long.
     HalfClosed,
     /// The upstream ended the session and the client got everything.
     UpstreamClosed,
-    /// The upstream ended the session, but the client did not come for the rest.
+    /// The upstream ended the session, but the client did not take the rest.
     Undelivered,
     /// The connection to the upstream broke.
     UpstreamFailed(io::ErrorKind),
-    /// The client's connection broke, and it did not come back in time if it could have.
+    /// The client's connection broke, and the session was not resumed in time, if it could have
+    /// been.
     ClientGone(io::ErrorKind),
 }
 
 impl Relay {
-    /// `first` is what the upstream gets first, of which the last `peeked` bytes are the client's.
-    /// `linger` is how long a plain session may move nothing once one side has closed.
+    /// Returns a relay between `client` and `upstream`.
+    ///
+    /// The upstream gets `first` before all else, of which the last `peeked` bytes are the
+    /// client's. `linger` is how long a plain session may move nothing once one side has closed.
     pub fn new(
         client: Client,
         upstream: Upstream,
@@ -110,7 +115,7 @@ impl Relay {
         }
     }
 
-    /// Moves bytes until the session has ended, and keeps its record.
+    /// Moves bytes until the session has ended, and updates its record.
     pub async fn run(&mut self, record: &Record) -> End {
         let end = poll_fn(|cx| {
             let end = self.poll(cx);
@@ -154,7 +159,7 @@ impl Relay {
         if is_half_closed && self.poll_half_closed(cx).is_ready() {
             return Poll::Ready(End::HalfClosed);
         }
-        // A client that is read is attended to by that.
+        // Reading drives the client; without a read it is driven here.
         let read = self.upload == Direction::Open && self.to_upstream.is_empty();
         if !read && self.client.poll_drive(cx).is_ready() {
             return Poll::Ready(End::ClientGone(io::ErrorKind::TimedOut));
@@ -162,7 +167,7 @@ impl Relay {
         Poll::Pending
     }
 
-    /// Ready when nothing has moved for too long since one side has closed.
+    /// Polls the limit of a half-closed session: ready when nothing has moved for too long.
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.linger else {
             return Poll::Pending;
@@ -200,7 +205,7 @@ impl Relay {
         }
     }
 
-    /// Client to upstream. Ready with `Ok` when nothing is left to do.
+    /// Moves bytes from client to upstream. Ready with `Ok` when nothing is left to do.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut space = [MaybeUninit::uninit(); CHUNK];
         loop {
@@ -214,14 +219,14 @@ impl Relay {
             match self.upload {
                 Direction::Done => return Poll::Ready(Ok(())),
                 Direction::Ending => {
-                    // If it fails the upstream is gone, which reading from it tells.
+                    // If it fails the upstream is gone, which the next read from it reports.
                     let _ = ready!(Pin::new(&mut self.upstream).poll_shutdown(cx));
                     self.upload = Direction::Done;
                     continue;
                 }
                 Direction::Open => {}
             }
-            // A resuming upstream sends on what it holds.
+            // Has a resumable upstream send what it holds.
             let _ = Pin::new(&mut self.upstream).poll_flush(cx);
             let mut buf = ReadBuf::uninit(&mut space);
             match ready!(Pin::new(&mut self.client).poll_read(cx, &mut buf)) {
@@ -250,7 +255,7 @@ impl Relay {
         }
     }
 
-    /// What the upstream has still sent is delivered; reading it finds the end.
+    /// Ends the upload. What the upstream still sends is delivered; reading from it finds its end.
     fn upstream_takes_no_more(&mut self) -> Poll<Result<(), End>> {
         self.upload = Direction::Done;
         self.unforwarded += self.to_upstream.len() as u64;
@@ -258,7 +263,7 @@ impl Relay {
         Poll::Ready(Ok(()))
     }
 
-    /// Upstream to client. Ready with `Ok` when nothing is left to do.
+    /// Moves bytes from upstream to client. Ready with `Ok` when nothing is left to do.
     fn poll_download(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut space = [MaybeUninit::uninit(); CHUNK];
         loop {
@@ -327,12 +332,12 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
     const ALMOST: Duration = Duration::from_millis(9_999);
-    /// So many tasks are run before the runtime has looked at its timers and sockets again.
+    /// Number of tasks that run before the runtime has looked at its timers and sockets again.
     const TURNS: usize = 256;
-    /// A timer is up to a millisecond late.
+    /// Margin for a timer, which is up to a millisecond late.
     const REST: Duration = Duration::from_millis(2);
 
-    /// A relay with its two ends. Time stands still: what comes and goes takes none.
+    /// Relay with its two ends. The clock is paused: moving bytes takes no time.
     struct Stage {
         relay: Relay,
         client: TcpStream,
@@ -359,7 +364,7 @@ mod tests {
             );
             let (server, _) = far.accept().await.unwrap();
             pause();
-            // While somebody has something to do the clock does not move by itself.
+            // The paused clock does not advance while a task has something to do.
             tokio::spawn(async {
                 loop {
                     yield_now().await;
@@ -372,7 +377,7 @@ mod tests {
             }
         }
 
-        /// What becomes of the relay now, with the runtime having looked at its timers meanwhile.
+        /// Polls the relay until it ends, or until the runtime has looked at its timers.
         async fn poll(&mut self) -> Poll<End> {
             for _ in 0..TURNS {
                 let polled = poll_fn(|cx| Poll::Ready(self.relay.poll(cx))).await;
@@ -384,7 +389,7 @@ mod tests {
             Poll::Pending
         }
 
-        /// Runs the relay until `future` is done, before which it must not end.
+        /// Runs the relay until `future` is done; the relay must not end before.
         async fn until<T>(relay: &mut Relay, future: impl Future<Output = T>) -> T {
             let mut future = pin!(future);
             poll_fn(|cx| {
@@ -395,7 +400,7 @@ mod tests {
         }
     }
 
-    /// One side may be silent for so long once the other has closed.
+    /// Checks how long one side may be silent once the other has closed.
     async fn one_side_alone(server_closes: bool) {
         let mut stage = Stage::new().await;
         let Stage {
@@ -441,7 +446,7 @@ mod tests {
         one_side_alone(false).await;
     }
 
-    /// The gateway has handed everything to its system, and the client takes it bit by bit.
+    /// Checks that bytes which the client takes from the gateway's system count as moved.
     #[tokio::test]
     async fn what_the_client_takes_from_the_system_moves() {
         let mut stage = Stage::new().await;

@@ -1,4 +1,4 @@
-//! The life of a session, from its handshake to its end.
+//! Proxied sessions, from their handshake to their end.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -24,10 +24,10 @@ use crate::hooks::chain::{Chain, HookContext};
 use crate::hooks::{Attrs, SessionInfo};
 use crate::hosts::SessionGuard;
 
-/// How long an upstream may take to accept the last bytes of a session whose client is gone.
+/// Time limit for either side to accept the last bytes of a session that ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A session after its handshake, and what decides about it.
+/// Session after its handshake, with what decides about it.
 pub(in crate::gateway) struct Session<'a> {
     pub state: &'a Arc<State>,
     pub generation: &'a Generation,
@@ -40,7 +40,7 @@ pub(in crate::gateway) struct Session<'a> {
     pub permit: Permit,
 }
 
-/// What decides about a session.
+/// Context in which a session's upstream is decided.
 struct Deciding<'a> {
     generation: &'a Generation,
     listener: &'a config::Listener,
@@ -49,7 +49,7 @@ struct Deciding<'a> {
     metrics: &'a Metrics,
 }
 
-/// A session with its upstream.
+/// Session that is connected to its upstream.
 pub(in crate::gateway) struct Opened {
     state: Arc<State>,
     chain: Arc<Chain>,
@@ -64,8 +64,8 @@ pub(in crate::gateway) struct Opened {
 }
 
 impl Session<'_> {
-    /// Connects the session to its upstream. If it gets none, its end is logged and told to its
-    /// hooks.
+    /// Connects the session to its upstream. If it gets none, logs its end, tells the hooks, and
+    /// returns `None`.
     pub async fn open(self) -> Option<Box<Opened>> {
         let Self {
             state,
@@ -131,10 +131,10 @@ impl Session<'_> {
             reason: reason.label(),
             detail: reason.to_string(),
         };
-        // Whoever reads of the end may rely on there being room, and on the session being gone: there
-        // is nothing to come back for.
+        // Released before the end is reported: whoever reads of it may rely on there being room,
+        // and on the session being gone, with nothing to resume.
         drop((permit, guard));
-        // All the client gets is the end.
+        // The client gets no answer but the end.
         let leaving = async {
             if !reason.is_fault() {
                 let _ = timeout(LAST_WORDS, poll_fn(|cx| client.poll_finish(cx))).await;
@@ -147,8 +147,10 @@ impl Session<'_> {
 }
 
 impl Deciding<'_> {
-    /// Asks the hooks and connects to the upstream. Returns what the upstream gets first, and how
-    /// much of that came from the client.
+    /// Asks the hooks and connects to the upstream.
+    ///
+    /// Returns the upstream, the bytes that it gets first, and how many of them came from the
+    /// client.
     async fn open(
         self,
         client: &mut Client,
@@ -200,7 +202,7 @@ impl Deciding<'_> {
 }
 
 impl Opened {
-    /// Runs the session to its end, which is logged and told to its hooks.
+    /// Runs the session to its end, logs the end and tells the hooks.
     pub async fn run(mut self: Box<Self>) {
         let reason = {
             let record = self.registration.record();
@@ -232,7 +234,8 @@ impl Opened {
             reason: reason.label(),
             detail: reason.to_string(),
         };
-        // Whoever reads of the end may rely on there being room, and on the session being gone.
+        // Released before the end is reported: whoever reads of it may rely on there being room, and
+        // on the session being gone.
         self.permit.release();
         self.guard = None;
         let record = self.registration.record();

@@ -1,4 +1,4 @@
-//! Connections to servers.
+//! Connections to upstreams.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,27 +22,27 @@ use crate::resolver::Resolver;
 use crate::session::Connection;
 use crate::transport::{Address, tcp};
 
-/// What `builtin:echo` takes before it is read, bytes.
+/// Capacity of `builtin:echo`, bytes.
 const ECHO_BUFFER: usize = 64 * 1024;
 
-/// A connection to a server.
+/// Connection to an upstream.
 pub(super) enum Upstream {
-    /// `builtin:echo`: what was written is there to be read.
+    /// `builtin:echo`: what was written can be read back.
     Echo(SimplexStream),
     Tcp(tcp::Stream),
     Scp(Box<client::scp::Stream>),
 }
 
-/// A server that has been reached.
+/// Upstream that was reached.
 pub(super) struct Connected {
     pub upstream: Upstream,
-    /// Where: `host:port` or `builtin:echo`.
+    /// Address of the upstream: `host:port` or `builtin:echo`.
     pub addr: String,
-    /// Counts the session on its host; `None` for an address that no host has.
+    /// Guard that counts the session on its host; `None` for an address that no host has.
     pub occupied: Option<SessionGuard>,
 }
 
-/// Why no server was reached.
+/// Error of connecting to an upstream.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error("no host to connect to")]
@@ -55,19 +55,22 @@ pub(super) enum ConnectError {
     TargetTooLong(usize),
 }
 
-/// Finds the server for a session and connects to it.
+/// Connector that finds the server for a session and connects to it.
 pub(super) struct Connector<'a> {
     pub hosts: &'a Hosts,
     pub config: &'a config::Upstream,
-    /// Whom it is for. A server that is reached by scp is asked for what the client asked for.
+    /// Session to connect. An upstream that speaks scp is asked for the target that the client
+    /// named.
     pub info: &'a SessionInfo,
     pub metrics: &'a Metrics,
 }
 
 impl Connector<'_> {
-    /// Connects to `target`: a host by name, or, if no host has the name, what the resolve rule
-    /// makes of it, or else any host. When that fails, another host of the same choice is tried,
-    /// once.
+    /// Connects to `target`.
+    ///
+    /// A name stands for the host that has it. If no host has it, the resolve rule may make an
+    /// address of it, and any host is taken otherwise. When a host fails, another of the same
+    /// choice is tried, once.
     pub async fn connect(&self, target: Option<Target>) -> Result<Connected, ConnectError> {
         let asked = match &target {
             // For fastway; no script can answer it here.
@@ -95,7 +98,7 @@ impl Connector<'_> {
                 connected => return connected,
             }
         }
-        // What a client asks for may be anything; a hook means what it says.
+        // A client may ask for any name; a name that a hook chose should be one.
         if let (None, Some(name)) = (wish.name, asked)
             && self.info.target.as_deref() != asked
         {
@@ -125,7 +128,7 @@ impl Connector<'_> {
 
     async fn dial_host(&self, backend: &Backend) -> Result<Connected, ConnectError> {
         let host = &backend.host;
-        // Others who choose meanwhile see that it is on its way.
+        // Counted before the dial, so that other sessions see it when they choose.
         let occupied = backend.occupy();
         let upstream = match &backend.addr {
             HostAddr::BuiltinEcho => Upstream::Echo(SimplexStream::new_unsplit(ECHO_BUFFER)),
@@ -145,7 +148,7 @@ impl Connector<'_> {
         })
     }
 
-    /// What the outcome says about the host.
+    /// Records the outcome of a dial in the health of its host.
     fn judge(&self, backend: &Backend, dialled: &Result<Upstream, ConnectError>) {
         let (addr, health) = (&backend.host.addr, &backend.host.health);
         match dialled {
@@ -160,7 +163,7 @@ impl Connector<'_> {
         }
     }
 
-    /// Dials what no host of the configuration is.
+    /// Dials an address that no host of the configuration has.
     async fn dial_addr(&self, addr: &str) -> Result<Connected, ConnectError> {
         let parsed = addr.parse().and_then(|addr| match addr {
             HostAddr::Dial { host, port } => Ok(Resolved::new(&host, port)),
@@ -178,8 +181,10 @@ impl Connector<'_> {
         })
     }
 
-    /// Tries all addresses of a name in random order, each within the time limit. `host` is the
-    /// name of the host that has the address, if one has.
+    /// Dials the addresses of a name in random order, each within the time limit, until one
+    /// accepts.
+    ///
+    /// `host` is the name of the host that has the address, or empty if none has.
     async fn dial(
         &self,
         host: &str,
@@ -237,7 +242,7 @@ impl Connector<'_> {
         }
     }
 
-    /// The session is at that address: there it will be resumed.
+    /// Connects to an address with scp. The session is at that address: resumes go there.
     async fn connect_scp(&self, addr: SocketAddr) -> io::Result<Upstream> {
         let address = Address {
             transport: Transport::Tcp,
@@ -251,7 +256,7 @@ impl Connector<'_> {
         };
         let stream = client::scp::Stream::connect(client::scp::Options {
             target: self.info.target.clone(),
-            // Untold, the next gateway would announce our address for the client's.
+            // Without the flag, the next gateway would announce our address for the client's.
             flags: match self.config.proxy_header {
                 None => FLAG_NO_ANNOUNCEMENT,
                 Some(_) => self.info.flags & FLAG_NO_ANNOUNCEMENT,
@@ -270,7 +275,7 @@ impl Connector<'_> {
 }
 
 impl Upstream {
-    /// Bytes written to its connection that its system has not acknowledged.
+    /// Returns the bytes written to the connection that the server's system has not acknowledged.
     pub fn undelivered(&self) -> usize {
         match self {
             Self::Echo(_) => 0,
