@@ -1,4 +1,4 @@
-//! `stablegate check`
+//! Command `stablegate check`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `stablegate connect`
+//! Command `stablegate connect`.
 
 use std::future::pending;
 use std::str::FromStr;
@@ -13,8 +13,9 @@ use crate::crypto::Dialect;
 use crate::proto::snet::Version;
 use crate::transport::Address;
 
-/// How long to go on reading when the input has ended: no session protocol has a half-close, so
-/// nothing tells that an answer was the last one.
+/// Time to go on reading when the input has ended.
+///
+/// No session protocol has a half-close, so nothing tells that an answer was the last one.
 const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
@@ -47,7 +48,7 @@ pub(super) struct Connect {
     cut_every: Option<Duration>,
 }
 
-/// What is spoken to the gateway.
+/// Session protocol that is spoken to the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Session {
     Scp,
@@ -91,7 +92,7 @@ pub(super) async fn run(arguments: Connect) -> anyhow::Result<()> {
 async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream> {
     let addresses = arguments.addresses.clone();
     let first = addresses[0].clone();
-    // Without data or parity there is no shape.
+    // Without data or parity there is no error correction.
     let fec = arguments.fec;
     let kcp = kcp::Config {
         fec: fec.and_then(|(data, parity)| kcp::fec::Shape::new(data, parity).ok()),
@@ -132,7 +133,7 @@ async fn connect(session: Session, arguments: &Connect) -> anyhow::Result<Stream
             .await
         }
     };
-    // It says itself what caused it.
+    // The error's message contains its causes.
     stream.map_err(anyhow::Error::msg)
 }
 
@@ -156,7 +157,7 @@ async fn cut(cutter: Cutter, every: Option<Duration>) {
     }
 }
 
-/// Copies both ways until the session ends, or the input has ended and no more answers come.
+/// Copies both ways until the session ends, or until the input has ended and no more answers come.
 async fn talk(stream: Stream) -> anyhow::Result<()> {
     let (mut from, mut to) = tokio::io::split(stream);
     let (ended, mut input_ended) = tokio::sync::oneshot::channel();

@@ -1,4 +1,4 @@
-//! `stablegate echo`
+//! Command `stablegate echo`.
 
 use std::net::SocketAddr;
 

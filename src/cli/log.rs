@@ -1,4 +1,4 @@
-//! The log: lines on standard error, written by a thread of their own.
+//! Log: lines on standard error, written by a thread of their own.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -15,11 +15,11 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 
-/// The most that waits to be written, bytes.
+/// Most bytes that wait to be written.
 const LIMIT: usize = 16 << 20;
-/// The most written at once, bytes, longer lines apart.
+/// Most bytes that are written at once; a longer line is written alone.
 const CHUNK: usize = 64 * 1024;
-/// How long the last lines may take.
+/// Longest time to write the last lines.
 const LAST: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,15 +28,16 @@ pub(super) enum Format {
     Json,
 }
 
-/// The log, until it is dropped, which writes the last lines.
+/// Log, until dropped: then it writes the last lines.
 pub(super) struct Log(Arc<Queue>);
 
-/// Lines that wait to be written, as many at once as there are: neither sessions nor their threads
-/// wait for whoever reads them.
+/// Queue of lines that wait to be written, as many at once as there are.
+///
+/// Neither sessions nor their threads wait for whoever reads the log.
 #[derive(Default)]
 struct Queue {
     lines: Mutex<Lines>,
-    /// There is something to do.
+    /// Signal to the thread that there is something to do.
     work: Condvar,
     ended: Condvar,
 }
@@ -46,21 +47,21 @@ struct Lines {
     chunks: VecDeque<Vec<u8>>,
     /// Bytes that wait or are being written.
     len: usize,
-    /// Lines for which there was no room.
+    /// Number of lines for which there was no room.
     dropped: u64,
-    /// Whether the thread waits to be woken.
+    /// Set while the thread waits to be woken.
     asleep: bool,
     closed: bool,
     ended: bool,
 }
 
-/// Where a line goes when it is complete.
+/// Writer of complete lines to the queue.
 struct Sink {
     queue: Arc<Queue>,
     format: Format,
 }
 
-/// Starts the log as `RUST_LOG` says.
+/// Starts the log, with the filter in `RUST_LOG`.
 pub(super) fn start(format: Format) -> Log {
     let queue = Arc::<Queue>::default();
     let writing = queue.clone();
@@ -73,7 +74,7 @@ pub(super) fn start(format: Format) -> Log {
     let log = tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)
-        // The module of a line; `target` in a line is the server of a session.
+        // No target in lines: the module would be taken for the `target` of a session, its server.
         .with_target(false)
         .with_writer(Sink {
             queue: queue.clone(),
@@ -91,7 +92,7 @@ impl Drop for Log {
         let mut lines = self.0.lock();
         lines.closed = true;
         self.0.work.notify_one();
-        // Whether they have been written or not.
+        // The wait ends whether the lines have been written or not.
         let _ended = self
             .0
             .ended
@@ -125,7 +126,7 @@ impl Queue {
         loop {
             if let Some(chunk) = lines.chunks.pop_front() {
                 drop(lines);
-                // There is nobody who could be told that it fails.
+                // A failure could be told to nobody.
                 let _ = to.write_all(&chunk);
                 lines = self.lock();
                 lines.len -= chunk.len();
@@ -162,7 +163,7 @@ impl<'a> MakeWriter<'a> for Sink {
 }
 
 impl Write for &Sink {
-    /// Takes a line, which comes as a whole.
+    /// Takes one whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self.format {
             Format::Human => self.queue.push(line),
@@ -176,17 +177,19 @@ impl Write for &Sink {
     }
 }
 
-/// Whether a character shows something else than itself: control characters, separators of lines,
-/// and what changes the direction of text. Much of what is logged is what a client said, which is
-/// to stay on its line and to tell a terminal nothing.
+/// Returns whether a character shows something else than itself.
+///
+/// That is: control characters, separators of lines, and what changes the direction of text. Much
+/// of the log is what clients said, which is to stay on its line and to tell a terminal nothing.
 fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
         || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Escapes them in a line of JSON, in which they stand in strings only. Its own control characters
-/// it has escaped itself, those of ASCII but for one.
+/// Escapes deceptive characters in a line of JSON, in which they stand in strings only.
+///
+/// The JSON formatter has escaped the control characters of ASCII, except DEL.
 fn escape_json(line: &[u8]) -> Cow<'_, [u8]> {
     let plain = |byte: &u8| *byte < 0x7f;
     let Some(text) = str::from_utf8(line)
@@ -207,10 +210,10 @@ fn escape_json(line: &[u8]) -> Cow<'_, [u8]> {
     escaped.into_bytes().into()
 }
 
-/// Formats fields and messages with deceptive characters escaped.
+/// Formatter of fields and messages that escapes deceptive characters.
 struct Escaping;
 
-/// Where they are escaped.
+/// Writer that escapes deceptive characters.
 struct Escaped<'a>(Writer<'a>);
 
 impl<'a> FormatFields<'a> for Escaping {
@@ -238,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes no more than it is allowed to.
+    /// Reader that takes a chunk only when it is allowed to.
     struct Reader {
         allowed: mpsc::Receiver<()>,
         read: mpsc::Sender<Vec<u8>>,
@@ -273,7 +276,7 @@ mod tests {
             (lines.len, lines.dropped)
         };
         assert_eq!(waiting, (LIMIT, 100));
-        // Where nobody waits nothing waits.
+        // From here on, the reader takes every chunk at once.
         drop(allow);
         let log = Log(queue);
         drop(log);

@@ -1,4 +1,4 @@
-//! The command line: one file per command.
+//! Command line, with one file per command.
 
 mod check;
 mod connect;
@@ -59,7 +59,7 @@ const EXAMPLES: &str = "Examples:
   stablegate migrate --from fastway '-ClientAddr=:1248 -ServerAddr=:1249'";
 
 impl Default for Command {
-    /// `run`, with nothing said.
+    /// Returns the command `run` without arguments.
     fn default() -> Self {
         // invariant: none of its arguments is required.
         run::Run::try_parse_from([""])
@@ -68,7 +68,9 @@ impl Default for Command {
     }
 }
 
-/// Parses the command line and runs the command. Exit code 1: it failed; 2: it was misused.
+/// Parses the command line and runs the command.
+///
+/// Exit code 1: the command failed; 2: the command line was wrong.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let command = arguments.command.unwrap_or_default();
@@ -101,9 +103,9 @@ pub fn main() -> ExitCode {
             }
         }
     });
-    // Reading from a terminal cannot be stopped otherwise.
+    // A thread that reads from a terminal cannot be stopped otherwise.
     runtime.shutdown_background();
-    // The last lines stand before what is said here.
+    // The last lines of the log come before the error below.
     drop(log);
     match result {
         Ok(()) => ExitCode::SUCCESS,

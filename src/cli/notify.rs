@@ -1,4 +1,4 @@
-//! What the service manager is told.
+//! Notifications for the service manager.
 //!
 //! Source: sd_notify(3) and sd_watchdog_enabled(3).
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::interval;
 
-/// How long the manager may take to read.
+/// Longest time for the manager to read a message.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells that all listeners are open, or that a reload is over.
@@ -32,8 +32,7 @@ pub(super) fn stopping() {
     tell("STOPPING=1\n");
 }
 
-/// Tells again and again that the runtime runs, twice as often as the manager asks for; not at all
-/// if it asks for nothing.
+/// Tells that the runtime runs, twice as often as the manager asks for; never if it does not ask.
 pub(super) async fn watchdog() {
     let Some(limit) = watchdog_limit() else {
         return;
@@ -45,18 +44,18 @@ pub(super) async fn watchdog() {
     }
 }
 
-/// How long the manager may hear nothing of this process.
+/// Returns the longest time for which the manager may hear nothing of this process.
 fn watchdog_limit() -> Option<Duration> {
     let own = env::var("WATCHDOG_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     if !own && env::var_os("WATCHDOG_PID").is_some() {
         return None;
     }
     let limit = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
-    // Shorter than that is no limit to keep.
+    // A shorter limit cannot be kept.
     (limit > 1).then(|| Duration::from_micros(limit))
 }
 
-/// Sends a message, if anybody wants it.
+/// Sends a message, if there is a service manager.
 fn tell(message: &str) {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else {
         return;
@@ -77,7 +76,7 @@ fn tell(message: &str) {
     }
 }
 
-/// The time of CLOCK_MONOTONIC.
+/// Returns the time of CLOCK_MONOTONIC, microseconds.
 fn monotonic_usec() -> i64 {
     let mut now = libc::timespec {
         tv_sec: 0,

@@ -1,8 +1,8 @@
-//! Panics in the log.
+//! Panics as lines of the log.
 
 use std::panic::PanicHookInfo;
 
-/// Has panics told as lines of the log, like anything else.
+/// Sets a panic hook that writes panics to the log.
 pub(super) fn log() {
     std::panic::set_hook(Box::new(tell));
 }
@@ -45,7 +45,7 @@ mod tests {
             .with_writer(move || writer.clone())
             .finish();
         let (mine, before) = (thread::current().id(), take_hook());
-        // Those of other tests are told as ever.
+        // Panics of other tests go to the hook that was there before.
         set_hook(Box::new(move |panic| {
             if thread::current().id() == mine {
                 tell(panic);

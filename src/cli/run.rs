@@ -1,4 +1,4 @@
-//! `stablegate run`
+//! Command `stablegate run`.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,9 +11,9 @@ use super::notify;
 use crate::admin;
 use crate::gateway::Gateway;
 
-/// How long sessions may take to end once they must.
+/// Longest time for sessions to end once they must.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// How long clients over KCP may take to get what was sent to them when the grace period is over.
+/// Longest time for clients over KCP to receive what was sent, after the grace period.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
 #[derive(clap::Parser)]
@@ -43,12 +43,12 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     };
     notify::ready();
     tokio::spawn(notify::watchdog());
-    // Signals that come meanwhile are one.
+    // Signals that come during a reload count as one.
     let reloading = async {
         loop {
             hangup.recv().await;
             notify::reloading();
-            // Logged there, and nothing to stop for.
+            // An error is logged by the reload, and no reason to stop.
             let _ = gateway.reload().await;
             notify::ready();
         }
@@ -59,7 +59,7 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     let grace = arguments.grace;
-    // A century is for ever.
+    // A century counts as for ever.
     let over = Instant::now() + grace.min(Duration::from_secs(u32::MAX.into()));
     notify::stopping();
     gateway.drain().await;
@@ -77,7 +77,7 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     if timeout(LAST_WORDS, gateway.end()).await.is_err() {
         tracing::warn!("not all sessions have ended in {LAST_WORDS:?}");
     }
-    // Clients over KCP that are gone acknowledge nothing any more.
+    // Clients over KCP that are gone no longer acknowledge anything.
     let delivering = timeout_at(over.max(Instant::now() + LAST_BYTES), gateway.shutdown());
     tokio::select! {
         delivered = delivering => if delivered.is_err() {
@@ -89,7 +89,7 @@ pub(super) async fn run(arguments: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A gateway that stops takes no new configuration.
+/// Ignores reloads, because a gateway that stops takes no new configuration.
 async fn refuse(hangup: &mut Signal) -> ! {
     loop {
         hangup.recv().await;
@@ -97,8 +97,9 @@ async fn refuse(hangup: &mut Signal) -> ! {
     }
 }
 
-/// Memory holds the keys of sessions and of the configuration: none of it may end up in a file.
-/// This also keeps other processes of the same user from reading it.
+/// Forbids core files, as memory holds the keys of sessions and of the configuration.
+///
+/// This also keeps other processes of the same user from reading the memory.
 fn forbid_core_files() -> io::Result<()> {
     // SAFETY: it takes numbers and changes nothing but an attribute of the process.
     match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) } {

@@ -1,4 +1,4 @@
-//! The key `admin`: an address, or a block with more.
+//! Key `admin`: an address, or a block with more keys.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,24 +1,24 @@
-//! What a reload does to the open sockets.
+//! Difference of two configurations: what a reload does to the open sockets.
 
 use std::collections::HashSet;
 
 use super::{Bind, Listener};
 
-/// A socket by what makes it the same one after a reload.
+/// Key of a socket, by which a reload finds it again.
 ///
 /// A bind with a fixed port stays the same socket when it moves to another listener. With port 0
 /// only the listener and the position tell one bind from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BindKey {
-    /// The bind as it is configured.
+    /// Bind, as it is configured.
     pub bind: Bind,
-    /// For port 0: the listener's name, and which of its equal binds this is, from 0.
+    /// For port 0: the listener's name, and the number, from 0, of this bind among its equal ones.
     pub chosen_port: Option<(String, usize)>,
 }
 
 impl BindKey {
-    /// The keys of a listener's binds, in their order. No two listeners of a configuration share
-    /// one.
+    /// Returns the keys of a listener's binds, in their order. No two listeners of a configuration
+    /// share a key.
     pub fn of(listener: &Listener) -> Vec<Self> {
         let key = |(i, bind): (usize, &Bind)| Self {
             bind: *bind,
@@ -31,14 +31,14 @@ impl BindKey {
     }
 }
 
-/// The difference between the binds of two configurations.
+/// Difference between the binds of two configurations.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diff {
-    /// To be opened, in the order of the new configuration.
+    /// Binds to be opened, in the order of the new configuration.
     pub added: Vec<BindKey>,
-    /// To stop accepting, in the order of the old configuration.
+    /// Binds to stop accepting, in the order of the old configuration.
     pub removed: Vec<BindKey>,
-    /// To be left alone, in the order of the new configuration.
+    /// Binds to be left alone, in the order of the new configuration.
     pub kept: Vec<BindKey>,
 }
 

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration file, said to whoever wrote it.
+//! Errors of a configuration file, for whoever wrote it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,18 @@ use serde_yaml::{self as yaml, MessageFormatter as _};
 
 use super::locate::{line_of, path_at};
 
-/// What is wrong with a configuration file, and where. Shown on one line:
-/// `config.yaml:12: listeners[0].bind[1]: …`.
+/// Error of a configuration file: what is wrong, and where.
+///
+/// Shown on one line: `config.yaml:12: listeners[0].bind[1]: …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// The file as it was named by the caller.
+    /// File, as the caller named it.
     pub file: PathBuf,
     /// The line, from 1, where there is one.
     pub line: Option<u64>,
     /// The path of the key, such as `listeners[0].bind[1]`, where there is one.
     pub key: Option<String>,
-    /// What is wrong, on one line.
+    /// Message that says what is wrong, on one line.
     pub message: String,
 }
 
@@ -42,12 +43,12 @@ impl Error {
             file: file.to_owned(),
             line: None,
             key: None,
-            // The names in it are the file's.
+            // The message may contain names from the file.
             message: message.replace(char::is_control, " "),
         }
     }
 
-    /// From the reader's error and the path of the value it was reading.
+    /// Creates an error from the reader's error and the path of the value that was being read.
     pub(super) fn of_yaml(
         error: &yaml::Error,
         key: Option<String>,
@@ -67,7 +68,7 @@ impl Error {
                 line = None;
                 "the file is empty"
             }
-            // The reader is at the end of the block by then.
+            // The reader notices this only at the end of the block.
             yaml::Error::SerdeMissingField { field, .. } => {
                 line = line_of(text, key.as_deref().unwrap_or_default()).or(line);
                 key = Some(key.map_or_else(|| (*field).to_owned(), |key| format!("{key}.{field}")));
@@ -79,7 +80,7 @@ impl Error {
                 key = key.map(|key| format!("{}{name}", key.trim_end_matches('?')));
                 "is set twice"
             }
-            // Found by looking ahead, when the path is that of the block.
+            // The reader finds tags by looking ahead, while the path is still that of the block.
             yaml::Error::UnsupportedTag { tag, location, .. } => {
                 key = path_at(text, location.line(), location.column()).or(key);
                 &format!("unknown tag `{tag}`")

@@ -1,4 +1,4 @@
-//! The file as it is written, and the way from there to a [`Config`].
+//! Configuration file as it is written, and its translation to a [`Config`].
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use super::{
     Transport, Upstream, UpstreamSession, wall_timeout,
 };
 
-/// All keys of a file; listeners have only the settings they set themselves.
+/// Keys of a configuration file. Listeners have only the settings that they set themselves.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
@@ -135,7 +135,7 @@ impl File {
                     error.into_inner()
                 })
             });
-        // A variable is what is wrong, whatever else is where it stands.
+        // A variable is the mistake to report, whatever else is wrong at its place.
         if text.contains("${")
             && let Some((key, line)) = locate::variable(text)
         {
@@ -154,7 +154,7 @@ impl File {
         Ok(file)
     }
 
-    /// Checks what the blocks say about each other. Gives the key at fault and what is wrong.
+    /// Checks what the blocks say about each other. Returns the key at fault and what is wrong.
     pub(super) fn check(&self) -> Result<(), (String, String)> {
         let mut hooks = HashSet::new();
         for (i, hook) in self.hooks.iter().flatten().enumerate() {
@@ -228,7 +228,8 @@ impl File {
         Ok(())
     }
 
-    /// Lays the listeners' settings over the common ones and the paths over `directory`.
+    /// Returns the configuration: lays the listeners' settings over the common ones, and resolves
+    /// paths from `directory`.
     pub(super) fn resolve(self, directory: &Path) -> Config {
         let scp = self.scp.unwrap_or_default().over(Scp::default());
         let snet = self.snet.unwrap_or_default().over(Snet::default());
@@ -274,7 +275,8 @@ impl File {
 }
 
 impl HookFile {
-    /// Checks what its keys say about each other. Gives the key at fault and what is wrong.
+    /// Checks what the keys of the hook say about each other. Returns the key at fault and what is
+    /// wrong.
     fn check(&self) -> Result<(), (&'static str, &'static str)> {
         match (&self.lua, &self.wasm) {
             (Some(_), Some(_)) => Err((".wasm", "a hook is either a script or a plugin")),
@@ -289,7 +291,8 @@ impl HookFile {
         }
     }
 
-    /// `None` if it runs nothing, which was checked.
+    /// Returns the hook of a configuration. `None` if the hook runs nothing, which [`Self::check`]
+    /// refuses.
     fn resolve(self, directory: &Path) -> Option<Hook> {
         let program = match (self.lua, self.wasm) {
             (Some(lua), _) => Program::Lua {

@@ -1,4 +1,4 @@
-//! How a host is chosen among several, and when one counts as down.
+//! Settings for the choice of a host among several, and for when a host counts as down.
 
 use std::time::Duration;
 

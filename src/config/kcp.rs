@@ -1,4 +1,4 @@
-//! What the transport is told of the block `kcp`.
+//! Translation of the block `kcp` to the settings of the transport.
 
 use stablegate_kcp::fec::Shape;
 use stablegate_kcp::{Config, Settings};
@@ -20,7 +20,7 @@ impl From<&Kcp> for Config {
                 write_delay: kcp.write_delay,
             },
             read_timeout: kcp.read_timeout,
-            // Without data or parity there is no shape.
+            // Without data or parity there is no error correction.
             fec: Shape::new(kcp.fec_data.into(), kcp.fec_parity.into()).ok(),
             read_buffer: kcp.read_buffer,
             write_buffer: kcp.write_buffer,

@@ -1,7 +1,7 @@
 //! Lines of the configuration file by key path.
 //!
-//! The types that a file is read into carry no positions. When something is wrong with what they
-//! say together, the file is read once more, for the positions alone.
+//! The types that a file is read into carry no positions. When their values contradict each other,
+//! the file is read once more, for the positions alone.
 
 use std::fmt;
 use std::mem;
@@ -13,8 +13,10 @@ use serde_yaml::options::NonFiniteFloatPolicy;
 
 use super::parser::options;
 
-/// The line (from 1) of the value at a path such as `listeners[0].bind[1]`, or of the block where
-/// it is missing; the empty path is the whole file.
+/// Returns the line (from 1) of the value at a path such as `listeners[0].bind[1]`, or of the block
+/// where that value is missing.
+///
+/// The empty path is the whole file.
 pub(super) fn line_of(text: &str, path: &str) -> Option<u64> {
     let mut node = parse(text)?;
     for step in path.split(['.', '[']).filter(|step| !step.is_empty()) {
@@ -28,14 +30,14 @@ pub(super) fn line_of(text: &str, path: &str) -> Option<u64> {
     Some(node.referenced.line())
 }
 
-/// The first value that has a variable such as `${NAME}` in it: its path and line.
+/// Returns the path and the line of the first value that has a variable such as `${NAME}` in it.
 pub(super) fn variable(text: &str) -> Option<(String, u64)> {
     let has_variable = |node: &Spanned<Node>| node.value.has_variable;
     let (path, node) = first(parse(text)?, has_variable)?;
     Some((path, node.referenced.line()))
 }
 
-/// The path of the value that begins there, whatever its tag is.
+/// Returns the path of the value that begins at a position, whatever its tag is.
 pub(super) fn path_at(text: &str, line: u64, column: u64) -> Option<String> {
     let is_there =
         |node: &Spanned<Node>| (node.defined.line(), node.defined.column()) == (line, column);
@@ -43,7 +45,7 @@ pub(super) fn path_at(text: &str, line: u64, column: u64) -> Option<String> {
     Some(path)
 }
 
-/// The first value that fits, and its path.
+/// Returns the first value that fits, with its path.
 fn first(
     tree: Spanned<Node>,
     fits: impl Fn(&Spanned<Node>) -> bool,
@@ -67,8 +69,9 @@ fn first(
     None
 }
 
-/// Makes digits behind a 0, such as 007, the strings that they are where the reader took them for
-/// a number, in the `config` of hooks.
+/// Restores strings of digits behind a 0, such as 007, in the `config` of hooks.
+///
+/// The reader takes such strings for numbers.
 pub(super) fn restore_digits<'a>(
     text: &str,
     configs: impl Iterator<Item = &'a mut Map<String, Value>>,
@@ -112,7 +115,7 @@ fn restore(text: &str, value: &mut Value, node: &Spanned<Node>) {
     }
 }
 
-/// What the file says where a scalar is.
+/// Returns the text of a scalar in the file.
 fn source<'a>(text: &'a str, node: &Spanned<Node>) -> Option<&'a str> {
     let span = node.defined.span();
     let begin = usize::try_from(span.byte_offset()?).ok()?;
@@ -120,7 +123,7 @@ fn source<'a>(text: &'a str, node: &Spanned<Node>) -> Option<&'a str> {
     text.get(begin..begin.checked_add(len)?).map(str::trim_end)
 }
 
-/// Whether all of it is digits, behind a sign or not, the first of several a 0.
+/// Returns whether a scalar is several digits of which the first is 0, with or without a sign.
 fn is_no_number(scalar: &str) -> bool {
     let digits = scalar.strip_prefix(['-', '+']).unwrap_or(scalar);
     digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
@@ -137,7 +140,8 @@ fn has_round_number(value: &Value) -> bool {
     }
 }
 
-/// Takes more than the reader does, for where its errors are.
+/// Parses a file with its positions. Accepts more than the reader does, to locate the reader's
+/// errors.
 fn parse(text: &str) -> Option<Spanned<Node>> {
     let mut options = options(text.len());
     options.non_finite_float_policy = NonFiniteFloatPolicy::AsString;
@@ -145,7 +149,7 @@ fn parse(text: &str) -> Option<Spanned<Node>> {
     serde_yaml::from_str_with_options(text, options).ok()
 }
 
-/// A value with its children: by key in a map, by index in a list, none in a scalar.
+/// Value with its children: by key in a map, by index in a list, none in a scalar.
 #[derive(Default)]
 struct Node {
     children: Vec<(String, Spanned<Node>)>,
@@ -169,7 +173,7 @@ impl<'de> Deserialize<'de> for Node {
 
 struct NodeVisitor;
 
-/// Takes any scalar as a value without children.
+/// Implements visitor methods that take any scalar as a value without children.
 macro_rules! leaves {
     ($($visit:ident($type:ty))*) => {
         $(fn $visit<E>(self, _: $type) -> Result<Node, E> {
@@ -188,7 +192,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     leaves!(visit_bool(bool) visit_i64(i64) visit_u64(u64) visit_f64(f64));
 
     fn visit_str<E>(self, text: &str) -> Result<Node, E> {
-        // In a regular expression it may be an end and how often.
+        // In a regular expression, `$` may be an end and the braces a repetition.
         let is_name = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit() || c == ',');
         Ok(Node {
             has_variable: text.split("${").skip(1).any(is_name),

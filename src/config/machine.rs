@@ -1,10 +1,12 @@
-//! How much memory there is.
+//! Memory of the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Bytes of memory that this process may take: those of the machine, or what its control group
-/// leaves it. `None` where that cannot be found out.
+/// Returns the bytes of memory that this process may take: the machine's, or those that its control
+/// group leaves.
+///
+/// `None` where neither can be found out.
 pub(super) fn memory() -> Option<u64> {
     let of_machine = fs::read_to_string("/proc/meminfo").ok();
     let of_machine = of_machine.and_then(|text| total(&text));
@@ -13,16 +15,17 @@ pub(super) fn memory() -> Option<u64> {
     of_machine.into_iter().chain(of_group).min()
 }
 
-/// The total in the text of `/proc/meminfo`.
+/// Returns the total in the text of `/proc/meminfo`.
 fn total(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kibibytes = line?.trim().strip_suffix(" kB")?;
     kibibytes.parse::<u64>().ok().map(|size| size * 1024)
 }
 
-/// The lowest limit of the groups in the text of `/proc/self/cgroup`, and of those they are in.
-/// In a container the path of a group may be one that only the machine knows; then that of the
-/// container's own counts, which is the root.
+/// Returns the lowest limit of the groups in the text of `/proc/self/cgroup` and of their parents.
+///
+/// In a container, the path of a group may be known only to the machine. Then the limit of the
+/// container's own group, which is the root, counts.
 fn group_limit(root: &Path, groups: &str) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -37,7 +40,7 @@ fn group_limit(root: &Path, groups: &str) -> Option<u64> {
         let group = root.join(path);
         let upwards = group.ancestors().take_while(|path| path.starts_with(&root));
         let files: Vec<PathBuf> = upwards.map(|path| path.join(file)).collect();
-        // Without a limit it is `max`, or as good as all there is.
+        // A group without a limit has `max`, or a number as large as all memory there is.
         let limit = |file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
         files.iter().filter_map(limit).min()
     });
@@ -67,7 +70,7 @@ mod tests {
         write("memory.max", "8192000\n");
         assert_eq!(limit("0::/a/b\n"), Some(4_096_000));
         assert_eq!(limit("0::/not/here\n"), Some(8_192_000));
-        // The first version.
+        // Version 1 of control groups.
         let groups = "5:cpu,cpuacct:/x\n4:memory:/x\n1:name=systemd:/x\n";
         assert_eq!(limit(groups), None);
         write("memory/memory.limit_in_bytes", "9223372036854771712\n");

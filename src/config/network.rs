@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network {
-    /// With zeros behind the prefix.
+    /// Address with zeros behind the prefix.
     addr: IpAddr,
     prefix: u32,
 }
 
 impl Network {
-    /// Whether an address is in it.
+    /// Returns whether an address is in the network.
     pub fn contains(&self, addr: IpAddr) -> bool {
         let addr = addr.to_canonical();
         addr.is_ipv4() == self.addr.is_ipv4() && masked(addr, self.prefix) == self.addr
     }
 }
 
-/// The network that an address is in.
+/// Returns the network that an address is in.
 pub(crate) fn masked(addr: IpAddr, prefix: u32) -> IpAddr {
     match addr {
         IpAddr::V4(addr) => {

@@ -1,16 +1,18 @@
-//! How YAML is read.
+//! Options of the YAML parser.
 
 use serde_yaml as yaml;
 
-/// The parser's options for a text of `len` bytes. Whoever wrote the file may write as much as it holds; limits are for what is
-/// more than that, the depth of the stack and what aliases make of a text of this length.
+/// Returns the parser's options for a text of `len` bytes.
+///
+/// A file may contain as much as its size allows. Limits are for what exceeds that: the depth of
+/// the stack, and what aliases make of a text of this length.
 pub(crate) fn options(len: usize) -> yaml::Options {
     yaml::options! {
         with_snippet: false,
         emit_comments: false,
         reject_unsupported_tags: true,
         alias_limits: yaml::alias_limits! {
-            // Scalars, and beginnings and ends of lists and blocks.
+            // Events: scalars, and beginnings and ends of lists and blocks.
             max_total_replayed_events: 1_000_000 + 100 * len,
         },
         budget: yaml::budget! {

@@ -1,4 +1,4 @@
-//! From a file to a [`Config`].
+//! Reading of a file to a [`Config`].
 
 use std::path::Path;
 use std::str::FromStr;
@@ -36,7 +36,7 @@ impl Config {
         Self::read(path.as_ref(), &mut Files::default()).map(|(config, _)| config)
     }
 
-    /// Reads a configuration file as one of `files`, with what is doubtful about it.
+    /// Reads a configuration file as one of `files`. Returns warnings with the configuration.
     pub(crate) fn read(path: &Path, files: &mut Files) -> Result<(Self, Vec<Error>), Error> {
         let text = files
             .read(&files::absolute(path), MAX_FILE)
@@ -45,17 +45,19 @@ impl Config {
         Self::parse_all(&text, path)
     }
 
-    /// Reads the text of a configuration file. The path is not opened: it is named in errors, and
-    /// relative paths in the text start from its directory.
+    /// Parses the text of a configuration file.
+    ///
+    /// The path is not opened: errors name it, and relative paths in the text start from its
+    /// directory.
     ///
     /// # Errors
-    /// The first thing that is wrong with the text: syntax, an unknown or duplicate key, a value
-    /// of the wrong kind or out of its range, a name that is not defined or defined twice.
+    /// The first thing that is wrong with the text: syntax, an unknown or duplicate key, a value of
+    /// the wrong kind or out of its range, a name that is not defined or defined twice.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
         Self::parse_all(text, path).map(|(config, _)| config)
     }
 
-    /// The same, with what is doubtful.
+    /// Parses the text of a configuration file. Returns warnings with the configuration.
     pub(super) fn parse_all(text: &str, path: &Path) -> Result<(Self, Vec<Error>), Error> {
         let file = File::parse(text, path)?;
         let at = |(key, message): (String, String)| Error {
@@ -78,7 +80,7 @@ impl Config {
         Ok((config, doubts))
     }
 
-    /// The binds for servers that need not know a key, and where it would stand.
+    /// Returns the binds of servers that need no key, with the path of the key that is missing.
     fn without_auth_key(&self) -> impl Iterator<Item = (String, &Bind)> {
         let listeners = self.listeners.iter().enumerate();
         let open = listeners.filter(|(_, listener)| {
@@ -90,8 +92,9 @@ impl Config {
         })
     }
 
-    /// The configuration in effect as YAML, every default and override spelled out. Parsed again
-    /// it gives the same configuration.
+    /// Returns the configuration in effect as YAML, every default and override spelled out.
+    ///
+    /// The text, parsed again, gives the same configuration.
     ///
     /// # Errors
     /// When the path of a script is not UTF-8.
@@ -103,8 +106,9 @@ impl Config {
 impl FromStr for Config {
     type Err = Error;
 
-    /// Reads the text of a configuration file. Errors name it `configuration`, and relative paths in
-    /// it start from the working directory.
+    /// Parses the text of a configuration file.
+    ///
+    /// Errors name the file `configuration`, and relative paths start from the working directory.
     fn from_str(text: &str) -> Result<Self, Error> {
         Self::parse(text, Path::new("configuration"))
     }

@@ -1,15 +1,16 @@
-//! The configuration for eyes that need not know its secrets.
+//! Configuration without its secrets.
 
 use serde_json::Value;
 
 use super::Config;
 
-/// What stands for a secret.
+/// Text in the place of a secret.
 const HIDDEN: &str = "(hidden)";
 
 impl Config {
-    /// The configuration in effect as [`dump`](Self::dump) has it, without fastway's keys and
-    /// without what hooks are given under the keys of their `config`.
+    /// Returns the configuration in effect, as [`dump`](Self::dump) does, with secrets hidden.
+    ///
+    /// Secrets are fastway's keys and the values in the `config` of hooks.
     ///
     /// # Errors
     /// When a path is not UTF-8.

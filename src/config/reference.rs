@@ -1,4 +1,4 @@
-//! The documentation of all keys, from that of the types.
+//! Reference of all keys, made of the doc comments of the types.
 
 use documented::{Documented, DocumentedFields};
 
@@ -23,7 +23,7 @@ The blocks `scp`, `snet`, `tcp`, `kcp` and `fastway` may stand at the top, for a
 a listener, where each key that is set goes before that at the top.
 ";
 
-/// What every key of a configuration means, as Markdown.
+/// Returns the meaning of every key of a configuration, as Markdown.
 pub fn reference() -> String {
     let mut text = PREAMBLE.to_owned();
     section::<Config>("The file", &mut text);
@@ -56,7 +56,7 @@ fn section<T: Documented + DocumentedFields>(title: &str, text: &mut String) {
     }
 }
 
-/// Without what only somebody who writes Rust wants to know.
+/// Returns a doc comment without what concerns only users of the Rust types.
 fn in_yaml(doc: &str) -> String {
     doc.replace(" (`None`)", "")
 }

@@ -1,5 +1,5 @@
-//! How values are written in the file: durations and sizes with their units, numbers within a
-//! range, and blocks of settings whose keys may be left out.
+//! Notation of values in the file: durations and sizes with their units, numbers within a range,
+//! and blocks of settings whose keys may be left out.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use bytesize::ByteSize;
 use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The most time that loading a hook may take by default.
+/// Default of the most processor time that loading a hook may take.
 pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the file writes for a `T`. Reading checks it, so that a `T` from a file is valid.
+/// Spelling of a `T` in the file. Reading checks the spelling, so that a `T` from a file is valid.
 pub(super) trait Spelling<T> {
     fn value(self) -> T;
     fn of(value: &T) -> Self;
@@ -27,7 +27,7 @@ impl<T, S: Spelling<T>> Spelling<Option<T>> for Option<S> {
     }
 }
 
-/// Makes types their own spelling.
+/// Implements types as their own spelling.
 macro_rules! spelled_as_is {
     ($($type:ty),* $(,)?) => {$(
         impl $crate::config::settings::Spelling<$type> for $type {
@@ -45,8 +45,10 @@ pub(super) use spelled_as_is;
 
 spelled_as_is!(bool, String);
 
-/// Makes a block of settings from one list of `field: Type as Spelling = default`: the struct of
-/// valid values and the patch with the keys that a file sets, to be laid over a base.
+/// Defines a block of settings from one list of `field: Type as Spelling = default`.
+///
+/// The block is two structs: the valid values, and a patch with the keys that a file sets, to be
+/// laid over a base.
 macro_rules! settings {
     ($(
         $(#[$meta:meta])*
@@ -112,7 +114,7 @@ where
     S::of(value).serialize(serializer)
 }
 
-/// The longest duration taken, in seconds; far beyond it, adding to an instant would overflow.
+/// Longest duration, in seconds; far beyond it, adding to an instant would overflow.
 pub(super) const YEAR: u64 = 365 * 86_400;
 
 /// A duration above zero, such as `30s` or `1m 30s`; at most 365 days.
@@ -329,12 +331,12 @@ pub struct NamePattern {
 }
 
 impl NamePattern {
-    /// As it is written.
+    /// Returns the expression as it is written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it matches all of a name.
+    /// Returns whether the expression matches all of a name.
     pub fn matches(&self, name: &str) -> bool {
         self.whole.is_match(name)
     }
@@ -346,7 +348,7 @@ impl PartialEq for NamePattern {
     }
 }
 
-/// A [`NamePattern`]; the empty string stands for none.
+/// Spelling of a [`NamePattern`]; the empty string stands for none.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) struct Pattern(Option<NamePattern>);
@@ -358,12 +360,12 @@ impl TryFrom<String> for Pattern {
         if text.is_empty() {
             return Ok(Self(None));
         }
-        // By itself first, for its own errors.
+        // The expression is compiled alone first, so that an error shows it as it is written.
         let whole = Regex::new(&text).and_then(|_| Regex::new(&format!(r"\A(?:{text})\z")));
         match whole {
             Ok(whole) => Ok(Self(Some(NamePattern { text, whole }))),
             Err(error) => {
-                // The lines before the last one draw where in the text it is.
+                // All lines but the last draw where in the expression the error is.
                 let error = error.to_string();
                 let error = error.lines().last().unwrap_or_default();
                 Err(format!("`{text}` is no regular expression: {error}"))
@@ -396,7 +398,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("`{text}` is no duration: write it like 30s or 100ms"))
 }
 
-/// Shows a size exactly, in the largest binary unit that divides it.
+/// Size that shows itself exactly, in the largest binary unit that divides it.
 pub(crate) struct Bytes(pub usize);
 
 impl fmt::Display for Bytes {

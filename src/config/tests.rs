@@ -1,4 +1,4 @@
-//! What a configuration file may be, and what is said of others.
+//! Tests of the configuration file: what it may contain, and the errors of other files.
 
 use std::fs;
 use std::path::Path;
@@ -72,7 +72,7 @@ announce: {sproto: 32766, proxy_header: v2}
 replay_memory: 1GiB
 "#;
 
-/// The rest of a valid file after its listeners.
+/// Rest of a valid file after its listeners.
 const HOSTS: &str = "hosts: [{name: echo, addr: \"builtin:echo\"}]\n";
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -226,7 +226,7 @@ fn what_is_left_out_has_its_default() {
         replay_memory: types::default_replay_memory(),
     };
     assert_eq!(parse(text), Ok(expected.clone()));
-    // A block whose keys are all commented out is no block.
+    // A block whose keys are all commented out counts as not there.
     let empty = "scp:\nsnet:\ntcp:\nkcp:\nfastway:\nupstream:\nannounce:\n";
     assert_eq!(parse(&format!("{text}{empty}")), Ok(expected));
 
@@ -1011,7 +1011,7 @@ fn reading_takes_time_by_the_length() {
     assert!(many < few * 24, "{few:?} and {many:?}");
 }
 
-/// The processor time of this thread.
+/// Returns the processor time of this thread.
 fn thread_time() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,

@@ -1,4 +1,4 @@
-//! The token that requests show.
+//! Token that requests to the admin interface show.
 
 use std::path::Path;
 
@@ -7,18 +7,19 @@ use subtle::ConstantTimeEq;
 
 use crate::files::{self, Files};
 
-/// Shorter ones can be guessed.
+/// Shortest token, bytes: a shorter one can be guessed.
 const MIN_LEN: usize = 16;
 
 /// Largest file that is taken for a token, bytes.
 const MAX_FILE: u64 = 64 << 10;
 
-/// What a request must show; only its hash is kept.
+/// Token that a request must show; only its hash is kept.
 pub(crate) struct Token([u8; 32]);
 
 impl Token {
-    /// Reads a token from a file, blanks around it left out. Says what is wrong with the file,
-    /// never what is in it.
+    /// Reads a token from a file, without the blanks around it.
+    ///
+    /// An error says what is wrong with the file, never what is in it.
     pub fn read(files: &mut Files, path: &Path) -> Result<Self, String> {
         let text = files.read(path, MAX_FILE).and_then(files::text);
         let text = text.map_err(|error| format!("cannot be read: {error}"))?;
@@ -26,13 +27,15 @@ impl Token {
         if token.len() < MIN_LEN {
             return Err(format!("holds no token of at least {MIN_LEN} characters"));
         }
-        // Others cannot be shown in a header.
+        // Other characters cannot be shown in a header.
         if !token.chars().all(|c| matches!(c, ' '..='~')) {
             return Err("holds more than one line of ASCII characters".to_owned());
         }
         Ok(Self(Sha256::digest(token).into()))
     }
 
+    /// Returns whether a token that was shown is this one.
+    ///
     /// Takes the same time wherever the difference is.
     pub fn is(&self, shown: &[u8]) -> bool {
         Sha256::digest(shown).ct_eq(&self.0).into()

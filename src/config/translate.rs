@@ -1,4 +1,4 @@
-//! From the configuration to the settings of the layers below, which know nothing of it.
+//! Translation of the configuration to the settings of the layers below, which do not know it.
 
 use super::{Announce, Host, Listener, Session, Tcp, Upstream};
 use crate::hooks::builtin::Announcement;

@@ -1,4 +1,4 @@
-//! The values of a configuration. All of them are valid: they were checked when they were read.
+//! Values of a configuration. All are valid: they were checked when they were read.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -95,7 +95,7 @@ pub enum Session {
 }
 
 impl Session {
-    /// Its name, as the file has it.
+    /// Returns the name of the session protocol, as the file has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -105,16 +105,16 @@ impl Session {
     }
 }
 
-/// What a listener does with its sessions.
+/// Service of a listener: what it does with its sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Service {
     /// One upstream connection for each session.
     #[default]
     Proxy,
-    /// The clients of a multiplexing gateway, whose servers connect to it too.
+    /// Clients of a multiplexing gateway, whose servers connect to the gateway, too.
     FastwayClient,
-    /// Its servers.
+    /// Servers of a multiplexing gateway.
     FastwayServer,
 }
 
@@ -350,11 +350,11 @@ settings! {
     }
 }
 
-/// How the first message of a client is delimited.
+/// Delimitation of a client's first message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Frame {
-    /// Not at all: whatever arrives first.
+    /// No delimitation: whatever arrives first.
     None,
     /// By its length in 2 bytes, most significant first.
     U16Be,
@@ -370,22 +370,22 @@ pub enum Frame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hmac {
-    /// What goscon and its clients speak today.
+    /// Dialect that goscon and its clients speak today.
     Current,
-    /// As goscon and its clients had it before June 2017.
+    /// Dialect of goscon and its clients before June 2017.
     Legacy,
 }
 
-/// The versions of snet that a listener takes.
+/// Versions of snet that a listener takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SnetVersion {
-    /// Both.
+    /// Both versions.
     Auto,
-    /// Only the first.
+    /// Only the first version.
     #[serde(rename = "1")]
     V1,
-    /// Only the one with a challenge, of 2018.
+    /// Only the second version, of 2018, which has a challenge.
     #[serde(rename = "2")]
     V2,
 }
@@ -400,17 +400,17 @@ pub enum UpstreamSession {
     Scp,
 }
 
-/// The version of fastway's servers, a number.
+/// Version of fastway's servers, a number.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub(super) struct ServerVersion(Version);
 
-/// The version of fastway's clients: a number, or `auto`.
+/// Version of fastway's clients: a number, or `auto`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "Scalar", into = "Scalar")]
 pub(super) struct ClientVersion(Option<Version>);
 
-/// A number or a word.
+/// Number or word.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -429,8 +429,8 @@ spelled_as_is!(
 );
 
 impl Resolve {
-    /// Checks that it does not let clients choose any address. Gives the key at fault and what is
-    /// wrong.
+    /// Checks that the rule does not let clients choose any address. Returns the key at fault and
+    /// what is wrong.
     pub(super) fn check(&self) -> Result<(), (&'static str, &'static str)> {
         let has_suffix = !self.suffix.trim_matches('.').is_empty();
         match &self.pattern {
@@ -451,7 +451,9 @@ impl Resolve {
         }
     }
 
-    /// The address that it gives a name, if it takes it. An IP address is no name.
+    /// Returns the address that the rule gives a name; `None` if the rule does not take the name.
+    ///
+    /// An IP address is no name.
     pub fn addr(&self, name: &str) -> Option<String> {
         let literal = name
             .strip_prefix('[')
@@ -574,7 +576,7 @@ impl Spelling<Option<Version>> for ClientVersion {
     }
 }
 
-/// A size up to 1TiB, 0 for no limit.
+/// Size up to 1TiB, 0 for no limit.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct ReplayMemory(Size<0, { MIB * MIB }>);
@@ -591,7 +593,7 @@ impl Spelling<Option<usize>> for ReplayMemory {
 
 pub(super) type HookMemory = Size<MIB, { 1024 * MIB }>;
 
-/// In whole MiB, so that it reads back as it is written.
+/// Returns the default, in whole MiB, so that the written value reads back as the same.
 pub(super) fn default_replay_memory() -> Option<usize> {
     let share = usize::try_from(machine::memory()? / 4).ok()?;
     Some((share / MIB).clamp(1, MIB) * MIB)

@@ -1,9 +1,9 @@
-//! Tells when the files of the running configuration have changed.
+//! Watcher of the running configuration's files.
 //!
-//! Editors, deployment tools and Kubernetes replace files rather than write them, so what is
-//! watched are directories: every one that the path of a file leads through, symbolic links
-//! followed. What happened there is not interpreted. After any event the links are followed
-//! again, and the contents say whether something changed.
+//! Editors, deployment tools and Kubernetes replace files rather than write them. So the watcher
+//! watches directories: every one that the path of a file leads through, symbolic links followed.
+//! An event is not interpreted. After any event the links are followed again, and the contents of
+//! the files say whether something changed.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
@@ -22,37 +22,37 @@ use tokio::sync::mpsc;
 use crate::files::Files;
 use crate::sync::Mutex;
 
-/// How long to wait after an event before looking: a save is several events.
+/// Time to wait after an event before looking, because a save is several events.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// From one look to the next where the system tells of no events.
+/// Interval of looks where the system tells of no events.
 const POLL: Duration = Duration::from_secs(2);
 
-/// As many links as Linux follows in one path.
+/// Most links in one path, as on Linux.
 const MAX_LINKS: usize = 40;
 
-/// Where notices of a [`Watcher`] arrive.
+/// Receiver of a [`Watcher`]'s notices.
 pub type Changes = mpsc::Receiver<()>;
 
-/// Watches a set of files until it and its clones are dropped.
+/// Watcher of a set of files, until it and its clones are dropped.
 #[derive(Clone)]
 pub struct Watcher {
     state: Arc<Mutex<State>>,
 }
 
 impl Watcher {
-    /// A watcher of no files yet, and where its notices arrive.
+    /// Creates a watcher without files, and the receiver of its notices.
     ///
-    /// A notice says that since the last one at least one file changed its content, appeared or
-    /// vanished. Notices not yet received are one.
+    /// A notice says that at least one file changed its content, appeared or vanished since the
+    /// last notice. Notices that were not received yet are one.
     ///
-    /// Where the system has no means left to tell of events, the files are looked at every two
-    /// seconds.
+    /// Where the system has no means left to tell of events, the watcher looks at the files every
+    /// two seconds.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn new() -> io::Result<(Self, Changes)> {
-        // One waiting event is enough: the look that follows sees what all of them left.
+        // One waiting event is enough: the look that follows sees the effects of all events.
         let (events, queue) = sync_channel(1);
         let sender = events.clone();
         let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -91,16 +91,16 @@ impl Watcher {
         Ok((Self { state }, receiver))
     }
 
-    /// Replaces the set of files; they need not exist.
+    /// Replaces the set of files, which need not exist.
     ///
-    /// A file that was read is compared with what was read then. One that was only named is
+    /// A file that was read is compared with what was read then. A file that was only named is
     /// compared with its content at the last notice, if it was in the set, or else with the content
-    /// it has now. Blocks for a few file reads.
+    /// that it has now. Blocks for a few file reads.
     pub fn watch_files(&self, files: Files) {
         self.state.lock().watch_files(files);
     }
 
-    /// Adds to the set of files, as [`Self::watch_files`] would.
+    /// Adds to the set of files; see [`Self::watch_files`].
     pub fn watch_also(&self, files: Files) {
         let mut state = self.state.lock();
         let mut all = mem::take(&mut state.files);
@@ -109,7 +109,9 @@ impl Watcher {
     }
 }
 
-/// The watcher's own reading opens files, and would call for the next reading for ever.
+/// Returns whether an event may come from a change of content.
+///
+/// The watcher opens files to read them: if those events counted, each look would lead to another.
 fn may_change_content(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
@@ -117,8 +119,9 @@ fn may_change_content(event: &Event) -> bool {
     }
 }
 
-/// Looks after each burst of events, or every now and then where there may be none. Ends when the
-/// watcher is dropped.
+/// Looks at the files after each burst of events, and at intervals where events may be missing.
+///
+/// Ends when the watcher is dropped.
 fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>, mut polls: bool) {
     loop {
         let event = match polls {
@@ -147,16 +150,16 @@ fn run(queue: &Queue<()>, state: &Weak<Mutex<State>>, mut polls: bool) {
 }
 
 struct State {
-    /// `None` where the system has none left.
+    /// Source of events. `None` where the system has none left.
     notify: Option<RecommendedWatcher>,
-    /// Calls for a look.
+    /// Sender that asks for a look.
     events: SyncSender<()>,
-    /// Whether there may be changes without events.
+    /// Set if there may be changes without events.
     polls: bool,
     notices: mpsc::Sender<()>,
-    /// Each file with its content at the last notice.
+    /// Files, each with its content at the last notice.
     files: Files,
-    /// Where changes are waited for.
+    /// Directories that are watched.
     directories: BTreeSet<PathBuf>,
 }
 
@@ -165,20 +168,20 @@ impl State {
         files.recall(mem::take(&mut self.files));
         self.files = files;
         let polled = self.polls;
-        // Watches first and looks then, so that no change falls between the two.
+        // The look follows the watching, so that no change falls between the two.
         self.look();
         if self.polls && !polled {
             let _ = self.events.try_send(());
         }
     }
 
-    /// Follows the links anew and sends a notice if a content is not what it was. Whether that
-    /// could be found out of all files.
+    /// Follows the links again and sends a notice if a content has changed. Returns whether all
+    /// files could be looked at.
     fn look(&mut self) -> bool {
         self.watch_directories();
         let looked = self.files.look();
         if looked.is_changed {
-            // Full means that a notice waits already, closed that nobody wants one.
+            // A full channel has a notice waiting; nobody wants notices of a closed one.
             let _ = self.notices.try_send(());
         }
         looked.is_complete
@@ -190,7 +193,8 @@ impl State {
             return;
         };
         let (mut watched, mut polls) = (BTreeSet::new(), false);
-        // Links may be swapped until their directory is watched: done when a pass finds no more.
+        // Links may be swapped before their directory is watched: pass again until there are no new
+        // ones.
         loop {
             let mut found = BTreeSet::new();
             for file in self.files.paths() {
@@ -202,7 +206,8 @@ impl State {
                 break;
             }
             for directory in new {
-                // Also those that are watched already: they may be new ones of the same name.
+                // Watched again even if it was watched before, as the directory may be a new one of
+                // the same name.
                 let result = notify.watch(&directory, RecursiveMode::NonRecursive);
                 if let Err(error) = result
                     && !matches!(error.kind, ErrorKind::PathNotFound)
@@ -223,7 +228,7 @@ impl State {
             }
         }
         for directory in self.directories.difference(&watched) {
-            // Fails if the directory is gone, and its watch with it.
+            // Fails if the directory is gone; then its watch is gone, too.
             let _ = notify.unwatch(directory);
         }
         self.directories = watched;
@@ -254,7 +259,7 @@ fn add_directories(file: &Path, found: &mut BTreeSet<PathBuf>) {
             Some(Component::ParentDir) => {
                 at.pop();
             }
-            // A root replaces what was before it.
+            // A root replaces the path so far.
             _ => at.push(part),
         }
     }
@@ -281,7 +286,7 @@ mod tests {
         files
     }
 
-    /// A watcher of the file `config.yaml` in a directory of its own.
+    /// Watcher of the file `config.yaml` in a directory of its own.
     struct Fixture {
         root: TempDir,
         watcher: Watcher,
@@ -289,7 +294,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// `prepare` fills the directory before it is watched.
+        /// Creates a fixture; `prepare` fills the directory before it is watched.
         fn new(prepare: impl FnOnce(&Path)) -> Self {
             let root = tempfile::tempdir().unwrap();
             prepare(root.path());
@@ -436,7 +441,7 @@ mod tests {
         file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         f.save("1");
         f.write("other.yaml", "2");
-        // What those events lead to, whenever they come.
+        // Does the look that those events lead to, whenever they come.
         f.watcher.state.lock().look();
         assert!(f.notices.try_recv().is_err());
 
@@ -491,7 +496,7 @@ mod tests {
         f.watcher.watch_files(files.clone());
         f.watcher.state.lock().look();
         assert!(f.notices.try_recv().is_err());
-        // One that it has not known before, and one that was not there.
+        // The first file was not watched before, and the second did not exist.
         for name in ["a.lua", "b.lua"] {
             let mut files = files.clone();
             assert!(files.read(&f.path("config.yaml"), 1).is_ok());
@@ -501,17 +506,17 @@ mod tests {
         }
     }
 
-    /// What this thread has read so far, bytes.
+    /// Returns the bytes that this thread has read so far.
     fn bytes_read() -> u64 {
         let io = fs::read_to_string("/proc/thread-self/io").unwrap();
         let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
         line.unwrap().parse().unwrap()
     }
 
-    /// What a look at the files reads, bytes.
+    /// Returns the bytes that one look at the files reads.
     fn look(f: &Fixture) -> u64 {
         let before = bytes_read();
-        // Not counted: reading the counter.
+        // Reading the counter is not counted.
         let counter = bytes_read() - before;
         let before = bytes_read();
         f.watcher.state.lock().look();
@@ -523,7 +528,7 @@ mod tests {
         const LEN: u64 = 1 << 20;
         let text = |byte: &str| byte.repeat(LEN as usize);
         let mut f = Fixture::new(|root| fs::write(root.join("config.yaml"), text("1")).unwrap());
-        // A new file could be written again without getting another time.
+        // A file that is too new could change again without getting another time.
         assert!(look(&f) >= LEN);
         let deadline = Instant::now() + Duration::from_secs(60);
         while look(&f) >= LEN {

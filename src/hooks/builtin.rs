@@ -1,4 +1,4 @@
-//! The rule behind all hooks.
+//! Built-in rule, the last of every chain.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use crate::proto::proxy_header::{self, Version};
 use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
 use crate::proto::sproto;
 
-/// What a server is told about a session before the session's own bytes.
+/// Announcement of a session: what a server is told before the session's own bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Announcement {
     /// The type number of goscon's sproto announcement; not sent for clients that set flag 1.
@@ -18,8 +18,8 @@ pub struct Announcement {
     pub proxy_header: Option<Version>,
 }
 
-/// Lets everyone in, sends a session where its client asked to go, and announces it as the
-/// configuration says.
+/// Built-in rule: lets everyone in, sends a session where its client asked to go, and announces the
+/// session as the configuration says.
 pub struct Builtin {
     announcement: Announcement,
 }
@@ -33,7 +33,7 @@ impl Builtin {
         let mut bytes = Vec::new();
         let is_secret = info.flags & FLAG_NO_ANNOUNCEMENT != 0;
         let (client, gateway) = (info.client_addr, info.gateway_addr);
-        // A client that could do without the header could begin with one of its own.
+        // Always sent: without the header, a client could begin with one of its own.
         match self.announcement.proxy_header {
             Some(Version::V1) if is_secret => bytes.extend(proxy_header::UNKNOWN_V1),
             Some(Version::V2) if is_secret => bytes.extend(proxy_header::UNKNOWN_V2),

@@ -1,4 +1,4 @@
-//! The hooks of a listener, asked in order.
+//! Chain of a listener's hooks, asked in order.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,13 +10,13 @@ use super::stats::HookStats;
 use super::trace::{Outcome, Trace};
 use super::{Answer, Attrs, Call, Ended, Hook, Question, Reply, SessionInfo, Target};
 
-/// The hooks that decide about the sessions of a listener, the built-in rule last.
+/// Chain of the hooks that decide about a listener's sessions, the built-in rule last.
 #[derive(Clone)]
 pub struct Chain {
     links: Vec<ChainEntry>,
 }
 
-/// A hook, and what its errors count as.
+/// Hook of a chain, with what its errors count as.
 #[derive(Clone)]
 pub struct ChainEntry {
     pub hook: Arc<dyn Hook>,
@@ -24,19 +24,19 @@ pub struct ChainEntry {
     pub stats: Arc<HookStats>,
 }
 
-/// A session as the hooks see it, over all its questions.
+/// Session as the hooks see it, through all questions about it.
 #[derive(Debug)]
 pub struct HookContext {
     pub info: Arc<SessionInfo>,
     pub attrs: Attrs,
-    /// Where decisions are noted, if anywhere.
+    /// Trace that records the decisions, if they are recorded.
     pub trace: Option<Arc<Trace>>,
 }
 
-/// A session that may not go on.
+/// Refusal of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
-    /// The hook that denied it.
+    /// Name of the hook that refused the session.
     pub hook: String,
     pub reason: String,
 }
@@ -46,12 +46,14 @@ impl Chain {
         Self { links }
     }
 
-    /// Whether it is nothing but the built-in rule.
+    /// Returns whether the chain is only the built-in rule.
     pub fn is_builtin(&self) -> bool {
         self.links.len() < 2
     }
 
-    /// Whether the session may go on. The first hook that denies it ends the asking.
+    /// Asks the hooks whether the session may go on.
+    ///
+    /// The first hook that denies the session ends the asking.
     pub async fn access(&self, subject: &mut HookContext) -> Result<(), Denied> {
         for link in &self.links {
             link.ask(subject, Question::Access).await?;
@@ -59,7 +61,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Where the session goes, by the first hook that says so. `None`: to any host.
+    /// Returns where the session goes, by the first hook that says so. `None` means any host.
     pub async fn select_target(&self, subject: &mut HookContext) -> Result<Option<Target>, Denied> {
         for link in &self.links {
             if let Answer::Target(target) = link.ask(subject, Question::SelectTarget).await? {
@@ -69,8 +71,9 @@ impl Chain {
         Ok(None)
     }
 
-    /// What the upstream `target` is sent before the session's own bytes, by the first hook that
-    /// says so; may be empty.
+    /// Returns the bytes that the upstream `target` is sent before the session's own.
+    ///
+    /// The first hook that gives a message decides. The bytes may be empty.
     pub async fn announce(&self, subject: &mut HookContext, target: &str) -> Result<Bytes, Denied> {
         for link in &self.links {
             let question = Question::Announce {
@@ -110,7 +113,7 @@ impl ChainEntry {
             cost,
         } = self.hook.call(call).await;
         subject.attrs = attrs;
-        // Who passes at no cost was not asked.
+        // A hook that passes at no cost does not define the function: it was not asked.
         let told = !cost.is_zero() || answer.is_err();
         if told {
             self.stats.answered(&question, asked.elapsed());
@@ -162,7 +165,7 @@ mod tests {
     use std::pin::Pin;
     use std::time::Duration;
 
-    /// Gives one answer to everything, and notes in the attributes that it was asked.
+    /// Hook that gives one answer to everything, and notes in the attributes that it was asked.
     struct Fixed(&'static str, Result<Answer, ()>);
 
     impl Hook for Fixed {
@@ -279,7 +282,7 @@ mod tests {
             .iter()
             .map(|d| (d.hook(), d.question(), d.outcome.label(), d.attrs.is_some()))
             .collect();
-        // Who passes at no cost was not asked.
+        // A hook that passes at no cost was not asked.
         let expected = [
             ("a", "access", "error", false),
             ("c", "access", "deny", true),

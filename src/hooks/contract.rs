@@ -1,4 +1,4 @@
-//! What holds for scripts and for plugins alike.
+//! Limits and checks that scripts and plugins have in common.
 
 use std::mem;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ pub(super) const MAX_REASON: usize = 512;
 /// Longest first message to an upstream, bytes.
 pub(super) const MAX_MESSAGE: usize = 1024 * 1024;
 
-/// What all attributes of a session may take: the gateway keeps them as long as the session.
+/// Most bytes of a session's attributes, which the gateway keeps as long as the session.
 pub(super) const MAX_ATTRS: usize = 64 * 1024;
 
 /// Longest message that goes to the log, bytes.
 const MAX_LOG: usize = 8 * 1024;
 
-/// Most lines that a call can log: the log is on the same disk as those of everybody else.
+/// Most lines that a call can log, because others log to the same disk.
 const MAX_LINES: u64 = 100;
 
 /// Longest message of an error, bytes.
 pub(super) const MAX_ERROR: usize = 1024;
 
-/// Longest expiry that can be asked for, seconds; a longer one is none.
+/// Longest expiry that can be asked for, seconds; a longer one counts as none.
 pub(super) const MAX_TTL: f64 = 100.0 * 365.0 * 86400.0;
 
-/// The functions of a script or plugin that are asked.
+/// Function of a script or plugin that answers a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Function {
     Access,
@@ -64,7 +64,7 @@ impl Function {
     }
 }
 
-/// What a call logs.
+/// Log of a hook's calls, with a limit of lines for each.
 pub(super) struct Log {
     hook: Arc<str>,
     lines: u64,
@@ -95,7 +95,7 @@ impl Log {
         }
     }
 
-    /// Ends a call.
+    /// Ends a call, and logs how many lines were dropped.
     pub(super) fn end(&mut self) {
         let dropped = mem::take(&mut self.lines).saturating_sub(MAX_LINES);
         if dropped > 0 {
@@ -105,14 +105,14 @@ impl Log {
     }
 }
 
-/// What is stopped ends too.
+/// Ends a call that is stopped, too.
 impl Drop for Log {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-/// What an attribute takes of [`MAX_ATTRS`].
+/// Returns the bytes of [`MAX_ATTRS`] that an attribute takes.
 pub(super) fn attr_size(key: &str, value: &AttrValue) -> usize {
     key.len()
         + match value {
@@ -121,7 +121,7 @@ pub(super) fn attr_size(key: &str, value: &AttrValue) -> usize {
         }
 }
 
-/// `host:port` with a host that can be one; IPv6 addresses in brackets.
+/// Returns whether a text is `host:port` with a host that can be one; IPv6 addresses in brackets.
 pub(super) fn is_addr(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
         return false;
@@ -138,7 +138,7 @@ pub(super) fn is_addr(text: &str) -> bool {
     port_ok && host_ok
 }
 
-/// At most `max` bytes of a text that may not be UTF-8.
+/// Returns at most `max` bytes of a text that may not be UTF-8; marks a cut with `…`.
 pub(super) fn clip(bytes: &[u8], max: usize) -> String {
     if bytes.len() <= max {
         return String::from_utf8_lossy(bytes).into_owned();

@@ -1,4 +1,4 @@
-//! The contract of a hook: what it is asked, and what it may answer.
+//! Contract of a hook: its questions and its answers.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -12,16 +12,16 @@ use bytes::Bytes;
 use crate::files::Files;
 use crate::proto::scp::message::Extra;
 
-/// What is known of a session when a hook is asked.
+/// Information about a session when a hook is asked.
 #[derive(Debug, Clone)]
 pub struct SessionInfo {
-    /// Session id; where the session protocol has none, one of the gateway's own above 2^32.
+    /// Session id. Where the session protocol has none, the gateway's own, above 2^32.
     pub id: u64,
-    /// Name of the listener that accepted it.
+    /// Name of the listener that accepted the session.
     pub listener: Arc<str>,
     /// Session protocol: `plain`, `scp`, `snet`.
     pub session: &'static str,
-    /// Transport it was accepted on: `tcp`, `kcp`.
+    /// Transport that the session was accepted on: `tcp`, `kcp`.
     pub transport: &'static str,
     /// The address of the client, as it is known to the gateway.
     pub client_addr: SocketAddr,
@@ -29,13 +29,13 @@ pub struct SessionInfo {
     pub gateway_addr: SocketAddr,
     /// The target the client asked for.
     pub target: Option<String>,
-    /// The flags of its scp handshake; 0 without one.
+    /// Flags of the scp handshake; 0 without one.
     pub flags: u32,
-    /// Further handshake lines, without meaning to the gateway.
+    /// Further lines of the handshake, without meaning to the gateway.
     pub extra: Extra,
     /// The first client bytes, when the listener peeks.
     pub first_data: Option<Bytes>,
-    /// On a fastway listener: who it is, or whom it dials.
+    /// On a fastway listener: the server that connects, or the dial of an endpoint.
     pub fastway: Option<Fastway>,
 }
 
@@ -61,31 +61,33 @@ impl SessionInfo {
         }
     }
 
-    /// Whether the question is about a dial, not about a connection to the gateway.
+    /// Returns whether the question is about a dial, not about a connection to the gateway.
     pub fn is_dial(&self) -> bool {
         self.fastway.is_some_and(|fastway| fastway.dial.is_some())
     }
 }
 
-/// What the fastway services add to a [`SessionInfo`].
+/// Part of a [`SessionInfo`] that the fastway services add.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fastway {
-    /// The id of a server; none for a client, which has no id before it has access.
+    /// Id of the server that connects; `None` for a client, which has no id before it has access.
     pub server_id: Option<u32>,
-    /// Set when the question is about a dial, not about the physical connection.
+    /// Dial that the question is about; `None` when it is about the physical connection.
     pub dial: Option<Dial>,
 }
 
-/// A dial of an endpoint; ids of clients and of servers are different things.
+/// Dial of an endpoint.
+///
+/// Clients and servers have separate ids: the same number names two endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dial {
     /// Id of the endpoint that dials.
     pub from: u32,
-    /// The id that it dials.
+    /// Id of the endpoint that is dialled.
     pub to: u32,
 }
 
-/// A session's own table: what one hook writes, later hooks see.
+/// Attributes of a session: what one hook writes, later hooks see.
 pub type Attrs = BTreeMap<String, AttrValue>;
 
 /// A value in [`Attrs`].
@@ -101,14 +103,14 @@ pub enum AttrValue {
     String(Bytes),
 }
 
-/// Where a session goes.
+/// Target of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A host of the configuration by name.
+    /// Name of a host in the configuration.
     Name(String),
-    /// `host:port`, dialled as it is.
+    /// Address `host:port`, dialled as it is.
     Addr(String),
-    /// A fastway endpoint by its id, instead of the one that was dialled.
+    /// Id of a fastway endpoint, connected instead of the one that was dialled.
     Id(u32),
 }
 
@@ -119,101 +121,104 @@ pub struct Ended {
     pub received: u64,
     /// Payload bytes to the client.
     pub sent: u64,
-    /// How often the client came back.
+    /// Number of times that the client came back.
     pub resumes: u64,
-    /// How long it lasted.
+    /// Time that the session lasted.
     pub duration: Duration,
     /// A stable label such as `upstream_closed`.
     pub reason: &'static str,
 }
 
-/// What a hook is asked.
+/// Question to a hook.
 #[derive(Debug, Clone)]
 pub enum Question {
-    /// May the client come in?
+    /// Access: may the client come in?
     Access,
-    /// Where does the session go?
+    /// Choice of a target: where does the session go?
     SelectTarget,
-    /// `target` is the upstream that was connected, `host:port`.
+    /// Announcement: what is the upstream sent before the session's own bytes?
     Announce {
-        /// `host:port`.
+        /// Address of the upstream that was connected, `host:port`.
         target: String,
     },
-    /// It has ended; the answer is ignored.
+    /// End of the session; the answer is ignored.
     Closed(Ended),
 }
 
-/// What a hook answers.
+/// Answer of a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// No opinion: the next hook is asked, then the built-in rule.
     Pass,
-    /// The client may come in, as far as this hook is concerned: the next one is asked.
+    /// Permission, as far as this hook is concerned: the next hook is asked.
     Allow,
-    /// The client may not come in.
+    /// Refusal: the client may not come in.
     Deny {
-        /// For the log.
+        /// Reason, for the log.
         reason: String,
     },
-    /// The session goes there.
+    /// Target that the session goes to.
     Target(Target),
-    /// The bytes to send first; empty means none.
+    /// Bytes to send first; empty means none.
     Message(Bytes),
 }
 
-/// One question with what the hook may look at and write.
+/// Call of a hook: one question, with what the hook may look at and write.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// What is asked.
+    /// Question to the hook.
     pub question: Question,
-    /// What is known of the session.
+    /// Information about the session.
     pub info: Arc<SessionInfo>,
-    /// The session's own table, as earlier hooks left it.
+    /// Attributes of the session, as earlier hooks left them.
     pub attrs: Attrs,
 }
 
-/// The outcome of a [`Call`].
+/// Outcome of a [`Call`].
 #[derive(Debug)]
 pub struct Reply {
-    /// The answer, or why there is none.
+    /// Answer, or why there is none.
     pub answer: Result<Answer, HookError>,
-    /// The attributes after the call; as they were before it when it failed.
+    /// Attributes after the call; unchanged when the call failed.
     pub attrs: Attrs,
     /// Time spent in the hook itself, not in waiting for it.
     pub cost: Duration,
 }
 
-/// A call that gave no answer. The message names script and line where there are any.
+/// Error of a call that gave no answer.
+///
+/// The message names the script and the line where there are any.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct HookError {
-    /// What kind of failure it is.
+    /// Kind of the failure.
     pub kind: HookErrorKind,
-    /// What happened.
+    /// Message that says what happened.
     pub message: String,
 }
 
-/// Why a call gave no answer.
+/// Kind of a call's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HookErrorKind {
-    /// The script or plugin gave an error as its answer, or something that is no answer.
+    /// Script error: the script or plugin answered with an error, or with something that is no
+    /// answer.
     Script,
-    /// The plugin trapped: it did what WebAssembly does not allow.
+    /// Trap: the plugin did what WebAssembly does not allow.
     Trap,
-    /// The call ran past its time limit and was stopped.
+    /// Timeout: the call ran past its limit in processor time and was stopped.
     Timeout,
-    /// The call ran past its limit by the wall clock and was stopped.
+    /// Wall-clock timeout: the call ran past its limit in wall-clock time and was stopped.
     WallTimeout,
-    /// The call ran past its memory limit and was stopped.
+    /// Memory: the call ran past its memory limit and was stopped.
     Memory,
-    /// The call has not ended long after its limit by the wall clock.
+    /// Stuck call: the call has not ended long after its limit in wall-clock time.
     Stuck,
-    /// No worker was free in time: too many calls are slow.
+    /// Overload: no worker was free in time, because too many calls are slow.
     Overloaded,
 }
 
 impl HookErrorKind {
-    /// A stable label for logs and metrics.
+    /// Returns a stable label for logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Script => "script",
@@ -227,22 +232,25 @@ impl HookErrorKind {
     }
 }
 
-/// One source of decisions: a script, a plugin or the built-in rule.
+/// Source of decisions: a script, a plugin or the built-in rule.
 pub trait Hook: Send + Sync {
-    /// The name it has in the configuration.
+    /// Returns the name that the hook has in the configuration.
     fn name(&self) -> &str;
 
-    /// Asks it. The future ends within three times the hook's limit by the wall clock and two
-    /// seconds, whatever the hook does, and may be dropped at any time.
+    /// Asks the hook.
+    ///
+    /// The future ends within three times the hook's limit in wall-clock time and two seconds,
+    /// whatever the hook does, and may be dropped at any time.
     fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
 }
 
-/// A hook that is made of files.
+/// Hook that is made of files.
 pub trait FileHook: Hook {
-    /// The files that it was made of, absolute, and those that it looked for in vain. May grow
-    /// with calls.
+    /// Returns the files that the hook was made of, absolute, and those that it looked for in vain.
+    ///
+    /// The files may become more with calls.
     fn files(&self) -> Files;
 
-    /// The names of those of them that it asked for by name.
+    /// Returns the names of the modules that the hook asked for by name.
     fn modules(&self) -> Vec<String>;
 }

@@ -1,4 +1,4 @@
-//! The one place that knows which kinds of hooks there are.
+//! Loading of hooks: the one place that knows which kinds of hooks there are.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use super::wasm::{self, WasmHook};
 #[cfg(not(feature = "wasm"))]
 use crate::files::Files;
 
-/// What runs hooks: threads, engines, caches. Outlives them; clones are the same.
+/// Runners of hooks: threads, engines and caches.
+///
+/// Runners outlive the hooks that they run. Clones share everything.
 #[derive(Clone)]
 pub struct Runners {
     scripts: Arc<lua::Pool>,
@@ -19,7 +21,9 @@ pub struct Runners {
 }
 
 impl Runners {
-    /// Nothing running. Compiled plugins are kept in the user's cache directory.
+    /// Creates runners with nothing running.
+    ///
+    /// Compiled plugins are kept in the user's cache directory.
     pub fn new() -> Self {
         Self {
             scripts: lua::Pool::per_processor(),
@@ -28,15 +32,17 @@ impl Runners {
         }
     }
 
-    /// How the threads are doing that run scripts.
+    /// Returns statistics of the threads that run scripts.
     pub fn scripts(&self) -> lua::Stats {
         self.scripts.stats()
     }
 
-    /// Loads a script or plugin; the path is that of `spec`. Blocks: not for async threads.
+    /// Loads a script or plugin from the path in `spec`.
+    ///
+    /// Blocks: not for async threads.
     ///
     /// # Errors
-    /// When it cannot be used; the message says why, and where in which file.
+    /// When the hook cannot be used; the message says why, and where in which file.
     pub fn load(&self, program: &Program, spec: Spec) -> Result<Arc<dyn FileHook>, LoadError> {
         match program {
             Program::Lua { .. } => Ok(Arc::new(LuaHook::load(&self.scripts, spec)?)),

@@ -1,4 +1,4 @@
-//! What scripts and plugins decide about a session.
+//! Hooks: scripts and plugins that decide about sessions.
 //!
 //! Everything outside this module sees one trait, [`Hook`], and asks through a
 //! [`Chain`](chain::Chain): the hooks of a listener in order, the built-in rule last.
@@ -10,11 +10,12 @@
 //! | [`Question::Announce`] | once the upstream is connected | [`Answer::Pass`], [`Answer::Message`] |
 //! | [`Question::Closed`] | after the session has ended | ignored |
 //!
-//! On a fastway listener a physical connection is a session: it is asked for access and told when
-//! it is closed. So is each dial, by the hooks of the listener that the dialling endpoint is on and
-//! the configuration of that moment; [`SessionInfo::fastway`] tells the two apart. Only a dial is
-//! asked for its target, and only there [`Target::Id`] is an answer: the endpoint to be connected
-//! with instead of the one that was dialled. Nothing is announced.
+//! On a fastway listener a physical connection is a session: hooks are asked whether it has access
+//! and told when it is closed. So they are for each dial: the hooks of the listener that the
+//! dialling endpoint is on, in the configuration of that moment; [`SessionInfo::fastway`] tells
+//! connections and dials apart. Only for a dial a target is asked for, and only there
+//! [`Target::Id`] is an answer: the endpoint to be connected instead of the one that was dialled.
+//! Nothing is announced.
 
 #[doc(hidden)]
 pub mod builtin;

@@ -1,17 +1,17 @@
-//! What a thread has computed, which on a busy machine is less than what has passed, and how much
-//! it matters.
+//! Processor time of threads, which on a busy machine is less than wall-clock time, and their
+//! priority.
 
 use std::time::Duration;
 
-/// A thread's clock.
+/// Clock of a thread's processor time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock(libc::clockid_t);
 
 impl Clock {
-    /// That of the thread which reads it.
+    /// Clock of whichever thread reads it.
     pub(super) const OWN: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
 
-    /// That of this thread, for others.
+    /// Returns the clock of this thread, for other threads to read.
     #[cfg(feature = "wasm")]
     pub(super) fn of_this_thread() -> Self {
         let mut id = libc::CLOCK_THREAD_CPUTIME_ID;
@@ -21,7 +21,7 @@ impl Clock {
         Self(id)
     }
 
-    /// The processor time that the thread has had; none once it is gone.
+    /// Returns the processor time that the thread has had; zero once the thread is gone.
     pub(super) fn computed(self) -> Duration {
         let mut time = libc::timespec {
             tv_sec: 0,
@@ -34,7 +34,7 @@ impl Clock {
     }
 }
 
-/// Lets the threads that carry sessions go before this one.
+/// Lowers the priority of this thread below that of the threads that carry sessions.
 #[cfg(feature = "wasm")]
 pub(super) fn background() {
     // SAFETY: takes and changes nothing but the priority of this thread, which on Linux is what

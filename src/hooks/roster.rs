@@ -1,4 +1,4 @@
-//! What scripts and plugins see of the fastway endpoints.
+//! Lists of connected fastway endpoints, for scripts and plugins.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,28 +11,28 @@ use crate::proto::fastway::Role;
 pub struct Endpoint {
     pub id: u32,
     pub addr: SocketAddr,
-    /// Virtual connections it has now.
+    /// Number of virtual connections that the endpoint has now.
     pub connections: usize,
 }
 
-/// Lists the fastway endpoints that are connected.
+/// Source of the lists of connected fastway endpoints.
 #[derive(Clone)]
 pub struct Roster(Arc<dyn Fn(Role) -> Arc<[Endpoint]> + Send + Sync>);
 
 impl Roster {
-    /// `list` gives the endpoints of a kind by their ids.
+    /// Creates a roster; `list` returns the endpoints of a role, in the order of their ids.
     pub fn new(list: impl Fn(Role) -> Arc<[Endpoint]> + Send + Sync + 'static) -> Self {
         Self(Arc::new(list))
     }
 
-    /// The endpoints of a kind by their ids.
+    /// Returns the endpoints of a role, in the order of their ids.
     pub fn list(&self, role: Role) -> Arc<[Endpoint]> {
         (self.0)(role)
     }
 }
 
 impl Default for Roster {
-    /// Nobody is connected.
+    /// Returns a roster without endpoints.
     fn default() -> Self {
         Self::new(|_| Arc::default())
     }

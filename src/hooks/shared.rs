@@ -1,9 +1,9 @@
-//! The key-value store that all hooks of a gateway share.
+//! Key-value store that all hooks of a gateway share.
 //!
-//! It outlives reloads and is bounded: a script that never deletes gets an error, not the
-//! gateway's memory. [`Store`] is the pure part, told the time by its caller; [`Shared`] is the
-//! one that hooks use: many stores, each for a part of the keys, under locks that are held for
-//! nothing that grows with a key, a value or the number of entries.
+//! The store outlives reloads and is bounded: a script that never deletes gets an error, not the
+//! gateway's memory. [`Store`] is the pure part, which its caller tells the time. [`Shared`] is
+//! what hooks use: many stores, each for a part of the keys and under a lock. How long a lock is
+//! held does not depend on the size of a key or a value, nor on the number of entries.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -18,22 +18,24 @@ use super::AttrValue;
 
 use crate::sync::Mutex;
 
-/// What all keys and values may take together, with [`ENTRY_COST`] for each.
+/// Most bytes that all keys and values may take together, with [`ENTRY_COST`] for each.
 pub const CAPACITY: usize = 64 * 1024 * 1024;
 
-/// What an entry costs beside its key and its value: two map nodes and the key's counts.
+/// Bytes that an entry takes besides its key and its value: two map nodes and the key's counts.
 pub const ENTRY_COST: usize = 192;
 
-/// Stores of a [`Shared`]. Each grows by itself, and with it the time that growing takes.
+/// Number of stores in a [`Shared`].
+///
+/// Each store grows by itself, so that the time that growing takes is short.
 const SHARDS: usize = 64;
 
-/// Expired entries removed by one call at most, so that no call pays for all of them.
+/// Most expired entries that one call removes, so that no call pays for all of them.
 const SWEEP: usize = 8;
 
-/// Expired entries of a store removed at once when all are full.
+/// Expired entries that are removed from a store at once when there is no room left.
 const SLICE: usize = 64;
 
-/// Why the store refused.
+/// Error of an operation that the store refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SharedError {
     #[error("shared store is full")]
@@ -44,7 +46,7 @@ pub enum SharedError {
     Overflow,
 }
 
-/// The store that hooks use, on the system's monotonic clock.
+/// Store that hooks use, on the system's monotonic clock.
 #[derive(Debug)]
 pub struct Shared {
     shards: Vec<Mutex<Store>>,
@@ -64,12 +66,12 @@ impl Default for Shared {
 }
 
 impl Shared {
-    /// See [`Store::get`].
+    /// Returns the value of a key. See [`Store::get`].
     pub fn get(&self, key: &[u8]) -> Option<AttrValue> {
         self.at(&self.key(key), |store, key| store.get(key, Instant::now()))
     }
 
-    /// See [`Store::set`].
+    /// Sets a key. See [`Store::set`].
     pub fn set(
         &self,
         key: &[u8],
@@ -81,7 +83,7 @@ impl Shared {
         })
     }
 
-    /// See [`Store::add`].
+    /// Sets a key that is not there. See [`Store::add`].
     pub fn add(
         &self,
         key: &[u8],
@@ -93,7 +95,7 @@ impl Shared {
         })
     }
 
-    /// See [`Store::incr`].
+    /// Adds to a number. See [`Store::incr`].
     pub fn incr(
         &self,
         key: &[u8],
@@ -105,7 +107,7 @@ impl Shared {
         })
     }
 
-    /// See [`Store::delete`].
+    /// Removes a key. See [`Store::delete`].
     pub fn delete(&self, key: &[u8]) -> bool {
         self.at(&self.key(key), |store, key| {
             store.delete(key, Instant::now())
@@ -119,7 +121,7 @@ impl Shared {
         }
     }
 
-    /// Does something that may need room, again if there is more without what has expired.
+    /// Runs an operation that may need room; again if removing expired entries has made some.
     fn with_room<T>(
         &self,
         key: &[u8],
@@ -134,7 +136,7 @@ impl Shared {
         }
     }
 
-    /// Removes some of what has expired; says whether there was any.
+    /// Removes some expired entries and returns whether there were any.
     fn sweep(&self) -> bool {
         let mut any = false;
         for shard in &self.shards {
@@ -143,7 +145,7 @@ impl Shared {
         any
     }
 
-    /// Runs under the lock of a key's store.
+    /// Runs an operation on the store of a key, under the store's lock.
     fn at<T>(&self, key: &Key, run: impl FnOnce(&mut Store, &Key) -> T) -> T {
         // The table takes its buckets from the low bits and its tags from the high ones.
         // invariant: it is the rest of a division by their number.
@@ -152,7 +154,8 @@ impl Shared {
     }
 }
 
-/// Runs under the lock of a store. What is removed from it is dropped without.
+/// Runs an operation on a store under its lock. Entries that are removed are dropped without the
+/// lock.
 fn locked<T>(shard: &Mutex<Store>, run: impl FnOnce(&mut Store) -> T) -> T {
     // The store is consistent between its own statements; a panic leaves it usable.
     let mut store = shard.lock();
@@ -163,7 +166,7 @@ fn locked<T>(shard: &Mutex<Store>, run: impl FnOnce(&mut Store) -> T) -> T {
     result
 }
 
-/// What stores may take together.
+/// Memory account that stores share.
 #[derive(Debug)]
 pub struct Room {
     used: AtomicUsize,
@@ -171,7 +174,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// For `capacity` bytes.
+    /// Creates an account of `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
         Self {
             used: AtomicUsize::new(0),
@@ -179,12 +182,12 @@ impl Room {
         }
     }
 
-    /// Bytes accounted for.
+    /// Returns the bytes accounted for.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Accounts for something in the place of something else, if there is room.
+    /// Accounts for `cost` bytes in the place of `freed` ones, if there is room.
     fn exchange(&self, freed: usize, cost: usize) -> Result<(), SharedError> {
         let fits = |used: usize| {
             let used = used - freed + cost;
@@ -201,7 +204,7 @@ impl Room {
     }
 }
 
-/// A key with its hash. Those of one store are hashed alike.
+/// Key with its hash. All keys of one store are hashed alike.
 #[derive(Debug, Clone)]
 pub struct Key {
     pub hash: u64,
@@ -212,11 +215,11 @@ pub struct Key {
 #[derive(Debug)]
 pub struct Store {
     entries: HashTable<Entry>,
-    /// When entries expire, with a number that tells apart those of one instant.
+    /// Keys by the time when they expire, with a number that tells apart those of one instant.
     expiry: BTreeMap<(Instant, u64), Key>,
     next: u64,
     room: Arc<Room>,
-    /// What was removed, for the caller to drop.
+    /// Entries that were removed, for the caller to drop.
     removed: Vec<Entry>,
 }
 
@@ -228,7 +231,7 @@ struct Entry {
 }
 
 impl Store {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new(room: Arc<Room>) -> Self {
         Self {
             entries: HashTable::new(),
@@ -239,14 +242,15 @@ impl Store {
         }
     }
 
-    /// The value of a key that has not expired.
+    /// Returns the value of a key that has not expired.
     pub fn get(&mut self, key: &Key, now: Instant) -> Option<AttrValue> {
         self.sweep(SWEEP, now);
         self.live(key, now).map(|entry| entry.value.clone())
     }
 
-    /// Sets a key; without `ttl` it stays until it is deleted. Room that is held by what has
-    /// expired and was not [swept](Self::sweep) yet is no room.
+    /// Sets a key; without `ttl` the key stays until it is deleted.
+    ///
+    /// Expired entries take room until they are [swept](Self::sweep).
     pub fn set(
         &mut self,
         key: &Key,
@@ -262,7 +266,7 @@ impl Store {
         Ok(())
     }
 
-    /// Sets a key that is not there; says whether it did.
+    /// Sets a key that is not there, and returns whether it did.
     pub fn add(
         &mut self,
         key: &Key,
@@ -276,8 +280,9 @@ impl Store {
         self.set(key, value, ttl, now).map(|()| true)
     }
 
-    /// Adds to a number and returns the sum; a missing key counts as 0. `ttl` counts from the
-    /// call that creates the key, so that a counter covers a fixed window.
+    /// Adds to a number and returns the sum; a missing key counts as 0.
+    ///
+    /// `ttl` counts from the call that creates the key, so that a counter covers a fixed window.
     pub fn incr(
         &mut self,
         key: &Key,
@@ -295,7 +300,7 @@ impl Store {
         Ok(entry.value.clone())
     }
 
-    /// Removes a key; says whether it was there.
+    /// Removes a key and returns whether it was there.
     pub fn delete(&mut self, key: &Key, now: Instant) -> bool {
         self.sweep(SWEEP, now);
         let was = self.live(key, now).is_some();
@@ -303,7 +308,7 @@ impl Store {
         was
     }
 
-    /// Removes so many expired entries at most; says whether there was any.
+    /// Removes at most `most` expired entries and returns whether there were any.
     pub fn sweep(&mut self, most: usize, now: Instant) -> bool {
         for swept in 0..most {
             match self.expiry.first_key_value() {
@@ -347,7 +352,7 @@ impl Store {
         }
     }
 
-    /// Removes a key and leaves the accounts; returns what it cost.
+    /// Removes a key without changing the account, and returns the entry's cost.
     fn unlink(&mut self, key: &Key) -> Option<usize> {
         let found = self.entries.find_entry(key.hash, is(key)).ok()?;
         let (entry, _) = found.remove();
@@ -538,7 +543,7 @@ mod tests {
         assert_eq!(store.room.used(), 0);
     }
 
-    /// A value that finds out whether a lock is held when it goes.
+    /// Value that records whether a lock is held when it is dropped.
     struct Witness {
         store: Arc<Shared>,
         unlocked: Arc<AtomicUsize>,
@@ -600,7 +605,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain map that checks expiry on each look.
+        /// Compares the store with a plain map that checks expiry on each look.
         #[test]
         fn agrees_with_a_plain_map(steps in prop::collection::vec(
             (0..4u8, 0..6u8, 0..3u64, 0..4u64), 0..200,

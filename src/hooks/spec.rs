@@ -1,4 +1,4 @@
-//! What a script or a plugin is loaded from.
+//! Specification of a hook: its program, its limits and its environment.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::files::Files;
 use crate::hosts::Host;
 use crate::resolver::Resolver;
 
-/// What a hook runs. Paths are absolute, or in the file relative to the file's directory.
+/// Program of a hook. Paths are absolute, or in the file relative to the file's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Program {
@@ -22,35 +22,35 @@ pub enum Program {
     /// A WebAssembly plugin.
     Wasm {
         wasm: PathBuf,
-        /// How long an instance of it lives. Default `fresh`.
+        /// Lifetime of an instance of the plugin. Default `fresh`.
         instance: Instance,
     },
 }
 
-/// How long an instance of a plugin lives.
+/// Lifetime of an instance of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Instance {
-    /// For one call: nothing that a call leaves behind is there for the next one.
+    /// One call: nothing that a call leaves behind is there for the next one.
     #[default]
     Fresh,
-    /// For many calls, one at a time, until one of them fails.
+    /// Many calls, one at a time, until one of them fails.
     Pooled,
 }
 
-/// What a failed hook call counts as.
+/// Effect of a failed hook call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// The session is denied.
+    /// Denial of the session.
     #[default]
     Deny,
-    /// The hook had no opinion.
+    /// No opinion: the next hook decides.
     Skip,
 }
 
 impl Program {
-    /// The file of the script or plugin.
+    /// Returns the file of the script or plugin.
     pub fn path(&self) -> &Path {
         match self {
             Self::Lua { lua } => lua,
@@ -59,68 +59,71 @@ impl Program {
     }
 }
 
-/// What one call, and loading the hook, may use.
+/// Limits of one call, and of loading the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Processor time of a call.
     pub timeout: Duration,
-    /// Time that a call may take by the clock from when it begins to run.
+    /// Wall-clock time of a call, from when it begins to run.
     pub wall_timeout: Duration,
     /// Processor time of loading.
     pub load_timeout: Duration,
-    /// Bytes that one interpreter, or one instance of a plugin, may hold, what it keeps between
-    /// calls included. An empty interpreter takes some 50 KiB.
+    /// Bytes that one interpreter, or one instance of a plugin, may hold, with what it keeps
+    /// between calls.
+    ///
+    /// An empty interpreter takes some 50 KiB.
     pub memory: usize,
 }
 
-/// The limit by the clock that goes with a limit in processor time, where nothing else is said; at
-/// most 365 days.
+/// Returns the default limit in wall-clock time for a limit in processor time; at most 365 days.
 pub(crate) fn wall_timeout(timeout: Duration) -> Duration {
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     (timeout * 20).min(YEAR)
 }
 
-/// What hooks see of the gateway.
+/// Environment of hooks: the parts of the gateway that they see.
 #[derive(Debug, Clone)]
 pub struct Environment {
     /// The store that all hooks share.
     pub shared: Arc<Shared>,
-    /// What looks names up for them.
+    /// Resolver that looks names up for hooks.
     pub resolver: Arc<Resolver>,
     /// The hosts of the configuration.
     pub hosts: Vec<Arc<Host>>,
     /// The fastway endpoints that are connected.
     pub fastway: Roster,
-    /// Told when a hook is made of more files than before.
+    /// Notified when a hook is made of more files than before.
     pub grown: Arc<Notify>,
 }
 
 /// A hook as the configuration describes it.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// Its name.
+    /// Name of the hook.
     pub name: String,
     /// The file of the script or plugin.
     pub path: PathBuf,
     pub limits: Limits,
-    /// What it sees as its configuration.
+    /// Configuration that the hook sees.
     pub config: serde_json::Map<String, serde_json::Value>,
     pub environment: Environment,
-    /// Modules that it has asked for before and not while it was loaded: where they are, they are
-    /// loaded with it, so that what is wrong with them shows.
+    /// Modules that the hook asked for in earlier calls, not while it was loaded.
+    ///
+    /// Those that exist are loaded with the hook, so that errors in them show at once.
     pub modules: Vec<String>,
 }
 
-/// Why a hook cannot be used.
+/// Error of a hook that cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("hook {hook}: {message}")]
 pub struct LoadError {
     /// Name of the hook.
     pub hook: Arc<str>,
-    /// Its file, absolute.
+    /// File of the hook, absolute.
     pub path: PathBuf,
-    /// Begins with the file, relative to the hook's directory, and the line where one is known.
+    /// Message; begins with the file, relative to the hook's directory, and the line where one is
+    /// known.
     pub message: String,
-    /// The files that may hold the mistake: a change in any of them is reason to try again.
+    /// Files that may hold the mistake: a change in any of them is reason to try again.
     pub files: Files,
 }

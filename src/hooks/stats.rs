@@ -1,4 +1,4 @@
-//! What calls of hooks cost and how they end, by hook, over all generations.
+//! Statistics of hook calls: latencies, denials and errors, by hook, over all generations.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,11 +9,13 @@ use super::{HookError, Question};
 use crate::metrics::{Count, Histogram};
 use crate::sync::Mutex;
 
-/// The counts of all hooks by their names.
+/// Statistics of all hooks, by their names.
 #[derive(Debug, Default)]
 pub struct Book(Mutex<BTreeMap<String, Arc<HookStats>>>);
 
-/// The counts of one hook. Calls of what a hook does not define are none.
+/// Statistics of one hook.
+///
+/// A call of a function that the hook does not define is not counted.
 #[derive(Debug)]
 pub struct HookStats {
     pub(crate) name: Arc<str>,
@@ -21,10 +23,10 @@ pub struct HookStats {
     last_error: Mutex<Option<LastError>>,
 }
 
-/// The counts of one decision of a hook.
+/// Counts of one decision of a hook.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
-    /// How long sessions waited for an answer.
+    /// Time that sessions waited for an answer.
     pub latency: Histogram,
     pub denials: Count,
     errors: Mutex<BTreeMap<&'static str, u64>>,
@@ -38,7 +40,7 @@ pub(crate) struct LastError {
 }
 
 impl Book {
-    /// Those of a hook, from 0 if nobody has asked for them before.
+    /// Returns the statistics of a hook; at the first call for a name, they are all 0.
     pub fn of(&self, name: &str) -> Arc<HookStats> {
         let mut book = self.0.lock();
         let stats = book.entry(name.to_owned());
@@ -47,7 +49,7 @@ impl Book {
             .clone()
     }
 
-    /// All of them, in the order of their names.
+    /// Returns the statistics of all hooks, in the order of their names.
     pub(crate) fn all(&self) -> Vec<Arc<HookStats>> {
         self.0.lock().values().cloned().collect()
     }
@@ -62,7 +64,7 @@ impl HookStats {
         }
     }
 
-    /// The decisions, each by its name.
+    /// Returns the counts of each decision, with the decision's name.
     pub(crate) fn decisions(&self) -> impl Iterator<Item = (&'static str, &Asked)> {
         Function::ALL
             .map(Function::name)
@@ -99,7 +101,7 @@ impl HookStats {
 }
 
 impl Asked {
-    /// Calls without an answer by what was wrong.
+    /// Returns the number of calls that gave no answer, by kind of failure.
     pub fn errors(&self) -> BTreeMap<&'static str, u64> {
         self.errors.lock().clone()
     }

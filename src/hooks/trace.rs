@@ -1,4 +1,4 @@
-//! What was decided about a session, and by whom.
+//! Trace of a session: its decisions, and the hooks that made them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,39 +11,41 @@ use super::{Answer, AttrValue, Attrs, HookErrorKind, Question, Target};
 
 use crate::sync::Mutex;
 
-/// What the attributes in all decisions about a session may take, bytes.
+/// Most bytes that the attributes in all decisions about a session may take.
 const MAX_ATTRS: usize = 16 * 1024;
-/// Longest string kept of an attribute, bytes.
+/// Longest string value kept of an attribute, bytes.
 const MAX_VALUE: usize = 256;
-/// What an attribute takes beside its key and a string.
+/// Bytes that an attribute takes besides its key and a string.
 const ATTR: usize = 64;
 
-/// The decisions about one session, in their order. Empty ones take no memory to speak of.
+/// Decisions about one session, in order.
+///
+/// An empty trace takes hardly any memory.
 #[derive(Debug, Default)]
 pub struct Trace(Mutex<Decisions>);
 
 #[derive(Debug, Default)]
 struct Decisions {
     list: Vec<Decision>,
-    /// What the attributes in them take.
+    /// Bytes that the attributes in `list` take.
     attrs: usize,
 }
 
-/// A session's attributes as a hook found them, as far as they are kept.
+/// Attributes of a session as a hook found them, within the limits of a trace.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub kept: Attrs,
-    /// Whether any is missing, or is not all there.
+    /// Set if an attribute is missing or shortened.
     pub cut: bool,
     size: usize,
 }
 
-/// One answer of a hook.
+/// Decision of a hook.
 #[derive(Debug, Clone)]
 pub(crate) struct Decision {
     hook: Arc<HookStats>,
     function: Function,
-    /// The session's attributes when it was asked, if it had any.
+    /// Attributes of the session when the hook was asked, if there were any.
     pub attrs: Option<Box<Snapshot>>,
     pub outcome: Outcome,
     /// Microseconds in the hook itself.
@@ -57,19 +59,19 @@ pub(crate) enum Outcome {
     Deny(Box<str>),
     /// The name of a host, an address, or a fastway endpoint's id.
     Target(Box<str>),
-    /// A first message for the server of so many bytes.
+    /// First message for the server, with its length in bytes.
     Message(usize),
-    /// It gave no answer.
+    /// Failure: the hook gave no answer.
     Failed(HookErrorKind, Box<str>),
 }
 
 impl Trace {
-    /// The decisions so far.
+    /// Returns the decisions so far.
     pub(crate) fn decisions(&self) -> Vec<Decision> {
         self.0.lock().list.clone()
     }
 
-    /// A decision that is about to be made.
+    /// Begins the record of a decision that is about to be made.
     pub(super) fn begin(
         &self,
         hook: Arc<HookStats>,
@@ -86,7 +88,7 @@ impl Trace {
         }
     }
 
-    /// Notes a decision. Those about one session are made one after the other.
+    /// Adds a decision. Decisions about one session are made one after the other.
     pub(super) fn add(&self, decision: Decision) {
         let mut decisions = self.0.lock();
         decisions.attrs += decision.attrs.as_ref().map_or(0, |attrs| attrs.size);
@@ -95,7 +97,9 @@ impl Trace {
 }
 
 impl Snapshot {
-    /// Copies what `room` is enough for, so that nothing keeps the originals.
+    /// Copies the attributes that fit into `room` bytes.
+    ///
+    /// The copies share no memory with the originals, which would otherwise stay alive.
     fn of(attrs: &Attrs, room: usize) -> Self {
         let mut snapshot = Self {
             kept: Attrs::new(),
@@ -124,12 +128,12 @@ impl Snapshot {
 }
 
 impl Decision {
-    /// The hook that gave it.
+    /// Returns the name of the hook.
     pub fn hook(&self) -> &str {
         &self.hook.name
     }
 
-    /// The name of the decision.
+    /// Returns the name of the decision.
     pub fn question(&self) -> &'static str {
         self.function.name()
     }
@@ -155,7 +159,7 @@ impl From<&Answer> for Outcome {
 }
 
 impl Outcome {
-    /// A stable label.
+    /// Returns a stable label.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Pass => "pass",

@@ -1,4 +1,4 @@
-//! `stablegate hook`
+//! Command `stablegate hook`.
 
 mod new;
 
@@ -146,7 +146,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a file runs as, by its name.
+/// Returns the program of a hook by the name of its file.
 fn program(path: &Path) -> Program {
     let plugin = path
         .extension()

@@ -1,4 +1,4 @@
-//! `stablegate hook new`
+//! Command `stablegate hook new`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,9 @@ enum Language {
     C,
 }
 
-/// A file and what is in it, `{{name}}` standing for the hook's name and `{{crate}}` for what Rust makes
-/// of it.
+/// Template of a file: its path and its content.
+///
+/// `{{name}}` stands for the hook's name and `{{crate}}` for the crate name that Rust makes of it.
 type Template = (&'static str, &'static str);
 
 macro_rules! template {
@@ -52,7 +53,7 @@ const C: &[Template] = &[
     template!("{{name}}/stablegate.h", "token-auth-c/stablegate.h"),
 ];
 
-/// Writes into the working directory. Nothing that is there is overwritten.
+/// Writes the files of a new hook into the working directory. Overwrites nothing.
 pub(super) fn run(arguments: &New) -> anyhow::Result<()> {
     let name = &arguments.name;
     let (templates, next) = match arguments.lang {

@@ -1,4 +1,4 @@
-//! A configuration that is being written.
+//! Draft of a configuration.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,28 +8,28 @@ use anyhow::{Context, bail};
 use super::source::Source;
 use crate::config::{Bind, Bytes};
 
-/// The text of a configuration: what is set, in the order it is set, and what could not be.
+/// Draft of a configuration: settings in the order they are set, and remarks on what is left out.
 #[derive(Default)]
 pub(super) struct Draft {
     settings: Block,
     remarks: Vec<String>,
 }
 
-/// A mapping of keys.
+/// Mapping of keys.
 #[derive(Default)]
 pub(super) struct Block(Vec<(String, Node)>);
 
 enum Node {
-    /// YAML on one line.
+    /// Value, as YAML on one line.
     Value(String),
     Block(Block),
     List(Vec<Block>),
 }
 
-/// A setting of an original, and where it goes.
+/// Rule for a setting: its key in the original, and ours.
 pub(super) struct Rule {
     pub theirs: &'static str,
-    /// The path of the key, with dots.
+    /// Path of our key, with dots.
     pub ours: &'static str,
     pub kind: Kind,
 }
@@ -40,45 +40,48 @@ impl Rule {
     }
 }
 
-/// How an original writes a value, and what it takes it for.
+/// Kind of a value: how the original writes and takes it.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
-    /// A whole number of seconds.
+    /// Whole number of seconds.
     Seconds,
-    /// The same; the original's default where it is not more than 0, which is also ours.
+    /// Whole number of seconds; our default, which is also the original's, where it is not more
+    /// than 0.
     PositiveSeconds,
-    /// A whole number of milliseconds, raised to the 10 that KCP waits at the least.
+    /// Whole number of milliseconds, raised to the 10 that KCP waits at the least.
     Interval,
-    /// A duration as Go writes it.
+    /// Duration, as Go writes it.
     GoDuration,
-    /// A whole number of bytes.
+    /// Whole number of bytes.
     Bytes,
-    /// The same; the original's default where it is not more than 0, which is also ours.
+    /// Whole number of bytes; our default, which is also the original's, where it is not more than
+    /// 0.
     PositiveBytes,
-    /// A whole number, taken for this one where it is not more than 0.
+    /// Whole number; `otherwise` where it is not more than 0.
     Number {
         otherwise: u32,
     },
-    /// A whole number; whatever is less than 0 or not there changes nothing.
+    /// Whole number; a negative or missing one changes nothing.
     Count,
-    /// A truth value, or a number that is 0 or not.
+    /// Truth value, or a number that is 0 or not.
     Truth,
     Text,
 }
 
 impl Draft {
-    /// Says at the top of the configuration what its reader must know.
+    /// Adds a remark for the reader at the top of the configuration.
     pub fn remark(&mut self, remark: impl Into<String>) {
         self.remarks.push(remark.into());
     }
 
-    /// The key of an original is left out, for that reason.
+    /// Leaves out a key of the original, with the reason.
     pub fn leave_out(&mut self, key: &str, why: &str) {
         self.remark(format!("{key}: left out: {why}"));
     }
 
-    /// Leaves out what the source still has: what is in `without` for the reason given there, all
-    /// else because it is `unknown`.
+    /// Leaves out the rest of the source.
+    ///
+    /// Keys in `without` have their reasons there; `unknown` is the reason for all others.
     pub fn leave_out_rest(&mut self, mut source: Source, without: &[(&str, &str)], unknown: &str) {
         for (key, why) in without {
             if source.take(key).is_some() {
@@ -98,7 +101,7 @@ impl Draft {
         self.settings.0.push((key.to_owned(), Node::List(items)));
     }
 
-    /// Takes what the rules name out of the source.
+    /// Moves the values that the rules name from the source to the draft.
     ///
     /// # Errors
     /// When a value is not of its kind.
@@ -127,7 +130,7 @@ impl Block {
         }
     }
 
-    /// As [`Draft::apply`].
+    /// Moves the values that the rules name from the source to the block. See [`Draft::apply`].
     pub fn apply(&mut self, rules: &[Rule], source: &mut Source) -> anyhow::Result<()> {
         for rule in rules {
             let Some(value) = source.take(rule.theirs) else {
@@ -143,7 +146,7 @@ impl Block {
 }
 
 impl Kind {
-    /// The value as our configuration has it; `None` if it is to be left at its default.
+    /// Returns the value as our configuration has it; `None` to leave it at its default.
     fn write(self, value: &str) -> anyhow::Result<Option<String>> {
         let number = || whole(value);
         Ok(Some(match self {
@@ -187,7 +190,7 @@ fn size(bytes: i64) -> String {
     Bytes(usize::try_from(bytes).unwrap_or(0)).to_string()
 }
 
-/// A string as YAML, in quotes where it might be taken for something else.
+/// Returns a string as YAML, in quotes where it might be taken for something else.
 pub(super) fn text(value: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let is_word = value.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
@@ -201,8 +204,9 @@ pub(super) fn text(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
 
-/// A list of the binds that Go listens on when told these addresses, each for a transport: of both
-/// families where one names no host.
+/// Returns a list of the binds that Go listens on for these addresses, each with its transport.
+///
+/// An address without a host is a bind of both families.
 ///
 /// # Errors
 /// When one is no address, or has to be looked up.
@@ -234,7 +238,7 @@ fn binds_of(transport: &str, addr: &str) -> anyhow::Result<Vec<String>> {
         .collect()
 }
 
-/// Numbers with units, such as `1m30s` or `1.5s`; what is less than nothing is nothing.
+/// Parses numbers with units, such as `1m30s` or `1.5s`; a negative duration counts as zero.
 fn go_duration(value: &str) -> anyhow::Result<Duration> {
     let wrong = || format!("`{value}` is no duration");
     if value == "0" || value.starts_with('-') {

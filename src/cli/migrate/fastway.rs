@@ -1,4 +1,4 @@
-//! fastway's command line, from its `main.go` (2017).
+//! Settings of fastway: its command line, from its `main.go` (2017).
 
 use std::net::IpAddr;
 
@@ -84,7 +84,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("ServerBufferSize", READS),
 ];
 
-/// One of the two sides of the gateway.
+/// Side of the gateway: clients or servers.
 struct Side {
     name: &'static str,
     service: &'static str,
@@ -113,6 +113,8 @@ const SIDES: [Side; 2] = [
     },
 ];
 
+/// Returns the equivalent of a command line.
+///
 /// # Errors
 /// When it is no command line of fastway, or a value is not of its kind.
 pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
@@ -131,7 +133,8 @@ pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
     Ok(draft)
 }
 
-/// fastway's servers may do without a key; ours then have to be on this machine.
+/// Keeps the servers' address on this machine if they have no key: fastway allows such servers
+/// anywhere, our gateway only here.
 fn keep_in(draft: &mut Draft, addr: &str, source: &mut Source) {
     const KEY: &str = "ServerAuthKey";
     let key = source.take(KEY).unwrap_or_default();
@@ -165,7 +168,7 @@ fn listener(side: &Side, source: &mut Source) -> anyhow::Result<Block> {
         source.add_missing(side.snet_rules[0].theirs, "false");
         block.apply(side.snet_rules, source)?;
     } else {
-        // They say nothing then.
+        // Without snet, these flags mean nothing.
         for rule in side.snet_rules {
             source.take(rule.theirs);
         }

@@ -1,4 +1,4 @@
-//! goscon's settings: the keys of its configuration file, and the flags that it had before.
+//! Settings of goscon: the keys of its configuration file, and its earlier flags.
 //!
 //! Sources: goscon's `config.go`, `kcp.go`, `tcp.go` and `upstream/upstream.go` (March 2021); for
 //! the flags its `main.go` and `net.go` of 2018.
@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::draft::{Block, Draft, Kind, Rule, binds, text};
 use super::source::Source;
 
-/// What KCP takes for a window of 0 segments.
+/// Window that KCP takes instead of 0 segments.
 const WINDOW: Kind = Kind::Number { otherwise: 32 };
 
 const FILE: &[Rule] = &[
@@ -110,7 +110,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("kcp.snmpperiod", "counters are not written to files"),
 ];
 
-/// The block `kcp` of the file that the flags name.
+/// Rules for the block `kcp` of the file that the flags name.
 const FLAGS_FILE: &[Rule] = &[
     Rule::new("kcp.mtu", "kcp.mtu", Kind::Number { otherwise: 1400 }),
     Rule::new("kcp.nodelay", "kcp.nodelay", Kind::Truth),
@@ -126,6 +126,8 @@ const HOST: &[Rule] = &[
     Rule::new("weight", "weight", Kind::Number { otherwise: 100 }),
 ];
 
+/// Returns the equivalent of a configuration file.
+///
 /// # Errors
 /// When the file cannot be read, is no YAML, or has a value that is not of its kind.
 pub(super) fn of_file(path: &Path) -> anyhow::Result<Draft> {
@@ -160,6 +162,8 @@ fn of_settings(source: &mut Source) -> anyhow::Result<Draft> {
     Ok(draft)
 }
 
+/// Returns the equivalent of a command line.
+///
 /// # Errors
 /// When it is no command line of goscon, a value is not of its kind, or the file that `-config`
 /// names cannot be read.
@@ -184,7 +188,7 @@ pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
     Ok(draft)
 }
 
-/// goscon's interface is open to all who can reach it; ours asks them for a token.
+/// Sets `admin`. goscon's interface is open to all who can reach it; ours asks others for a token.
 fn admin(draft: &mut Draft, addr: &str) {
     let port = addr.rsplit_once(':').map_or("", |(_, port)| port);
     let of_host = format!("127.0.0.1:{port}");
@@ -205,8 +209,10 @@ fn admin(draft: &mut Draft, addr: &str) {
     }
 }
 
-/// goscon looks for its pattern anywhere in a name, and without one takes every name, so that
-/// clients choose any address; ours matches whole names, and there is one or a suffix.
+/// Sets the rule for names that no host has.
+///
+/// goscon looks for its pattern anywhere in a name, and without a pattern takes every name, so that
+/// clients choose any address. Ours matches whole names, and demands a pattern or a suffix.
 fn resolve(draft: &mut Draft, source: &mut Source) {
     const RULE: &str = "upstream_option.resolv";
     if !source.rest().any(|key| key.starts_with(RULE)) {
@@ -249,7 +255,7 @@ fn listen(draft: &mut Draft, tcp: &str, kcp: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Hosts without a name get one: clients that ask for none go to any.
+/// Sets the hosts. A host without a name gets one: clients that ask for no name go to any host.
 fn hosts(draft: &mut Draft, hosts: Vec<Source>) -> anyhow::Result<()> {
     let mut blocks = Vec::new();
     for (at, mut host) in hosts.into_iter().enumerate() {
@@ -270,7 +276,7 @@ fn hosts(draft: &mut Draft, hosts: Vec<Source>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The servers, and if KCP is on, how it is set: keys that the file lacks are 0.
+/// Sets the servers and, if KCP is on, its settings. Keys of KCP that the file lacks are 0.
 fn config_file(draft: &mut Draft, named: Option<String>, kcp: bool) -> anyhow::Result<()> {
     let path = named.as_deref().unwrap_or("./settings.conf");
     let file = match std::fs::read_to_string(path) {
@@ -305,7 +311,7 @@ fn config_file(draft: &mut Draft, named: Option<String>, kcp: bool) -> anyhow::R
     Ok(())
 }
 
-/// goscon's flags for the message that tells a server of a session.
+/// Sets `announce` from goscon's flags for the message that tells a server of a session.
 fn announce(draft: &mut Draft, source: &mut Source) {
     let on = source.take("sproto").is_some_and(|on| on != "false");
     let number = source.take("sprotoMessageType");

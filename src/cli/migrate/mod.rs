@@ -1,4 +1,4 @@
-//! `stablegate migrate`
+//! Command `stablegate migrate`.
 
 mod draft;
 mod fastway;

@@ -1,4 +1,4 @@
-//! What an original was configured with: values by the paths of their keys.
+//! Source of a migration: the original's values by the paths of their keys.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,13 @@ use serde_yaml as yaml;
 
 use crate::config::yaml_options;
 
-/// Settings that are taken one by one; what is left then has no equivalent.
+/// Settings of an original, taken one by one; what is left at the end has no equivalent.
 #[derive(Default)]
 pub(super) struct Source(BTreeMap<String, Value>);
 
 impl Source {
-    /// A YAML or JSON file. Keys are in lower case: the originals do not tell cases apart.
+    /// Parses a YAML or JSON file. Keys become lower case, as the originals do not tell cases
+    /// apart.
     ///
     /// # Errors
     /// When it is no mapping.
@@ -28,7 +29,7 @@ impl Source {
         Ok(source)
     }
 
-    /// Mappings become paths with dots, lists stay.
+    /// Adds a value. Mappings become paths with dots, lists stay.
     fn add(&mut self, path: &str, value: Value) {
         let Value::Object(map) = value else {
             self.0.insert(path.to_owned(), value);
@@ -44,8 +45,9 @@ impl Source {
         }
     }
 
-    /// The command line of a program in Go: `-key=value`, `-key value`, or `-key` for one of
-    /// `switches`, which are true then.
+    /// Parses the command line of a program in Go: `-key=value`, `-key value`, or `-key` alone.
+    ///
+    /// `switches` are the flags that may stand alone; they are true then.
     ///
     /// # Errors
     /// When quotes are not closed, a value is missing, or something is no flag.
@@ -69,7 +71,7 @@ impl Source {
         Ok(source)
     }
 
-    /// Adds `key:value` pairs with commas between, under a path.
+    /// Adds `key:value` pairs, separated by commas, under a path.
     pub fn add_pairs(&mut self, path: &str, pairs: &str) {
         for pair in pairs.split(',').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once(':').unwrap_or((pair, ""));
@@ -77,12 +79,12 @@ impl Source {
         }
     }
 
-    /// Sets what is not set.
+    /// Sets a value that is not set.
     pub fn add_missing(&mut self, path: &str, value: &str) {
         self.0.entry(path.to_owned()).or_insert(value.into());
     }
 
-    /// A value as it would be typed; an empty one for what is there without a value.
+    /// Takes a value, as it would be typed; an empty string for a key without a value.
     pub fn take(&mut self, path: &str) -> Option<String> {
         Some(match self.0.remove(path)? {
             Value::String(text) => text,
@@ -91,7 +93,7 @@ impl Source {
         })
     }
 
-    /// The mappings of a list. Anything else in it counts as one without keys.
+    /// Takes the mappings of a list. Any other item counts as a mapping without keys.
     pub fn take_list(&mut self, path: &str) -> Vec<Self> {
         let Some(Value::Array(items)) = self.0.remove(path) else {
             return Vec::new();
@@ -104,7 +106,7 @@ impl Source {
         items.into_iter().map(mapping).collect()
     }
 
-    /// The paths of what was not taken.
+    /// Returns the paths of the values that were not taken.
     pub fn rest(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }

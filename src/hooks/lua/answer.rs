@@ -1,4 +1,4 @@
-//! What a script's return values mean.
+//! Answers from a script's return values.
 
 use bytes::Bytes;
 use mlua::Value;
@@ -9,8 +9,9 @@ use crate::hooks::contract::{
 };
 use crate::hooks::{Answer, Attrs, Target};
 
-/// The answer that a function's first two return values give, or what is wrong with them.
-/// What may be chosen is another thing for a `dial`.
+/// Returns the answer in a function's first two return values, or what is wrong with them.
+///
+/// With `dial`, the target is the id of an endpoint.
 pub(super) fn answer(function: Function, a: Value, b: Value, dial: bool) -> Result<Answer, String> {
     match function {
         Function::Access => access(a, b),
@@ -21,7 +22,7 @@ pub(super) fn answer(function: Function, a: Value, b: Value, dial: bool) -> Resu
     }
 }
 
-/// The attributes as the script left them, or what is wrong with them.
+/// Returns the attributes as the script left them, or what is wrong with them.
 pub(super) fn attrs(value: &Value) -> Result<Attrs, String> {
     let Value::Table(table) = value else {
         return Err(format!(
@@ -118,7 +119,7 @@ fn select_id(target: &Value) -> Result<Answer, String> {
     let id = match *target {
         Value::Nil => return Ok(Answer::Pass),
         Value::Integer(id) => u32::try_from(id).ok(),
-        // What was computed may be one.
+        // A computed id may be a float.
         Value::Number(id) if id.fract() == 0.0 && (0.0..4_294_967_296.0).contains(&id) => {
             Some(id as u32)
         }
@@ -153,7 +154,7 @@ fn announce(message: Value) -> Result<Answer, String> {
     }
 }
 
-/// A value as messages show it.
+/// Returns a value as messages show it.
 fn shown(value: &Value) -> String {
     match value {
         Value::Nil => "nil".to_owned(),

@@ -1,8 +1,8 @@
-//! The host functions behind the Lua table `gateway`; the prelude puts them in their places.
+//! Host functions behind the Lua table `gateway`; the prelude puts them in their places.
 //!
-//! A function answers with a value, or with nil and a message that the prelude raises with the
-//! line of the script that made the call. None of them runs for long: inputs are bounded by the
-//! VM's memory limit, and what could grow beyond them has a limit of its own.
+//! A host function returns a value, or nil and a message that the prelude raises with the line of
+//! the script that made the call. No host function runs for long: arguments are bounded by the
+//! interpreter's memory limit, and what could take longer has a limit of its own.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -30,13 +30,13 @@ use crate::proto::proxy_header;
 use crate::proto::sproto::{self, Field};
 use crate::resolver::Resolver;
 
-/// Longest name that is looked up.
+/// Longest host name that is looked up, bytes.
 const MAX_NAME: usize = 253;
 
-/// The longest that a name is waited for, whatever time is left.
+/// Longest time to wait for a lookup, whatever time is left.
 const MAX_LOOKUP: Duration = Duration::from_secs(5);
 
-/// The table of host functions that the prelude takes.
+/// Returns the table of host functions that the prelude takes.
 pub(super) fn table(lua: &Lua, program: &Program, log: &Rc<RefCell<Log>>) -> mlua::Result<Table> {
     let host = lua.create_table()?;
     let api = Api { lua, host: &host };
@@ -51,7 +51,8 @@ pub(super) fn table(lua: &Lua, program: &Program, log: &Rc<RefCell<Log>>) -> mlu
             Ok(failure)
         })?,
     )?;
-    // Nothing in a VM may hold the program itself: workers keep VMs for as long as it lives.
+    // Nothing in an interpreter may hold the program: workers keep an interpreter while its program
+    // lives.
     let sources = program.sources.clone();
     host.raw_set(
         "module",
@@ -88,7 +89,8 @@ impl Api<'_> {
     }
 }
 
-/// `(function)`, `(nil, message)`, or `(nil, nil, message)` for a message that has its own line.
+/// Returns `(function)`, `(nil, message)`, or `(nil, nil, message)` for a message with its own
+/// line.
 fn module(
     lua: &Lua,
     sources: &Sources,
@@ -340,8 +342,10 @@ fn network(api: &Api<'_>, program: &Program) -> mlua::Result<()> {
         .raw_set("resolve", api.lua.create_function(resolve)?)
 }
 
-/// The addresses of a name. Waits on the runtime that asked for the call, for most of what is
-/// left of its time: the script shall still be able to do without an answer.
+/// Returns the addresses of a name.
+///
+/// Waits on the runtime that made the call, for most of the time that is left: the script shall
+/// still be able to go on without an answer.
 fn lookup(resolver: &Resolver, name: &str) -> Result<Vec<String>, String> {
     if name.is_empty() || name.len() > MAX_NAME {
         return Err("not a host name".to_owned());

@@ -1,4 +1,4 @@
-//! The interpreters of a worker.
+//! Cache of a worker's interpreters.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -6,22 +6,23 @@ use std::sync::{Arc, Weak};
 use super::program::Program;
 use super::vm::{Failure, Vm};
 
-/// The interpreters of one worker, one for each script it has been asked for.
+/// Interpreters of one worker, one for each script that the worker has run.
 #[derive(Default)]
 pub(super) struct Cache {
     vms: HashMap<u64, (Weak<Program>, Vm)>,
-    /// One that the last call gave up.
+    /// Interpreter that the last call gave up.
     discarded: Option<Vm>,
 }
 
 impl Cache {
-    /// Frees what no call will use again.
+    /// Frees the interpreters of scripts that are gone.
     pub(super) fn sweep(&mut self) {
         self.vms
             .retain(|_, (program, _)| program.strong_count() > 0);
     }
 
-    /// The interpreter of a script, loaded within the limits of loading if it is not there.
+    /// Returns the interpreter of a script. Loads it first, within the limits of loading, if it is
+    /// missing.
     pub(super) fn vm(&mut self, program: &Arc<Program>) -> Result<&Vm, Failure> {
         use std::collections::hash_map::Entry;
         match self.vms.entry(program.id) {
@@ -37,8 +38,9 @@ impl Cache {
         self.discarded = self.vms.remove(&program.id).map(|(_, vm)| vm);
     }
 
-    /// Puts a new interpreter in the place of one that was given up, once the answer is on its
-    /// way: the next call shall not wait for that.
+    /// Replaces an interpreter that was given up.
+    ///
+    /// Called when the answer is on its way, so that the next call does not wait for the loading.
     pub(super) fn renew(&mut self, program: &Arc<Program>) {
         if self.discarded.take().is_some() {
             // If it cannot be loaded, that is the next call's error.

@@ -1,7 +1,7 @@
 //! JSON to and from Lua values.
 //!
-//! Straight between text and tables, so that what a script decodes counts against its memory
-//! limit. Arrays that were decoded stay arrays when empty; any other empty table is an object.
+//! The conversion has no form in between, so that what a script decodes counts against its memory
+//! limit. A decoded array stays an array when it is empty; any other empty table is an object.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use super::limit;
 use super::value::{Fail, type_of};
 
-/// Longest text in either direction.
+/// Longest text in either direction, bytes.
 pub(super) const MAX_TEXT: usize = 4 * 1024 * 1024;
 
 /// Deepest nesting in either direction. serde_json stops a decoder at the same depth.
 const MAX_DEPTH: usize = 127;
 
-/// The value of a JSON text.
+/// Returns the Lua value of a JSON text.
 pub(super) fn decode(lua: &Lua, text: &[u8]) -> Result<Value, Fail> {
     if text.len() > MAX_TEXT {
         return Err(Fail::from("JSON text is longer than 4 MiB"));
@@ -29,7 +29,7 @@ pub(super) fn decode(lua: &Lua, text: &[u8]) -> Result<Value, Fail> {
     value.map_err(|error| Fail::Script(format!("invalid JSON: {error}")))
 }
 
-/// A value of the configuration. Its keys that are null are not set.
+/// Returns a configuration as a Lua table. Keys that are null are not set.
 pub(super) fn table(
     lua: &Lua,
     map: &serde_json::Map<String, serde_json::Value>,
@@ -43,7 +43,7 @@ pub(super) fn table(
     Ok(table)
 }
 
-/// The JSON text of a value.
+/// Returns the JSON text of a Lua value.
 pub(super) fn encode(lua: &Lua, value: &Value) -> Result<String, Fail> {
     let mut out = String::new();
     write(lua, value, 0, &mut out)?;
@@ -71,7 +71,7 @@ fn from_json(lua: &Lua, value: &serde_json::Value) -> mlua::Result<Value> {
     })
 }
 
-/// Builds Lua values while serde_json parses.
+/// Builder of Lua values while serde_json parses.
 struct Seed<'a>(&'a Lua);
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -158,7 +158,7 @@ fn write(lua: &Lua, value: &Value, depth: usize, out: &mut String) -> Result<(),
             if depth >= MAX_DEPTH {
                 return Err(Fail::from("tables are nested too deeply for JSON"));
             }
-            // Tables that share tables take long without using memory.
+            // Nested tables that are used more than once take long without using memory.
             if limit::is_over() {
                 return Err(Fail::from("time limit exceeded"));
             }
@@ -188,7 +188,7 @@ fn write_table(lua: &Lua, table: &Table, depth: usize, out: &mut String) -> Resu
             Value::Integer(key) if key >= 1 && key as usize <= length => listed += 1,
             _ => return Err(Fail::from("JSON keys must be strings or 1, 2, 3, …")),
         }
-        // Text of at least two bytes for each; do not collect more than can be written.
+        // An entry takes at least two bytes of text: stop when there are too many to be written.
         if named.len() > MAX_TEXT / 2 {
             return Err(Fail::from("JSON text is longer than 4 MiB"));
         }

@@ -1,20 +1,21 @@
-//! What stops a script that does not end.
+//! Limits of a running script: they stop a script that does not end.
 //!
-//! Each thread runs one call at a time, so the call's limits are kept per thread and the
-//! interpreter looks at them every so often; so do the functions of the library that could take
-//! long ([`native`](super::native)). Once the time is up it raises at every instruction: whatever
-//! catches the error (`pcall`, a coroutine, a `__close` method) raises again at once, until
-//! nothing is left.
+//! Each thread runs one call at a time, so the call's limits are kept per thread. The interpreter
+//! compares them with the time every so often, and so do the functions of the library that could
+//! take long ([`native`](super::native)). Once the time is up, the interpreter raises an error at
+//! every instruction: whatever catches the error (`pcall`, a coroutine, a `__close` method) raises
+//! again at once, until nothing of the call is left.
 //!
-//! What counts is the processor time that the call has had, which is no more than what the clock
-//! on the wall says: only when that could be too much, the processor's is read, which costs a
-//! system call. Beside it the call has a limit by the wall clock.
+//! What counts is the processor time of the call, which never exceeds its wall-clock time. So the
+//! clock of the processor, which costs a system call, is read only when the wall-clock time could
+//! be too much. A call has a limit in wall-clock time, too.
 //!
-//! It is a count hook, which coroutines inherit from the thread that creates them. It is set
-//! here and not by [`mlua::Lua::set_global_hook`], because an error raised through mlua clears the
-//! interrupted function's stack frame first and so runs its `__close` methods with hooks turned
-//! off, where a loop would never end. What else Lua runs with hooks turned off is kept from scripts
-//! by the prelude: `__gc` methods, `xpcall` handlers, and closing a coroutine that a hook ended.
+//! The check is a count hook, which coroutines inherit from the thread that creates them. The hook
+//! is set here and not by [`mlua::Lua::set_global_hook`], because an error raised through mlua
+//! clears the interrupted function's stack frame first and so runs its `__close` methods with hooks
+//! turned off, where a loop would never end. What else Lua runs with hooks turned off, the prelude
+//! keeps from scripts: `__gc` methods, `xpcall` handlers, and closing a coroutine that a hook
+//! ended.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -27,16 +28,16 @@ use mlua::{Lua, ffi, lua_State};
 
 use crate::hooks::{HookErrorKind, processor};
 
-/// What a script sees that catches the error of its time limit.
+/// Error message that a script sees when it catches the error of its time limit.
 const TIME_IS_UP: &str = "time limit exceeded";
 
-/// How many stack levels are searched for a line of the script.
+/// Stack levels that are searched for a line of the script.
 const DEPTH: c_int = 32;
 
 /// Instructions of the interpreter between two looks at the clock.
 const EVERY: c_int = 100;
 
-/// Steps of the library's functions between two looks at the clock, of some nanoseconds each.
+/// Steps of the library's functions between two looks at the clock; a step takes some nanoseconds.
 const STEPS: u32 = 1000;
 
 thread_local! {
@@ -54,38 +55,39 @@ thread_local! {
 
 struct Clock {
     limit: Cell<Option<Limit>>,
-    /// When to read the processor's clock; not before, there is time left.
+    /// Next time to read the processor's clock; before, there is time left for sure.
     next: Cell<Option<Instant>>,
     expired: Cell<Option<Expired>>,
-    /// What the interpreter may hold. From half of it on, note where the script is: a memory error
-    /// cannot say.
+    /// Bytes that the interpreter may hold.
+    ///
+    /// From half of it on, the script's place is noted, because a memory error cannot tell it.
     memory: Cell<usize>,
-    /// Where the script was when its time was up, when it failed, or lately.
+    /// Place where the script was when its time was up, when it failed, or lately.
     place: RefCell<Option<String>>,
 }
 
-/// What a call may take.
+/// Limits of a call.
 #[derive(Clone, Copy)]
 struct Limit {
-    /// Processor time, and of this thread's when the call began.
+    /// Limit in processor time, and the processor time of this thread when the call began.
     timeout: Duration,
     computed: Duration,
-    /// Until when by the wall clock.
+    /// Deadline in wall-clock time.
     end: Instant,
 }
 
-/// Which limit a call has come to.
+/// Limit that a call has come to.
 #[derive(Clone, Copy)]
 enum Expired {
     Computed,
     Wall(Duration),
 }
 
-/// A call's limits, in force on this thread until dropped.
+/// Guard of a call's limits, which are in force on this thread until the guard is dropped.
 pub(super) struct Guard {
     timeout: Duration,
     wall: Duration,
-    /// Belongs to the thread that made it.
+    /// Binds the guard to the thread that made it.
     _here: PhantomData<*const ()>,
 }
 
@@ -112,7 +114,7 @@ impl Guard {
         }
     }
 
-    /// Which limit in time the call ran past, noticed by the script's interpreter or not.
+    /// Returns which time limit the call ran past, whether or not the interpreter noticed.
     pub(super) fn expired(&self) -> Option<(HookErrorKind, String)> {
         CLOCK.with(Clock::look);
         let expired = CLOCK.with(|clock| clock.expired.get())?;
@@ -132,7 +134,7 @@ impl Guard {
         })
     }
 
-    /// Where the script was when something went wrong, `file:line`.
+    /// Returns where the script was when something went wrong, `file:line`.
     pub(super) fn place(&self) -> Option<String> {
         CLOCK.with(|clock| clock.place.borrow().clone())
     }
@@ -150,7 +152,7 @@ impl Drop for Guard {
 }
 
 impl Clock {
-    /// Whether the time of the call on this thread is up.
+    /// Returns whether the time of the call on this thread is up.
     fn look(&self) -> bool {
         if self.expired.get().is_some() {
             return true;
@@ -179,7 +181,7 @@ impl Clock {
     }
 }
 
-/// What is left of the time that the call on this thread may take by the wall clock.
+/// Returns the wall-clock time that is left for the call on this thread.
 pub(super) fn remaining() -> Duration {
     CLOCK.with(|clock| match clock.limit.get() {
         Some(limit) => limit.end.saturating_duration_since(Instant::now()),
@@ -187,13 +189,14 @@ pub(super) fn remaining() -> Duration {
     })
 }
 
-/// Whether the time of the call on this thread is up, for host functions that take long: the
-/// script is stopped when they return.
+/// Returns whether the time of the call on this thread is up.
+///
+/// For host functions that take long: the script is stopped when they return.
 pub(super) fn is_over() -> bool {
     CLOCK.with(Clock::look)
 }
 
-/// What the interpreter on this thread may hold, in bytes.
+/// Returns the bytes that the interpreter on this thread may hold.
 pub(super) fn memory() -> usize {
     CLOCK.with(|clock| clock.memory.get())
 }
@@ -208,13 +211,13 @@ pub(super) fn note_place(lua: &Lua) {
     });
 }
 
-/// Puts the VM under the limits of whatever [`Guard`] is in force while it runs.
+/// Puts an interpreter under the limits of whatever [`Guard`] is in force while it runs.
 pub(super) fn arm(lua: &Lua) {
     // SAFETY: the VM is alive and not running.
     unsafe { ffi::lua_sethook(lua.state(), Some(hook), ffi::LUA_MASKCOUNT, EVERY) }
 }
 
-/// A function that raises in whatever coroutine calls it once the time is up.
+/// Returns a function that raises an error, in the coroutine that calls it, once the time is up.
 pub(super) fn check_time(lua: &Lua) -> mlua::Result<mlua::Function> {
     unsafe extern "C-unwind" fn check(state: *mut lua_State) -> c_int {
         // SAFETY: Lua calls its functions with a running state.
@@ -230,7 +233,7 @@ pub(super) fn check_time(lua: &Lua) -> mlua::Result<mlua::Function> {
     unsafe { lua.create_c_function(check) }
 }
 
-/// Counts steps of a function of the library, and raises when the time is up.
+/// Counts steps of a library function, and raises an error when the time is up.
 ///
 /// # Safety
 /// The state is running, and no frame up to the interpreter has anything to drop.
@@ -248,7 +251,7 @@ pub(super) unsafe fn charge(state: *mut lua_State, steps: usize) {
     }
 }
 
-/// Steps before the next look at the clock.
+/// Returns the steps left before the next look at the clock.
 pub(super) fn left() -> u32 {
     LEFT.with(Cell::get)
 }
@@ -257,7 +260,7 @@ pub(super) fn set_left(left: u32) {
     LEFT.with(|steps| steps.set(left));
 }
 
-/// Further steps, none if the time is up. Raises nothing.
+/// Returns further steps, 0 if the time is up. Raises nothing.
 ///
 /// # Safety
 /// The state is running.
@@ -289,7 +292,7 @@ pub(super) unsafe fn stop(state: *mut lua_State) -> ! {
     }
 }
 
-/// Whether the call on this thread is over its time. Raises nothing.
+/// Returns whether the time of the call on this thread is up. Raises nothing.
 unsafe fn over(state: *mut lua_State) -> bool {
     CLOCK.with(|clock| {
         if clock.expired.get().is_some() {
@@ -307,7 +310,7 @@ unsafe fn over(state: *mut lua_State) -> bool {
     })
 }
 
-/// The innermost line that is being run of a file, `file:line`. Raises nothing.
+/// Returns the innermost running line of a script's file, `file:line`. Raises nothing.
 unsafe fn place(state: *mut lua_State) -> Option<String> {
     for level in 0..DEPTH {
         // SAFETY: plain data for C, for which zeros are valid.

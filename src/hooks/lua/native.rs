@@ -1,9 +1,9 @@
-//! The functions of Lua's library that could take long, so that they can be stopped.
+//! Functions of Lua's standard library that could take long, replaced by ones that can be stopped.
 //!
-//! They do what those of Lua 5.4 do, errors included, and count what they do: every so often
-//! they look at the time of the call as the interpreter does between instructions
-//! ([`limit::charge`]). What takes time in proportion to its arguments and no more stays the
-//! library's, behind a function that counts those.
+//! The replacements do what the functions of Lua 5.4 do, with the same errors, and count their
+//! steps. Every so often they compare the time of the call with its limits, as the interpreter does
+//! between instructions ([`limit::charge`]). A function whose time is only proportional to the size
+//! of its arguments stays the library's, behind a wrapper that counts that size.
 //!
 //! All of this is C's side of the interpreter: an error leaves these functions without running
 //! destructors, so nothing in them may have one.
@@ -23,10 +23,10 @@ use mlua::{Function, Lua, Table, Value, ffi, lua_State};
 use super::limit;
 use super::pattern::{Capture, Error, MAX_CAPTURES, Matcher, is_plain};
 
-/// What calling a function costs: that may take a while.
+/// Steps that count for calling a function, which may take a while.
 const CALL: usize = 32;
 
-/// Longest format that `os.date` takes: each of its bytes costs.
+/// Longest format that `os.date` takes, because each byte of a format costs time.
 const MAX_DATE: usize = 1000;
 
 type Native = unsafe extern "C-unwind" fn(*mut lua_State) -> c_int;
@@ -35,7 +35,7 @@ unsafe extern "C-unwind" {
     fn luaL_typeerror(state: *mut lua_State, arg: c_int, name: *const c_char) -> c_int;
 }
 
-/// Puts the functions in the places of the library's. `rawset` refuses the keys of `guarded`.
+/// Replaces the library's functions. `rawset` refuses the keys of `guarded`.
 pub(super) fn install(lua: &Lua, guarded: &Table) -> mlua::Result<()> {
     let globals = lua.globals();
     let own: [(&str, &[(&str, Native)]); 2] = [
@@ -97,7 +97,7 @@ pub(super) fn install(lua: &Lua, guarded: &Table) -> mlua::Result<()> {
     globals.raw_set("rawset", closure(lua, rawset, guarded.clone())?)
 }
 
-/// A function of C with a value that only it sees.
+/// Creates a C function with a value that only the function sees.
 fn closure(lua: &Lua, function: Native, value: impl mlua::IntoLua) -> mlua::Result<Value> {
     // SAFETY: the value is on the stack, and the function takes its place.
     unsafe { lua.exec_raw(value, |state| ffi::lua_pushcclosure(state, function, 1)) }
@@ -115,7 +115,7 @@ unsafe extern "C-unwind" fn counted(state: *mut lua_State) -> c_int {
     original(state)
 }
 
-/// Does what the library's function does, as if it were called itself.
+/// Calls the library's function as if the script had called that one itself.
 unsafe fn original(state: *mut lua_State) -> c_int {
     match ffi::lua_tocfunction(state, ffi::lua_upvalueindex(1)) {
         Some(function) => function(state),
@@ -132,7 +132,7 @@ unsafe extern "C-unwind" fn date(state: *mut lua_State) -> c_int {
 }
 
 unsafe extern "C-unwind" fn next(state: *mut lua_State) -> c_int {
-    // What was emptied is walked over in search of what is left.
+    // `next` walks over emptied slots in search of the next entry.
     limit::charge(state, CALL / 2);
     ffi::luaL_checktype(state, 1, ffi::LUA_TTABLE);
     ffi::lua_settop(state, 2);
@@ -176,7 +176,7 @@ unsafe extern "C-unwind" fn rawset(state: *mut lua_State) -> c_int {
 
 // Strings ----------------------------------------------------------------------------------------
 
-/// A string or number as bytes, which live as long as it is on the stack.
+/// Returns a string or number as bytes, which live as long as the argument is on the stack.
 unsafe fn bytes<'a>(state: *mut lua_State, arg: c_int) -> &'a [u8] {
     let mut length = 0;
     let start = ffi::luaL_checklstring(state, arg, &mut length);
@@ -184,7 +184,7 @@ unsafe fn bytes<'a>(state: *mut lua_State, arg: c_int) -> &'a [u8] {
     slice::from_raw_parts(start.cast(), length)
 }
 
-/// Where a position that may count from the end is, from 0; may be behind the end.
+/// Returns a position, which may count from the end, as an index from 0; may be behind the end.
 fn position(at: ffi::lua_Integer, length: usize) -> usize {
     match usize::try_from(at) {
         Ok(at) => at.saturating_sub(1),
@@ -192,7 +192,7 @@ fn position(at: ffi::lua_Integer, length: usize) -> usize {
     }
 }
 
-/// The pattern behind its anchor, and whether it has one.
+/// Returns the pattern behind its anchor, and whether there was an anchor.
 fn unanchored(pattern: &[u8]) -> (&[u8], bool) {
     match pattern.strip_prefix(b"^") {
         Some(rest) => (rest, true),
@@ -249,7 +249,7 @@ unsafe fn search(state: *mut lua_State, find: bool) -> c_int {
     }
 }
 
-/// Where a match at `at` ends. Raises its errors.
+/// Returns the end of a match at `at`. Raises the matcher's errors.
 unsafe fn run(state: *mut lua_State, matcher: &mut Matcher<'_>, at: usize) -> Option<usize> {
     // SAFETY: looking at the time raises nothing.
     let found = matcher.at(at, &mut || unsafe { limit::more(state) });
@@ -285,7 +285,7 @@ unsafe fn bad_index(state: *mut lua_State, number: c_int) -> ! {
     unreachable!("it has raised")
 }
 
-/// What a capture has matched; without captures the whole match is the first.
+/// Returns what a capture has matched; without captures, the first is the whole match.
 unsafe fn capture(
     state: *mut lua_State,
     matcher: &Matcher<'_>,
@@ -318,7 +318,7 @@ unsafe fn push_capture(
     }
 }
 
-/// Pushes all captures, or the whole match where there are none; says how many.
+/// Pushes all captures, or the whole match where there are none; returns how many.
 unsafe fn push_captures(
     state: *mut lua_State,
     matcher: &Matcher<'_>,
@@ -334,8 +334,10 @@ unsafe fn push_captures(
     count as c_int
 }
 
-/// Of the iterator: the subject, the pattern, where to go on (behind the end: nowhere), and where
-/// the last match ended.
+/// Returns the iterator of `string.gmatch`.
+///
+/// Its values: the subject, the pattern, where to go on (behind the end: nowhere), and where the
+/// last match ended.
 unsafe extern "C-unwind" fn gmatch(state: *mut lua_State) -> c_int {
     let length = bytes(state, 1).len();
     bytes(state, 2);
@@ -466,7 +468,8 @@ unsafe fn expand(
     add(buffer, rest);
 }
 
-/// Adds what the function or the table gives for a match; says whether that is anything.
+/// Adds the replacement that the function or the table gives for a match; returns whether there is
+/// one.
 unsafe fn replace(
     state: *mut lua_State,
     buffer: *mut ffi::luaL_Buffer,
@@ -523,7 +526,7 @@ unsafe extern "C-unwind" fn rep(state: *mut lua_State) -> c_int {
     let start = ffi::luaL_buffinitsize(state, buffer, total);
     // SAFETY: so many bytes are there to be written, and nothing reads them before.
     let to = slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), total);
-    // What is there already is taken for what follows, so that few copies are enough.
+    // Each copy doubles the text that is there, so that few copies are enough.
     let mut done = 0;
     for part in [text, separator] {
         // invariant: no more is done than the total, which is the length of `to`.
@@ -542,7 +545,7 @@ unsafe extern "C-unwind" fn rep(state: *mut lua_State) -> c_int {
 
 // Tables -----------------------------------------------------------------------------------------
 
-/// What a value that is taken for a table has to be able to do.
+/// Abilities that an argument must have to be taken for a table.
 const READ: u8 = 1;
 const WRITE: u8 = 2;
 const LENGTH: u8 = 4;
@@ -570,7 +573,7 @@ unsafe fn length(state: *mut lua_State, arg: c_int, what: u8) -> ffi::lua_Intege
     ffi::luaL_len(state, arg)
 }
 
-/// Copies an element from one place to another.
+/// Copies an element from one index to another.
 unsafe fn copy(state: *mut lua_State, from: ffi::lua_Integer, table: c_int, to: ffi::lua_Integer) {
     limit::charge(state, 2);
     ffi::lua_geti(state, 1, from);
@@ -706,7 +709,7 @@ unsafe extern "C-unwind" fn unpack(state: *mut lua_State) -> c_int {
     more as c_int + 1
 }
 
-/// From this many elements on, a pivot may be taken at random.
+/// Number of elements from which on the pivot may be chosen at random.
 const RANDOM: u32 = 100;
 
 unsafe extern "C-unwind" fn sort(state: *mut lua_State) -> c_int {
@@ -734,7 +737,7 @@ unsafe fn set(state: *mut lua_State, a: u32, b: u32) {
     ffi::lua_seti(state, 1, b.into());
 }
 
-/// Whether the value at one place of the stack goes before that at another.
+/// Returns whether one value on the stack sorts before another.
 unsafe fn less(state: *mut lua_State, a: c_int, b: c_int) -> bool {
     if ffi::lua_type(state, 2) == ffi::LUA_TNIL {
         limit::charge(state, 2);
@@ -750,7 +753,7 @@ unsafe fn less(state: *mut lua_State, a: c_int, b: c_int) -> bool {
     less
 }
 
-/// Quicksort as the library has it, so that a function that is no order has the same effect.
+/// Sorts by the library's own quicksort, so that a function that is no order has the same effect.
 unsafe fn sort_range(state: *mut lua_State, mut low: u32, mut high: u32, mut random: u32) {
     while low < high {
         get(state, low);
@@ -807,7 +810,8 @@ unsafe fn sort_range(state: *mut lua_State, mut low: u32, mut high: u32, mut ran
     }
 }
 
-/// Puts what goes before the pivot on the top of the stack below it, and the rest above.
+/// Moves what sorts before the pivot, which is on the top of the stack, below it, and the rest
+/// above.
 unsafe fn partition(state: *mut lua_State, low: u32, high: u32) -> u32 {
     let mut up = low;
     let mut down = high - 1;

@@ -1,11 +1,11 @@
-//! The functions against those of Lua itself, in an interpreter that has kept its own.
+//! Comparison of the replaced functions with Lua's own, in two interpreters.
 
 use mlua::{Function, Lua};
 use proptest::prelude::*;
 
 use super::native;
 
-/// Shows what was returned or raised, tables with their lists.
+/// Helpers in Lua that show what was returned or raised, with the lists in tables.
 const SHOW: &str = r#"
     local function show(value)
       if type(value) == "table" then
@@ -61,7 +61,7 @@ impl Both {
         Self { original, own }
     }
 
-    /// Runs the same in both; the results must be the same.
+    /// Runs the same code in both interpreters and compares the results.
     fn agree(&self, body: &str, args: (&[u8], &[u8], &[u8], i64, bool)) {
         let run = |lua: &Lua| -> Vec<u8> {
             let text = format!(
@@ -120,8 +120,8 @@ fn replacement() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(token, 0..4).prop_map(|tokens| tokens.concat().into_bytes())
 }
 
-/// Lua expressions of values that a function may or may not like. None makes a library loop for
-/// long.
+/// Returns Lua expressions of values that a function may or may not accept. No value makes a
+/// library function loop for long.
 fn value() -> impl Strategy<Value = String> {
     prop_oneof![
         (-4_i64..12).prop_map(|number| number.to_string()),

@@ -1,59 +1,61 @@
 //! Lua's pattern matching, step by step.
 //!
-//! Does what `match` of Lua 5.4 does, its limits and its errors included, on bytes alone; but the
-//! time that a pattern takes is exponential in its length, so steps are counted and whoever waits
-//! is asked from time to time whether to go on.
+//! A matcher does what `match` of Lua 5.4 does, with the same limits and errors, on bytes alone.
+//! The time of a match can be exponential in the length of the pattern. So steps are counted, and
+//! the caller is asked from time to time whether to go on.
 
 /// Most captures of a pattern.
 pub(super) const MAX_CAPTURES: usize = 32;
 
-/// Deepest recursion.
+/// Deepest recursion of a match.
 const MAX_DEPTH: u32 = 200;
 
 const ESCAPE: u8 = b'%';
 
-/// Why a match came to no end.
+/// Reason why a match came to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Error {
     EndsWithEscape,
     MissingBracket,
     MissingBalanced,
     MissingFrontier,
-    /// A back reference to a capture that there is not, by its number.
+    /// Back reference to a capture that does not exist, with its number.
     CaptureIndex(i32),
     PatternCapture,
     TooManyCaptures,
     TooComplex,
-    /// Whoever waits has had enough.
+    /// End of the caller's patience: no further steps were given.
     Stopped,
 }
 
-/// What a pair of parentheses has matched.
+/// Capture: what a pair of parentheses has matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Capture {
-    /// A position, from 0.
+    /// Position, from 0.
     Position(usize),
-    /// The bytes from one position to another.
+    /// Bytes from one position to another.
     Text(usize, usize),
-    /// From a position on, and not closed.
+    /// Start of a capture that is not closed yet.
     Open(usize),
 }
 
-/// A pattern at work on a subject. Plain data: an error of the interpreter may pass over it.
+/// Matcher of a pattern on a subject.
+///
+/// Plain data, because an error of the interpreter may unwind past the matcher without dropping it.
 #[derive(Clone, Copy)]
 pub(super) struct Matcher<'a> {
     subject: &'a [u8],
-    /// Without an anchor.
+    /// Pattern without its anchor.
     pattern: &'a [u8],
     captures: [Capture; MAX_CAPTURES],
     level: usize,
     depth: u32,
-    /// Steps left before the next question.
+    /// Steps left before the caller is asked whether to go on.
     pub(super) left: u32,
 }
 
 impl<'a> Matcher<'a> {
-    /// A matcher of a pattern that begins behind its anchor.
+    /// Creates a matcher of a pattern whose anchor has been removed.
     pub(super) fn new(subject: &'a [u8], pattern: &'a [u8], left: u32) -> Self {
         Self {
             subject,
@@ -65,7 +67,9 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Where a match that begins at `start` ends. `more` gives further steps, none to stop.
+    /// Returns the end of a match that begins at `start`.
+    ///
+    /// `more` returns the number of further steps; 0 stops the match.
     pub(super) fn at(
         &mut self,
         start: usize,
@@ -80,7 +84,7 @@ impl<'a> Matcher<'a> {
         self.subject
     }
 
-    /// The captures of the last match.
+    /// Returns the captures of the last match.
     pub(super) fn captures(&self) -> &[Capture] {
         // invariant: there are as many places as levels.
         &self.captures[..self.level]
@@ -99,7 +103,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// A byte of the pattern; behind its end is a zero.
+    /// Returns a byte of the pattern, or 0 behind its end.
     #[inline]
     fn p(&self, at: usize) -> u8 {
         self.pattern.get(at).copied().unwrap_or(0)
@@ -270,7 +274,7 @@ impl<'a> Matcher<'a> {
         Ok(None)
     }
 
-    /// What a back reference matches.
+    /// Returns the end of what a back reference matches.
     fn repeated(
         &mut self,
         s: usize,
@@ -285,7 +289,7 @@ impl<'a> Matcher<'a> {
             .and_then(|at| captures.get(at));
         let (start, end) = match capture {
             Some(&Capture::Text(start, end)) => (start, end),
-            // As in the original, it is longer than anything.
+            // As in the original, the length of a position capture exceeds any text.
             Some(Capture::Position(_)) => return Ok(None),
             Some(Capture::Open(_)) | None => return Err(Error::CaptureIndex(number)),
         };
@@ -297,7 +301,7 @@ impl<'a> Matcher<'a> {
             .then_some(s + text.len()))
     }
 
-    /// As often as possible, then ever less often.
+    /// Matches a repeated class as often as possible, then less and less often.
     fn most(
         &mut self,
         s: usize,
@@ -321,7 +325,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// As seldom as possible, then ever more often.
+    /// Matches a repeated class as seldom as possible, then more and more often.
     fn least(
         &mut self,
         mut s: usize,
@@ -340,7 +344,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Where the class that begins at `p` ends.
+    /// Returns the end of the class that begins at `p`.
     fn class_end(&self, mut p: usize) -> Result<usize, Error> {
         // invariant: whoever asks has seen that something is there.
         match self.pattern[p] {
@@ -368,7 +372,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Whether the byte at `s` is of the class from `p` to `end`.
+    /// Returns whether the byte at `s` is of the class from `p` to `end`.
     #[inline]
     fn single(&self, s: usize, p: usize, end: usize) -> bool {
         let Some(&byte) = self.subject.get(s) else {
@@ -383,7 +387,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Whether a byte is of the set from its `[` to its `]`.
+    /// Returns whether a byte is of the set from its `[` to its `]`.
     fn in_set(&self, byte: u8, mut p: usize, end: usize) -> bool {
         let mut inside = true;
         p += 1;
@@ -411,12 +415,12 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// Whether a pattern is looked for as it is.
+/// Returns whether a pattern has no special characters, so that it is searched for as plain text.
 pub(super) fn is_plain(pattern: &[u8]) -> bool {
     !pattern.iter().any(|byte| b"^$*+?.([%-".contains(byte))
 }
 
-/// What it costs to look at a class once more than at a byte.
+/// Returns the steps that a class costs more than a single byte.
 fn width(p: usize, end: usize) -> usize {
     (end - p) / 16
 }
@@ -425,7 +429,7 @@ fn is_open(capture: &Capture) -> bool {
     matches!(capture, Capture::Open(_))
 }
 
-/// Whether a byte is of a class such as `%a`; what is no letter of a class stands for itself.
+/// Returns whether a byte is of a class such as `%a`; any other character stands for itself.
 fn is_of(byte: u8, class: u8) -> bool {
     let is = match class.to_ascii_lowercase() {
         b'a' => byte.is_ascii_alphabetic(),

@@ -1,9 +1,9 @@
-//! The threads that run scripts.
+//! Worker pool: the threads that run scripts.
 //!
-//! Each worker has interpreters of its own. The calls of a script wait in a line of its own, and
-//! lines are served in turn. A script gets a further worker only while more are left than it has:
-//! alone it may have half of them, with others as busy an equal part, and who comes next always
-//! finds one.
+//! Each worker has interpreters of its own. The calls of a script wait in a queue of the script,
+//! and queues are served in turn. A script gets a further worker only while more workers are free
+//! than the script has. So a script alone gets half of the workers, scripts that are equally busy
+//! get equal parts, and the next script always finds a free worker.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -17,17 +17,17 @@ use tokio::sync::oneshot;
 
 use super::cache::Cache;
 
-/// From when on a call counts as slow, and whoever waits for its turn begins to look after it.
+/// Threshold of slow calls, and the first interval at which a waiting call looks for its turn.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// How long a call waits for its turn even if its own limit is shorter: who waits has done nothing
-/// wrong, and a session that comes in late is better than one that is turned away.
+/// Queue timeout: a call may wait longer than its own limit, because late beats denied.
 const QUEUED: Duration = Duration::from_secs(1);
 
-/// The interpreter's own recursion limits (200 nested C calls) stay well within this.
+/// Stack size of a thread. The interpreter's own recursion limits (200 nested C calls) stay well
+/// within it.
 const STACK: usize = 4 * 1024 * 1024;
 
-/// Worker threads for scripts, shared by all hooks of a gateway.
+/// Worker pool for scripts, shared by all hooks of a gateway.
 ///
 /// Threads are started when calls come, and end when the pool and all its scripts are gone.
 #[derive(Debug)]
@@ -35,50 +35,50 @@ pub struct Pool {
     shared: Arc<Shared>,
 }
 
-/// What a [`Pool`] is doing and has done.
+/// Statistics of a [`Pool`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
-    /// Threads that are alive, whatever they do.
+    /// Threads that are alive, busy or not.
     pub workers: usize,
     /// Calls that wait for a worker.
     pub queued: usize,
     /// Calls that are being run.
     pub running: usize,
-    /// Those that have been for more than 5 ms.
+    /// Running calls that have run for more than 5 ms.
     pub slow: usize,
-    /// Those that are far past their limit and have not ended.
+    /// Running calls that are far past their limit.
     pub stuck: usize,
-    /// Calls that ended far past their limit, ever, and those that have not ended.
+    /// Calls that have ever been far past their limit, ended or not.
     pub stuck_ever: u64,
     /// Interpreters that are alive.
     pub vms: usize,
-    /// Calls answered, well or not.
+    /// Calls that ended, with an answer or an error.
     pub calls: u64,
-    /// Calls that gave no answer.
+    /// Calls that ended with an error.
     pub errors: u64,
 }
 
-/// Why work came to nothing.
+/// Reason why work gave no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lost {
-    /// It was not begun in time.
+    /// Overload: the work was not begun in time.
     Overloaded,
-    /// It did not end in time, and may still.
+    /// Stuck work: it did not end in time, and may still run.
     Stuck,
-    /// It panicked.
+    /// Panic of the work.
     Died,
 }
 
-/// Whose work it is, and how long it may take.
+/// Order of work: the script and the limit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Order {
     pub(super) script: u64,
-    /// By the wall clock.
+    /// Limit in wall-clock time.
     pub(super) limit: Duration,
 }
 
 impl Order {
-    /// How long after its beginning the work has ended for sure, but for a single instruction that
+    /// Returns how long after its beginning the work has surely ended, unless a single instruction
     /// takes long.
     fn end(&self) -> Duration {
         self.limit * 2 + QUEUED
@@ -86,7 +86,7 @@ impl Order {
 }
 
 impl Pool {
-    /// A pool of at most so many threads; at least two.
+    /// Creates a pool of at most `workers` threads; at least two.
     pub fn new(workers: usize) -> Arc<Self> {
         let shared = Shared {
             size: workers.max(2),
@@ -101,13 +101,14 @@ impl Pool {
         })
     }
 
-    /// A pool of two threads for each processor, so that one script can have all processors.
+    /// Creates a pool of two threads for each processor, so that one script can have all
+    /// processors.
     pub fn per_processor() -> Arc<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         Self::new((2 * processors).max(4))
     }
 
-    /// What it is doing and has done.
+    /// Returns the pool's statistics.
     pub fn stats(&self) -> Stats {
         let shared = &self.shared;
         let state = shared.lock();
@@ -128,8 +129,10 @@ impl Pool {
         }
     }
 
-    /// Blocks until no call waits or runs and what dropped scripts left is freed, or until
-    /// `timeout` is over; says whether it is quiet.
+    /// Blocks until the pool is quiet or `timeout` is over, and returns whether it is quiet.
+    ///
+    /// A pool is quiet when no call waits or runs and the interpreters of dropped scripts are
+    /// freed.
     pub fn wait_quiet(&self, timeout: Duration) -> bool {
         let mut state = self.shared.lock();
         state.watchers += 1;
@@ -140,7 +143,9 @@ impl Pool {
         !result.timed_out()
     }
 
-    /// Runs work on a worker. Dropping the future drops work that has not begun.
+    /// Runs work on a worker.
+    ///
+    /// Dropping the future drops work that has not begun.
     pub(super) async fn run<R: Send + 'static>(
         &self,
         order: Order,
@@ -163,8 +168,8 @@ impl Pool {
                 answered = &mut answer => return answered.map_err(|_| Lost::Died),
                 () = tokio::time::sleep_until(look.into()) => {}
             }
-            // Real time, also where a test has stopped the runtime's clock; ever more seldom, as
-            // not to let all of it pass at once there.
+            // Reads the system's clock, also where a test has stopped the runtime's clock. The
+            // intervals grow, so that a stopped clock does not let all of the time pass at once.
             let now = Instant::now();
             if !begun && !place.waits() {
                 begun = true;
@@ -183,7 +188,7 @@ impl Pool {
         }
     }
 
-    /// Runs work on a thread of its own and waits for it.
+    /// Runs work on a thread of its own and waits for the result.
     pub(super) fn run_apart<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R, Lost> {
         thread::scope(|scope| {
             let builder = thread::Builder::new()
@@ -197,14 +202,14 @@ impl Pool {
         })
     }
 
-    /// Has all workers free the interpreters of scripts that are gone.
+    /// Makes all workers free the interpreters of scripts that are gone.
     pub(super) fn sweep(&self) {
         let mut state = self.shared.lock();
         state.epoch += 1;
         state.wake_all();
     }
 
-    /// Counts an answer.
+    /// Counts an answer, or an error.
     pub(super) fn count(&self, error: bool) {
         self.shared.calls.fetch_add(1, Ordering::Relaxed);
         if error {
@@ -212,7 +217,7 @@ impl Pool {
         }
     }
 
-    /// The count of interpreters that are alive.
+    /// Returns the count of interpreters that are alive.
     pub(super) fn live_vms(&self) -> &Arc<AtomicUsize> {
         &self.shared.vms
     }
@@ -233,11 +238,11 @@ impl Drop for Pool {
 
 type Work = Box<dyn FnOnce(&mut Cache) + Send>;
 
-/// What a pool and its workers share.
+/// State that a pool and its workers share.
 struct Shared {
     size: usize,
     state: Mutex<State>,
-    /// Watchers wait here for the pool to be quiet.
+    /// Signal to watchers that the pool is quiet.
     quiet: Condvar,
     vms: Arc<AtomicUsize>,
     calls: AtomicU64,
@@ -252,25 +257,25 @@ impl fmt::Debug for Shared {
 
 #[derive(Default)]
 struct State {
-    /// By script: those that have calls.
+    /// Queues of the scripts that have calls, by script.
     lines: HashMap<u64, Line>,
-    /// The scripts that have calls that wait, in the order of their turns.
+    /// Scripts that have waiting calls, in the order of their turns.
     turns: VecDeque<u64>,
     workers: Vec<Worker>,
-    /// Workers that wait for work; the last was busy last.
+    /// Workers that wait for work; the last one was busy last.
     idle: Vec<usize>,
-    /// Workers that run a call.
+    /// Number of workers that run a call.
     busy: usize,
     stuck_ever: u64,
-    /// Counts scripts that are gone.
+    /// Number of scripts that are gone.
     epoch: u64,
-    /// The number of the next job.
+    /// Number of the last job.
     next: u64,
     watchers: usize,
     closing: bool,
 }
 
-/// The calls of a script.
+/// Queue of a script's calls.
 #[derive(Default)]
 struct Line {
     waiting: VecDeque<Job>,
@@ -286,7 +291,7 @@ struct Job {
 struct Worker {
     thread: Thread,
     running: Option<Running>,
-    /// The epoch of its last sweep.
+    /// Epoch of the worker's last sweep.
     swept: u64,
 }
 
@@ -295,7 +300,7 @@ struct Running {
     since: Instant,
 }
 
-/// The place of a call in its line, given up when dropped.
+/// Place of a call in its queue, given up when dropped.
 struct Place<'a> {
     shared: &'a Shared,
     script: u64,
@@ -303,14 +308,14 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Whether the call has not begun.
+    /// Returns whether the call still waits.
     fn waits(&self) -> bool {
         let state = self.shared.lock();
         let line = state.lines.get(&self.script);
         line.is_some_and(|line| line.position(self.job).is_some())
     }
 
-    /// Gives it up; says whether the call had not begun.
+    /// Gives the place up, and returns whether the call still waited.
     fn leave(&self) -> bool {
         let mut state = self.shared.lock();
         let job = state.remove(self.script, self.job);
@@ -332,7 +337,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts work at the end of its line; gives its number.
+    /// Puts work at the end of its script's queue, and returns the job's number.
     fn submit(this: &Arc<Self>, order: Order, work: Work) -> u64 {
         let mut state = this.lock();
         state.next += 1;
@@ -346,7 +351,7 @@ impl Shared {
         id
     }
 
-    /// Has a worker come for a call that may be run, if there is one.
+    /// Wakes or starts a worker, if a call may be run.
     fn wake(this: &Arc<Self>, state: &mut State) {
         if state.turn(this.size).is_none() {
             return;
@@ -372,18 +377,19 @@ impl Shared {
         }
     }
 
-    /// The life of a worker.
+    /// Runs the calls of a worker until the pool closes.
     fn work(this: &Arc<Self>, me: usize) {
         let mut cache = Cache::default();
         while let Some(work) = Self::next(this, me, &mut cache) {
             if catch_unwind(AssertUnwindSafe(|| work(&mut cache))).is_err() {
-                // The caller is told by its channel. What the interpreters are in is unknown.
+                // The caller learns it from the closed channel. The interpreters may be in any
+                // state.
                 cache = Cache::default();
             }
         }
     }
 
-    /// Ends the call that `me` ran and waits for its next one; `None` when there will be none.
+    /// Ends the call that `me` ran and waits for its next one; `None` when the pool closes.
     fn next(this: &Arc<Self>, me: usize, cache: &mut Cache) -> Option<Work> {
         let mut state = this.lock();
         state.finish(me);
@@ -401,7 +407,7 @@ impl Shared {
                 continue;
             }
             if let Some(work) = state.take(me, this.size) {
-                // There may be more than one that could not be run before.
+                // The end of a call may let more than one waiting call run.
                 Self::wake(this, &mut state);
                 return Some(work);
             }
@@ -418,14 +424,14 @@ impl Shared {
 }
 
 impl Line {
-    /// Where a call waits; their numbers go up.
+    /// Returns where a call waits in the queue; the numbers of jobs go up.
     fn position(&self, job: u64) -> Option<usize> {
         self.waiting.binary_search_by_key(&job, |it| it.id).ok()
     }
 }
 
 impl State {
-    /// Whose turn it is, as an index of `turns`.
+    /// Returns the script whose turn it is, as an index of `turns`.
     fn turn(&self, size: usize) -> Option<usize> {
         let free = size - self.busy;
         self.turns
@@ -469,7 +475,7 @@ impl State {
         }
     }
 
-    /// Takes a call that waits out of its line.
+    /// Removes a waiting call from its queue.
     fn remove(&mut self, script: u64, job: u64) -> Option<Job> {
         let line = self.lines.get_mut(&script)?;
         let at = line.position(job)?;
@@ -497,7 +503,7 @@ impl State {
 }
 
 impl Running {
-    /// Whether it has run for much longer than it may.
+    /// Returns whether the call has run for much longer than its limit.
     fn is_stuck(&self) -> bool {
         self.since.elapsed() > self.order.end()
     }

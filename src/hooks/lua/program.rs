@@ -1,4 +1,4 @@
-//! What interpreters are made of.
+//! Program of a script, from which its interpreters are made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,17 +7,17 @@ use super::limit::Guard;
 use super::source::Sources;
 use crate::hooks::spec::{Environment, Limits, wall_timeout};
 
-/// A script as it was when it was loaded.
+/// Script as it was when it was loaded.
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) id: u64,
-    /// Of the hook.
+    /// Name of the hook.
     pub(super) name: Arc<str>,
     pub(super) sources: Arc<Sources>,
     pub(super) limits: Limits,
     pub(super) config: serde_json::Map<String, serde_json::Value>,
     pub(super) environment: Environment,
-    /// Counts the interpreters that are alive, of all scripts.
+    /// Count of the interpreters that are alive, of all scripts.
     pub(super) vms: Arc<AtomicUsize>,
 }
 

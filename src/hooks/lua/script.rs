@@ -1,4 +1,4 @@
-//! One hook of one configuration generation, and the interpreters that run it.
+//! Script of one configuration generation, and the calls to it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,17 +15,17 @@ use crate::hooks::contract::Function;
 use crate::hooks::spec::{LoadError, Spec};
 use crate::hooks::{Call, HookError, HookErrorKind, Reply};
 
-/// A script that calls can be made to.
+/// Script that has been loaded.
 #[derive(Debug)]
 pub(super) struct Script {
     program: Arc<Program>,
-    /// Where its functions begin, of those it defines; set when it has been run once.
+    /// Lines at which the defined functions begin; set when the script has run once.
     lines: OnceLock<[Option<usize>; 4]>,
     // After the program: fields are dropped in order.
     pool: Swept,
 }
 
-/// The pool of a script, which frees what it has of it when the script is gone.
+/// Pool of a script. Frees the script's interpreters when dropped.
 #[derive(Debug)]
 struct Swept(Arc<Pool>);
 
@@ -36,7 +36,8 @@ impl Drop for Swept {
 }
 
 impl Script {
-    /// Reads the script and runs it once, on a thread of its own. Blocks until it has ended.
+    /// Loads a script: reads it and runs it once, on a thread of its own. Blocks until that has
+    /// ended.
     pub(super) fn load(pool: &Arc<Pool>, spec: Spec) -> Result<Arc<Self>, LoadError> {
         let name: Arc<str> = spec.name.into();
         let path = std::path::absolute(&spec.path).unwrap_or(spec.path);
@@ -92,7 +93,10 @@ impl Script {
         Ok(script)
     }
 
-    /// Asks the script. Ends when its turn has come and twice its limit by the wall clock is over.
+    /// Asks the script.
+    ///
+    /// Ends, at the latest, when the call's turn has come and then twice its limit in wall-clock
+    /// time is over.
     pub(super) async fn ask(self: Arc<Self>, call: Call) -> Reply {
         let function = Function::of(&call.question);
         let attrs = call.attrs.clone();
@@ -108,7 +112,7 @@ impl Script {
             .0
             .run(order, move |cache, reply| {
                 let _context = runtime.enter();
-                // Nobody waits any more if this fails.
+                // Fails if nobody waits for the answer any more.
                 let _ = reply.send(run(&program, cache, call));
                 cache.renew(&program);
             })
@@ -132,7 +136,7 @@ impl Script {
         reply
     }
 
-    /// Whether it has anything to say.
+    /// Returns whether the script defines a function.
     pub(super) fn defines(&self, function: Function) -> bool {
         self.line(function).is_some()
     }
@@ -189,7 +193,7 @@ fn run(program: &Arc<Program>, cache: &mut Cache, call: Call) -> Reply {
         },
         Err(failure) => {
             if failure.kind != HookErrorKind::Script {
-                // Its state is whatever it was in the middle of.
+                // The interpreter was interrupted in an unknown state.
                 cache.discard(program);
             }
             Reply {

@@ -1,7 +1,7 @@
-//! The files of a script, read once.
+//! Sources of a script: its files, read once.
 //!
-//! All VMs of a script run the same text, whatever happens to the files meanwhile; a changed
-//! file makes a new [`Script`](super::script::Script) when the configuration is reloaded.
+//! All interpreters of a script run the same text, whatever happens to the files meanwhile. A
+//! changed file makes a new [`Script`](super::script::Script) when the configuration is reloaded.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,19 +16,19 @@ use tokio::sync::Notify;
 use crate::files::Files;
 use crate::sync::Mutex;
 
-/// Largest file that is taken for a script.
+/// Largest file that is taken for a script, bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// Most modules a script may ask for, found or not: names may come from clients.
+/// Most modules that a script may ask for, found or not, because names may come from clients.
 const MAX_MODULES: usize = 1000;
 
-/// One file's text.
+/// Text of one file.
 pub(super) struct Source {
-    /// What the interpreter takes for its name: a mark and the path relative to the script's
-    /// directory, as messages show it.
+    /// Chunk name of the text: a mark and the path relative to the script's directory, as messages
+    /// show it.
     chunk: String,
     text: Vec<u8>,
-    /// What the first interpreter made of the text, for the others.
+    /// Bytecode that the first interpreter compiled from the text, for the others.
     compiled: OnceLock<Vec<u8>>,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// A text with a name in Lua's notation: `@` and a file, or `=` and anything.
+    /// Creates a source with a name in Lua's notation: `@` and a file, or `=` and anything.
     pub(super) fn new(chunk: impl Into<String>, text: Vec<u8>) -> Self {
         Self {
             chunk: chunk.into(),
@@ -48,13 +48,13 @@ impl Source {
         }
     }
 
-    /// Its name without the mark.
+    /// Returns the name without its mark.
     pub(super) fn name(&self) -> &str {
         // invariant: a chunk has a mark before its name, one ASCII character.
         &self.chunk[1..]
     }
 
-    /// The text as a function. Compiles it the first time only.
+    /// Returns the text as a function. Compiles the text the first time only.
     pub(super) fn load(&self, lua: &Lua) -> mlua::Result<Function> {
         if let Some(code) = self.compiled.get() {
             // Our own output: nothing else is ever loaded as bytecode.
@@ -63,25 +63,25 @@ impl Source {
         }
         let chunk = lua.load(self.text.as_slice()).set_mode(ChunkMode::Text);
         let function = chunk.set_name(&self.chunk).into_function()?;
-        // Another worker may have been first, with the same.
+        // Another worker may have been first, with the same bytecode.
         let _ = self.compiled.set(function.dump(false));
         Ok(function)
     }
 }
 
-/// The main file and all that it requires, captured as they are asked for.
+/// Sources of a script: the main file and all modules, read when they are first asked for.
 #[derive(Debug)]
 pub(super) struct Sources {
     dir: PathBuf,
     main: Source,
     captured: Mutex<Captured>,
-    /// Told when there are more files, once the script is loaded.
+    /// Notified when there are more files, once the script is loaded.
     grown: OnceLock<Arc<Notify>>,
 }
 
 #[derive(Debug)]
 struct Captured {
-    /// Also the modules that were not there, so that they stay away.
+    /// Modules by name, with those that were missing, so that they stay missing.
     modules: HashMap<String, Result<Arc<Source>, String>>,
     files: Files,
 }
@@ -94,7 +94,7 @@ impl Sources {
             Ok(text) => text,
             Err(error) => return Err((format!("{}: {error}", path.display()), files)),
         };
-        // Whatever could be read has a name.
+        // A path that could be read has a file name.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         Ok(Self {
             dir: path.parent().unwrap_or(Path::new("/")).to_owned(),
@@ -107,31 +107,32 @@ impl Sources {
         })
     }
 
-    /// From now on, tells when there are more files.
+    /// Sets what is notified, from now on, when there are more files.
     pub(super) fn tell(&self, grown: Arc<Notify>) {
-        // Told once, by whoever has loaded the script.
+        // Set once, by the loader of the script.
         let _ = self.grown.set(grown);
     }
 
-    /// The main file.
+    /// Returns the main file.
     pub(super) fn main(&self) -> &Source {
         &self.main
     }
 
-    /// All files that were read, and those that would have been had they been there.
+    /// Returns all files that were read, and those that were looked for in vain.
     pub(super) fn files(&self) -> Files {
         self.captured.lock().files.clone()
     }
 
-    /// The names of the modules that were found.
+    /// Returns the names of the modules that were found.
     pub(super) fn modules(&self) -> Vec<String> {
         let captured = self.captured.lock();
         let found = captured.modules.iter().filter(|(_, found)| found.is_ok());
         found.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The module of a name as `require` takes it: dots go down directories. Reads it the first
-    /// time it is asked for.
+    /// Returns a module by its name as `require` takes it: dots go down directories.
+    ///
+    /// Reads the module the first time it is asked for.
     pub(super) fn module(&self, name: &str) -> Result<Arc<Source>, String> {
         let mut captured = self.captured.lock();
         if let Some(known) = captured.modules.get(name) {
@@ -177,7 +178,7 @@ fn read(files: &mut Files, path: &Path) -> io::Result<Vec<u8>> {
         text.drain(..3);
     }
     if text.starts_with(b"#") {
-        // A line for the shell; its line end stays, so that lines keep their numbers.
+        // A first line for the shell is cut; its line end stays, so that lines keep their numbers.
         let end = text.iter().position(|&byte| byte == b'\n');
         text.drain(..end.unwrap_or(text.len()));
     }

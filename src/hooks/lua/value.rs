@@ -1,4 +1,4 @@
-//! Lua values on their way in and out of an interpreter.
+//! Lua values on their way into and out of an interpreter.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::hooks::contract::MAX_TTL;
 use crate::hooks::shared::SharedError;
 use crate::proto::sproto::SprotoError;
 
-/// Why a host function gave no value.
+/// Reason why a host function gave no value.
 pub(super) enum Fail {
-    /// The script's fault: raised with its line.
+    /// Mistake of the script: raised with the script's line.
     Script(String),
-    /// The interpreter's: out of memory.
+    /// Failure of the interpreter: out of memory.
     Lua(mlua::Error),
 }
 
@@ -43,7 +43,7 @@ impl From<SprotoError> for Fail {
     }
 }
 
-/// The arguments of a call, for messages like those of Lua's own functions.
+/// Arguments of a call, with messages like those of Lua's own functions.
 pub(super) struct Args {
     pub(super) name: &'static str,
     pub(super) values: MultiValue,
@@ -106,7 +106,7 @@ impl Args {
     }
 }
 
-/// The type of a value, as scripts know it.
+/// Returns the type of a value, as scripts know it.
 pub(super) fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Integer(_) => "number",
@@ -115,7 +115,7 @@ pub(super) fn type_of(value: &Value) -> &'static str {
     }
 }
 
-/// A Lua value as a value that can leave its VM.
+/// Returns a Lua value as a value that can leave its interpreter, if its type allows that.
 pub(super) fn scalar(value: &Value) -> Option<AttrValue> {
     match value {
         Value::Boolean(value) => Some(AttrValue::Boolean(*value)),
@@ -126,7 +126,7 @@ pub(super) fn scalar(value: &Value) -> Option<AttrValue> {
     }
 }
 
-/// The other way round.
+/// Returns the Lua value of an attribute's value.
 pub(super) fn scalar_to_lua(lua: &Lua, value: &AttrValue) -> mlua::Result<Value> {
     Ok(match value {
         AttrValue::Boolean(value) => Value::Boolean(*value),

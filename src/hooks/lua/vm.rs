@@ -1,4 +1,4 @@
-//! One interpreter with one script in it.
+//! Interpreter with one script in it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,38 +18,39 @@ use super::value::{scalar_to_lua, type_of};
 use crate::hooks::contract::{Function as Hooked, Log, MAX_ERROR, clip};
 use crate::hooks::{Answer, Attrs, Call, HookErrorKind, Question};
 
-/// What runs before every script: see there.
+/// Prelude: the Lua code that runs before every script.
 static PRELUDE: LazyLock<Source> =
     LazyLock::new(|| Source::new("=gateway", include_str!("prelude.lua").into()));
 
-/// What Lua says when it has no more memory.
+/// Lua's message for running out of memory.
 const NO_MEMORY: &str = "not enough memory";
 
-/// Why a script did not do what it was run for. The message begins with `file:line:` or, where
-/// no line is known, with the file.
+/// Failure of a script.
+///
+/// The message begins with `file:line:` or, where no line is known, with the file.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     pub(super) kind: HookErrorKind,
     pub(super) message: String,
 }
 
-/// An interpreter that has run the script's main file.
+/// Interpreter that has run the script's main file.
 pub(super) struct Vm {
-    /// Of the prelude.
+    /// Function of the prelude, as the next two are.
     run: Function,
     call: Function,
     require: Function,
-    /// By [`Hooked`]: the script's function and the line it begins at.
+    /// Functions of the script with the lines at which they begin, by [`Hooked`].
     functions: [Option<(Function, usize)>; 4],
     log: Rc<RefCell<Log>>,
-    /// The listener last seen, so that its name is not made a Lua string each time.
+    /// Listener last seen, so that its name is not made a Lua string each time.
     listener: RefCell<Option<(Arc<str>, LuaString)>>,
-    // After all that refers to it: fields are dropped in order.
+    // After all fields that refer to the interpreter: fields are dropped in order.
     lua: Lua,
     _live: Live,
 }
 
-/// Counts the interpreters that are alive.
+/// Count of an interpreter as alive, until dropped.
 struct Live(Arc<AtomicUsize>);
 
 impl Drop for Live {
@@ -59,7 +60,7 @@ impl Drop for Live {
 }
 
 impl Vm {
-    /// Makes an interpreter and runs the script in it, within the limits of `guard`.
+    /// Creates an interpreter and runs the script in it, within the limits of `guard`.
     pub(super) fn new(program: &Program, guard: &Guard) -> Result<Self, Failure> {
         let live = program.vms.clone();
         live.fetch_add(1, Ordering::Relaxed);
@@ -76,7 +77,7 @@ impl Vm {
         }
     }
 
-    /// Runs a module of the script, if it is there, unless it has been.
+    /// Runs a module of the script, unless the module is missing or has run.
     pub(super) fn require(
         &self,
         program: &Program,
@@ -100,15 +101,16 @@ impl Vm {
         }
     }
 
-    /// Lines at which the script's functions begin, for those it defines.
+    /// Returns the lines at which the script's functions begin; `None` for those it does not
+    /// define.
     pub(super) fn lines(&self) -> [Option<usize>; 4] {
         self.functions
             .each_ref()
             .map(|function| function.as_ref().map(|(_, line)| *line))
     }
 
-    /// Asks the script, within the limits of `guard`. Returns the attributes as the script left
-    /// them.
+    /// Asks the script, within the limits of `guard`. Returns the answer, and the attributes as the
+    /// script left them.
     pub(super) fn call(
         &self,
         program: &Program,
@@ -140,7 +142,7 @@ impl Vm {
         }
     }
 
-    /// The outer result is of the interpreter, the inner one of the script.
+    /// Builds an interpreter. The outer error is the interpreter's, the inner one the script's.
     fn build(
         program: &Program,
         live: Live,
@@ -297,16 +299,16 @@ impl Vm {
     }
 }
 
-/// Finds the words for what went wrong.
+/// Reporter of what went wrong: finds the message, with file and line.
 struct ErrorReporter<'a> {
     program: &'a Program,
     guard: &'a Guard,
-    /// Where the function that was called begins.
+    /// Line at which the called function begins.
     line: Option<usize>,
 }
 
 impl ErrorReporter<'_> {
-    /// The interpreter gave up, or the prelude was interrupted.
+    /// Reports an error of the interpreter, or an interrupted prelude.
     fn raised(&self, error: &mlua::Error) -> Failure {
         if let Err(failure) = self.in_time() {
             return failure;
@@ -325,7 +327,7 @@ impl ErrorReporter<'_> {
         self.raised_message(&message)
     }
 
-    /// The script raised an error. `object` is true when it raised something else than a string.
+    /// Reports an error that the script raised. `object` is true when the error was not a string.
     fn failed(&self, message: &Value, object: &Value) -> Failure {
         if let Err(failure) = self.in_time() {
             return failure;
@@ -340,7 +342,7 @@ impl ErrorReporter<'_> {
         self.raised_message(&message)
     }
 
-    /// The script answered something that is no answer.
+    /// Reports a return value that is no answer.
     fn answered(&self, message: &str) -> Failure {
         let place = self.entry();
         Failure {
@@ -349,7 +351,7 @@ impl ErrorReporter<'_> {
         }
     }
 
-    /// An error if the time is up.
+    /// Returns an error if the time is up.
     fn in_time(&self) -> Result<(), Failure> {
         match self.guard.expired() {
             Some((kind, message)) => Err(self.placed(kind, &message)),
@@ -367,7 +369,7 @@ impl ErrorReporter<'_> {
     }
 
     fn raised_message(&self, message: &str) -> Failure {
-        // mlua adds a traceback to what its own calls raise.
+        // mlua adds a traceback to the errors that it raises itself.
         let message = match message.find("\nstack traceback:") {
             // invariant: it was found there.
             Some(end) => &message[..end],
@@ -383,7 +385,7 @@ impl ErrorReporter<'_> {
         }
     }
 
-    /// A message that may begin with a line.
+    /// Returns a failure with a message that may begin with a line already.
     fn message(&self, kind: HookErrorKind, message: &str) -> Failure {
         if has_place(message) {
             return Failure {
@@ -394,7 +396,7 @@ impl ErrorReporter<'_> {
         self.placed(kind, message)
     }
 
-    /// A message with the line where it happened, as far as it is known.
+    /// Returns a failure with a message and the line where it happened, as far as it is known.
     fn placed(&self, kind: HookErrorKind, message: &str) -> Failure {
         let place = self.guard.place().unwrap_or_else(|| self.entry());
         Failure {
@@ -403,7 +405,7 @@ impl ErrorReporter<'_> {
         }
     }
 
-    /// Where the script, or the function of it that was called, begins.
+    /// Returns where the script, or the called function of it, begins.
     fn entry(&self) -> String {
         let file = self.program.sources.main().name();
         match self.line {
@@ -417,7 +419,7 @@ fn clip_message(bytes: &[u8]) -> String {
     clip(bytes, MAX_ERROR)
 }
 
-/// Whether a message begins with `file:line:`.
+/// Returns whether a message begins with `file:line:`.
 fn has_place(message: &str) -> bool {
     let mut parts = message.splitn(3, ':');
     let _file = parts.next();

@@ -1,6 +1,6 @@
-//! The types of `plugins/wit`, as they cross the border.
+//! Types of `plugins/wit`, as they cross the border between gateway and plugin.
 //!
-//! A plugin whose types are others does not load: they are compared with these.
+//! Loading compares the types of a plugin with these, and fails if they differ.
 
 use std::borrow::Cow;
 
@@ -9,13 +9,13 @@ use wasmtime::component::{ComponentType, Lift, Lower};
 
 use crate::hooks::{AttrValue, Call, Ended};
 
-/// Where the interfaces of the contract are.
+/// Package of the contract's interfaces.
 pub(super) const PACKAGE: &str = "stablegate:plugin";
 
-/// The version of the contract.
+/// Version of the contract.
 pub(super) const VERSION: &str = "0.1.0";
 
-/// The full name of an interface of the contract.
+/// Returns the full name of an interface of the contract.
 pub(super) fn interface(name: &str) -> String {
     format!("{PACKAGE}/{name}@{VERSION}")
 }
@@ -239,7 +239,7 @@ pub(super) struct Endpoint {
     pub(super) connections: u64,
 }
 
-/// The parameters and the result of each function of the contract.
+/// Parameters and results of the contract's functions.
 pub(super) type Access<'a> = (Session<'a>,);
 pub(super) type Accessed = (Result<Decision, String>,);
 pub(super) type SelectTarget<'a> = (Session<'a>,);

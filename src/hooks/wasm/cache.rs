@@ -1,9 +1,9 @@
-//! Compiled code, kept on disk.
+//! Cache of compiled code on disk.
 //!
-//! Compiled code is machine code: who can write it can do anything. So it is kept in a directory
-//! that belongs to the gateway's user and that nobody else can write or put another in the place
-//! of, and is read from nowhere else. Behind the code is its hash: a disk that fails is no reason
-//! to run what it gives.
+//! Compiled code is machine code: who can write it can do anything. So the code is kept in a
+//! directory that belongs to the gateway's user and that nobody else can write or replace, and is
+//! loaded from nowhere else. Behind the code is its hash, so that a failing disk cannot have the
+//! gateway run damaged code.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::hash::{Hash, Hasher};
@@ -19,25 +19,26 @@ use wasmtime::component::Component;
 
 use crate::files::Hashing;
 
-/// What the files may take, bytes; beyond that, those not used for longest go.
+/// Most bytes of the cache's files; beyond that, the files not used for longest are removed.
 const MAX_SIZE: u64 = 512 * 1024 * 1024;
 
-/// How the names of its files end.
+/// Extension of the cache's files.
 const EXTENSION: &str = "cwasm";
 
-/// How the names of files end that are being written.
+/// Extension of files that are being written.
 const UNFINISHED: &str = "new";
 
-/// A directory of compiled code.
+/// Directory of compiled code.
 #[derive(Debug)]
 pub(super) struct Cache {
     directory: PathBuf,
-    /// Stands for the engine, its settings, and this program's version.
+    /// Hash of the engine, its settings, and this program's version.
     engine: [u8; 32],
 }
 
-/// Where compiled code is kept unless it is said otherwise: `stablegate` in the user's cache
-/// directory. `None` when the user has none.
+/// Returns the default directory of compiled code: `stablegate` in the user's cache directory.
+///
+/// `None` when the user has no cache directory.
 pub fn default_directory() -> Option<PathBuf> {
     let absolute = |name| {
         let path = PathBuf::from(std::env::var_os(name)?);
@@ -48,8 +49,9 @@ pub fn default_directory() -> Option<PathBuf> {
 }
 
 impl Cache {
-    /// Makes the directory if it is not there. `None`, with a line in the log, if it cannot be
-    /// used.
+    /// Opens a cache, and makes the directory if it is missing.
+    ///
+    /// `None`, with a line in the log, if the directory cannot be used.
     pub(super) fn open(directory: &Path, engine: &Engine) -> Option<Self> {
         let directory = match prepare(directory) {
             Ok(directory) => directory,
@@ -68,7 +70,7 @@ impl Cache {
         })
     }
 
-    /// The file for the code of a plugin with this content.
+    /// Returns the file for the code of a plugin with this content.
     pub(super) fn file(&self, content: &[u8]) -> PathBuf {
         let mut hash = Sha256::new();
         hash.update(self.engine);
@@ -81,7 +83,7 @@ impl Cache {
         self.directory.join(name).with_extension(EXTENSION)
     }
 
-    /// The code in a file of the cache. `None` if it is not there or cannot be used.
+    /// Loads the code in a file of the cache. `None` if the file is missing or cannot be used.
     pub(super) fn load(&self, engine: &Engine, file: &Path) -> Option<Component> {
         let refused = |error: &dyn std::fmt::Display| {
             let file = file.display();
@@ -95,8 +97,8 @@ impl Cache {
                 return None;
             }
         };
-        // The file that was checked, whatever its name stands for by now. It is mapped and not
-        // read: all plugins with this code share its pages, and the system can take them back.
+        // Maps the file that was checked, whatever its name stands for by now. A mapped file's
+        // pages are shared by all plugins with this code, and the system can take them back.
         let mapped = format!("/proc/self/fd/{}", opened.as_raw_fd());
         // SAFETY: the file is output of this program for this engine: this user owns it and nobody
         // else can write it or put another into its directory, so it was put there by `store`,
@@ -112,12 +114,12 @@ impl Cache {
         }
     }
 
-    /// A file that only this user can have written, and that is as it was written.
+    /// Opens a file after checks that only this user can have written it and that it is undamaged.
     fn checked(&self, file: &Path) -> io::Result<File> {
         private(&self.directory)?;
         let mut opened = OpenOptions::new()
             .read(true)
-            // Nor waits for what is none.
+            // Follows no link, and does not wait for a pipe.
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(file)?;
         let meta = opened.metadata()?;
@@ -125,7 +127,7 @@ impl Cache {
             return Err(io::Error::other("not a regular file"));
         }
         own(&meta)?;
-        // For the order in which files go. Without it this one goes earlier than it should.
+        // Pruning goes by this time. If it cannot be set, the file is removed too early at worst.
         let _ = opened.set_modified(SystemTime::now());
         let (mut hash, mut kept) = (Hashing(Sha256::new()), [0; 32]);
         let code = meta.len().saturating_sub(kept.len() as u64);
@@ -137,8 +139,9 @@ impl Cache {
         Ok(opened)
     }
 
-    /// Writes code to a file of the cache, all of it or nothing. It is only a cache: what fails is
-    /// logged.
+    /// Writes code to a file of the cache, all of it or nothing.
+    ///
+    /// Errors are only logged, as the code can be compiled again.
     pub(super) fn store(&self, file: &Path, code: &[u8]) {
         if let Err(error) = self.write(file, code) {
             let file = file.display();
@@ -162,7 +165,7 @@ impl Cache {
         let Ok(entries) = fs::read_dir(&self.directory) else {
             return;
         };
-        // Unfinished ones among them: a gateway that was killed leaves one.
+        // With unfinished files: a gateway that was killed leaves one.
         let mut files: Vec<_> = entries
             .filter_map(|entry| {
                 let entry = entry.ok()?;
@@ -178,7 +181,7 @@ impl Cache {
         for (_, len, file) in files.iter().rev() {
             size += len;
             if size > MAX_SIZE {
-                // Another gateway may have been first.
+                // Another gateway may have removed the file already.
                 let _ = fs::remove_file(file);
             }
         }
@@ -193,12 +196,13 @@ fn write_new(file: &Path, code: &[u8]) -> io::Result<()> {
         .open(file)?;
     file.write_all(code)?;
     file.write_all(&Sha256::digest(code))?;
-    // Its name must not be there before its content is.
+    // The content must be on disk before the name is.
     file.sync_all()
 }
 
-/// Makes the directory if it is not there, and says where it is: links on the way to it, such as
-/// those of a service manager, are followed once.
+/// Makes the directory if it is missing, and returns its real path.
+///
+/// Links on the way to the directory, such as those of a service manager, are followed once.
 fn prepare(directory: &Path) -> io::Result<PathBuf> {
     DirBuilder::new()
         .recursive(true)
@@ -209,8 +213,7 @@ fn prepare(directory: &Path) -> io::Result<PathBuf> {
     Ok(directory)
 }
 
-/// Fails unless the directory is one, belongs to this user, and cannot be written or replaced by
-/// others.
+/// Fails unless the path is a directory of this user that others can neither write nor replace.
 fn private(directory: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(directory)?;
     if !meta.is_dir() {
@@ -219,7 +222,7 @@ fn private(directory: &Path) -> io::Result<()> {
     own(&meta)?;
     for above in directory.ancestors().skip(1) {
         let meta = fs::symlink_metadata(above)?;
-        // In a sticky directory others can move only what is theirs.
+        // In a sticky directory, others can move only their own files.
         let sticky = meta.mode() & libc::S_ISVTX != 0;
         if ![0, user()].contains(&meta.uid()) || others_can_write(&meta) && !sticky {
             let above = above.display();
@@ -229,7 +232,7 @@ fn private(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Fails if others than this user own or can write what has this metadata.
+/// Fails if the owner is not this user, or if others can write.
 fn own(meta: &Metadata) -> io::Result<()> {
     if meta.uid() != user() {
         return Err(io::Error::other("belongs to another user"));
@@ -255,7 +258,7 @@ impl Hasher for Hashing {
     }
 
     fn finish(&self) -> u64 {
-        // Only asked for by maps.
+        // Only maps ask for this value.
         0
     }
 }

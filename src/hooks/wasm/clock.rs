@@ -1,17 +1,17 @@
-//! What interrupts plugins: a thread that counts milliseconds while any of them runs.
+//! Clock that interrupts plugins: a thread that counts milliseconds while any plugin runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-/// Between two ticks. A plugin that runs at a tick gives up its thread.
+/// Interval of ticks. A plugin that runs at a tick gives up its thread.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Ticks without a call until the thread goes to sleep.
 const IDLE: u32 = 100;
 
-/// Ticks an engine's epoch for as long as it lives.
+/// Clock that ticks an engine's epoch, until dropped.
 #[derive(Debug)]
 pub(super) struct Clock {
     thread: Thread,
@@ -20,18 +20,18 @@ pub(super) struct Clock {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Calls that are being run.
+    /// Number of calls that are being run.
     active: AtomicUsize,
-    /// Whether the thread sleeps until it is woken.
+    /// Set while the thread sleeps until it is woken.
     asleep: AtomicBool,
     closing: AtomicBool,
 }
 
-/// Keeps the clock ticking until it is dropped.
+/// Guard that keeps the clock ticking until dropped.
 pub(super) struct Ticking<'a>(&'a State);
 
 impl Clock {
-    /// Starts the thread; `tick` is called by it.
+    /// Starts the thread, which calls `tick`.
     pub(super) fn start(tick: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let state = Arc::<State>::default();
         let shared = state.clone();
@@ -44,10 +44,11 @@ impl Clock {
         })
     }
 
-    /// A call begins.
+    /// Keeps the clock ticking for a call that begins.
     pub(super) fn ticking(&self) -> Ticking<'_> {
         let state = &*self.state;
-        // In one order with the thread's going to sleep: one of the two sees the other.
+        // Sequentially consistent with the thread that goes to sleep: one of the two sees what the
+        // other did.
         state.active.fetch_add(1, Ordering::SeqCst);
         if state.asleep.load(Ordering::SeqCst) && state.asleep.swap(false, Ordering::SeqCst) {
             self.thread.unpark();

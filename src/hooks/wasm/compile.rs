@@ -1,4 +1,4 @@
-//! From a file to a component that can be run.
+//! Compilation of a file to a component that can be run.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -19,11 +19,11 @@ use super::late::Hash;
 use crate::hooks::processor::{Clock, background};
 use crate::sync::Mutex;
 
-/// How many times its limit a compilation may take by the clock: its threads have the lowest claim
-/// to the processors.
+/// Wall-clock time of a compilation, as a multiple of its limit: its threads have the lowest
+/// priority.
 const WALL: u32 = 4;
 
-/// The contract, and the part of the system interfaces that core modules can use.
+/// WIT packages of the contract, and of the system interfaces that core modules can use.
 const WIT: [&[(&str, &str)]; 3] = [
     &[
         (
@@ -53,12 +53,13 @@ const WIT: [&[(&str, &str)]; 3] = [
     )],
 ];
 
-/// How often it is looked whether a compilation takes too long.
+/// Interval at which the time of a compilation is checked.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The component that a file's content is or stands for, compiled: from the cache if it is there.
-/// The file's name is for messages. What is not compiled within `limit` is an error; it goes on and
-/// may be in the cache later.
+/// Compiles the content of a file to a component, or loads the component from the cache.
+///
+/// The file's name is for messages. A compilation that exceeds `limit` is an error. It goes on, and
+/// its result may be in the cache later.
 pub(super) fn compile(
     engine: &Arc<Engine>,
     content: Vec<u8>,
@@ -73,7 +74,7 @@ pub(super) fn compile(
     }
     let code = generate(engine, content, name, file.clone(), limit)?;
     if let Some((cache, file)) = engine.cache.as_ref().zip(file.as_ref()) {
-        // Its pages are shared, and can be given back to the system.
+        // Pages of a cached file are shared, and can be given back to the system.
         if let Some(component) = cache.load(&engine.wasm, file) {
             return Ok(component);
         }
@@ -83,11 +84,10 @@ pub(super) fn compile(
     loaded.map_err(|error| format!("{error:#}"))
 }
 
-/// Machine code for the component of a file, which is put into the cache. Takes all processors, but
-/// only what sessions leave of them.
+/// Generates machine code for the component of a file, and puts the code into the cache.
 ///
-/// None of its threads may compute for longer than `limit`, and all of it may take
-/// [as much more](WALL) by the clock on the wall.
+/// Uses all processors, but only what sessions leave of them. None of the threads may compute for
+/// longer than `limit`, and the whole may take [a multiple](WALL) of that in wall-clock time.
 fn generate(
     engine: &Arc<Engine>,
     content: Vec<u8>,
@@ -122,7 +122,7 @@ fn generate(
         }
         let mut late = own.late.0.lock();
         late.retain(|late| *late != hash);
-        // Nobody may wait any more.
+        // Fails if nobody waits any more.
         let _ = result.send(code);
     });
     let until = Instant::now() + limit * WALL;
@@ -138,7 +138,7 @@ fn generate(
             continue;
         }
         let mut late = engine.late.0.lock();
-        // It may have ended by now.
+        // The compilation may have ended by now.
         return code.try_recv().unwrap_or_else(|_| {
             late.push(hash);
             Err(format!("compiling takes longer than {limit:?}"))
@@ -146,7 +146,7 @@ fn generate(
     }
 }
 
-/// The component in binary form.
+/// Returns the component of a file's content in binary form.
 fn component(content: &[u8], file: &str) -> Result<Vec<u8>, String> {
     let binary = if content.starts_with(b"\0asm") {
         Cow::Borrowed(content)
@@ -179,12 +179,12 @@ fn wrap(mut module: Vec<u8>) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("{error:#}"))
 }
 
-/// What a core module says of itself.
+/// Imports and exports of a core module.
 #[derive(Default)]
 struct Used {
     imports: BTreeSet<String>,
     exports: BTreeSet<String>,
-    /// Whether its compiler has added its types.
+    /// Set if the module's compiler has added component types.
     described: bool,
 }
 
@@ -215,7 +215,7 @@ fn used(module: &[u8]) -> wasmparser::Result<Used> {
     Ok(used)
 }
 
-/// The world of a module that has these imports and exports.
+/// Builds the world of a module with these imports and exports.
 fn world(used: &Used) -> Result<(Resolve, WorldId), String> {
     let mut resolve = Resolve::default();
     let mut known = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! The engine that runs all plugins of a gateway.
+//! Engine that runs all plugins of a gateway.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,45 +13,47 @@ use super::idle::Idle;
 use super::late::Late;
 use super::slow::Slow;
 
-/// Instances that may live at once: calls under way, and those that wait for their next one.
+/// Most instances that live at once: those with a call under way, and idle ones.
 const INSTANCES: u32 = 512;
 
-/// Most instances that wait, for each processor: enough for a chain of eight hooks.
+/// Most idle instances for each processor: enough for a chain of eight hooks.
 const IDLE: usize = 8;
 
-/// Most instances that wait in all: the other places are for calls.
+/// Most idle instances in all: the other places are for calls.
 const MAX_IDLE: usize = INSTANCES as usize / 2;
 
-/// Core modules of all of them: a compiler makes several for one component.
+/// Most instances of core modules: a compiler makes several modules for one component.
 const CORE_INSTANCES: u32 = 4 * INSTANCES;
 
-/// Places of instances that are gone which are kept as they are for the next one of the same
-/// plugin. They hold memory and the plugin's code: more of them would keep those of old ones.
+/// Most warm slots: places of dropped instances that are kept for the next instance of the same
+/// plugin.
+///
+/// A warm slot holds memory and the plugin's code: more slots would keep those of old plugins.
 const WARM: u32 = 16;
 
-/// The largest memory that a hook can be allowed.
+/// Most memory that a hook can be allowed, bytes.
 const MAX_MEMORY: usize = 1024 * 1024 * 1024;
 
-/// The stack of WebAssembly code, bytes.
+/// Stack of WebAssembly code, bytes.
 const STACK: usize = 512 * 1024;
 
-/// The stack of a call: that, and what host functions need on top of it.
+/// Stack of a call, bytes: the code's, and what host functions need on top of it.
 const CALL_STACK: usize = STACK + 256 * 1024;
 
-/// What of an instance's memory stays resident for the next one, bytes: clearing so much costs
+/// Bytes of an instance's memory that stay resident for the next instance: clearing so much costs
 /// less than giving it back to the system.
 const KEEP: usize = 256 * 1024;
 
-/// What runs plugins. Its threads end with it.
+/// Engine of a gateway's plugins. Its threads end with it.
 pub(super) struct Engine {
     pub(super) wasm: wasmtime::Engine,
     pub(super) clock: Clock,
     pub(super) slow: Slow,
     pub(super) idle: Idle,
     pub(super) cache: Option<Cache>,
-    /// What is compiled although nobody waits for it any more.
+    /// Compilations that go on although nobody waits for them any more.
     pub(super) late: Late,
-    /// Threads that can run plugins at once.
+    /// Number of threads that can run plugins at once.
     pub(super) processors: usize,
 }
 

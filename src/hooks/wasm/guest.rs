@@ -1,4 +1,4 @@
-//! What the host keeps beside an instance of a plugin.
+//! State of the host for an instance of a plugin.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -14,53 +14,53 @@ use crate::hooks::{AttrValue, Attrs};
 /// Most elements of one table; a large interpreter has some ten thousand functions in one.
 pub(super) const MAX_TABLE: usize = 65_536;
 
-/// What all instances of a plugin see of the gateway.
+/// Context that all instances of a plugin share: what they see of the gateway.
 #[derive(Debug)]
 pub(super) struct PluginContext {
     /// Name of the hook.
     pub(super) hook: Arc<str>,
     pub(super) config: serde_json::Map<String, serde_json::Value>,
     pub(super) environment: Environment,
-    /// The most memory an instance may have, bytes.
+    /// Most memory of an instance, bytes.
     pub(super) memory: usize,
-    /// What all of them have, bytes, and may have.
+    /// Memory of all instances together, bytes, and the most that it may be.
     pub(super) all_memory: AtomicUsize,
     pub(super) most_memory: usize,
 }
 
-/// The host's side of one instance.
+/// State of the host for one instance.
 pub(super) struct Guest {
     pub(super) around: Arc<PluginContext>,
     pub(super) log: Log,
-    /// What was written to standard output and error, up to the end of a line.
+    /// Standard output and error since the last end of a line.
     pub(super) line: Vec<u8>,
     notes: Notes,
     memory: usize,
     elements: usize,
 }
 
-/// What a call has noted about its session: attributes to set or, with `None`, to remove.
+/// Changes of attributes that a call has noted: values to set or, with `None`, keys to remove.
 #[derive(Default)]
 pub(super) struct Notes {
     values: BTreeMap<String, Option<AttrValue>>,
-    /// What they take, bytes.
+    /// Bytes that the notes take.
     size: usize,
 }
 
-/// What a note takes besides its key and value, bytes.
+/// Bytes that a note takes besides its key and its value.
 const ENTRY: usize = 128;
 
-/// A call notes too much.
+/// Error of a call whose attributes are too large.
 #[derive(Debug, thiserror::Error)]
 #[error("session.attrs is larger than {MAX_ATTRS} bytes")]
 pub(super) struct AttrsFull;
 
-/// The instance needs more memory than its hook has.
+/// Error of an instance that needs more memory than its hook has.
 #[derive(Debug, thiserror::Error)]
 #[error("out of memory")]
 pub(super) struct OutOfMemory;
 
-/// All instances of the plugin together need more memory than they may have.
+/// Error of an instance that would exceed the memory of all instances of its plugin.
 #[derive(Debug, thiserror::Error)]
 #[error("too many instances")]
 pub(super) struct Crowded;
@@ -77,8 +77,9 @@ impl Guest {
         }
     }
 
-    /// Notes that an attribute is set or, with `None`, removed by the call under way. Until its
-    /// end they may be as large as its memory.
+    /// Notes that the call under way sets an attribute or, with `None`, removes it.
+    ///
+    /// Until the end of the call, its notes may take as much as the memory limit of an instance.
     pub(super) fn note(
         &mut self,
         key: String,
@@ -97,7 +98,7 @@ impl Guest {
         Ok(())
     }
 
-    /// What the call has noted, which is forgotten here.
+    /// Takes the call's notes and leaves none.
     pub(super) fn take_notes(&mut self) -> Notes {
         mem::take(&mut self.notes)
     }
@@ -111,7 +112,7 @@ impl Drop for Guest {
 }
 
 impl Notes {
-    /// Makes of the attributes what was noted, or leaves them as they are.
+    /// Changes the attributes as noted; on an error, they stay as they are.
     pub(super) fn apply(self, attrs: &mut Attrs) -> Result<(), AttrsFull> {
         if self.values.is_empty() {
             return Ok(());
@@ -160,7 +161,7 @@ impl ResourceLimiter for Guest {
     }
 }
 
-/// Adds to what is used of a limit what one memory or table grows by, if it can.
+/// Adds the growth of one memory or table to what is used of a limit, if the limit allows.
 fn grow(
     used: &mut usize,
     limit: usize,
@@ -168,7 +169,7 @@ fn grow(
     desired: usize,
     maximum: Option<usize>,
 ) -> wasmtime::Result<bool> {
-    // The plugin is told so, and nothing is taken.
+    // Nothing is added: the engine refuses the growth, and the plugin sees that.
     if maximum.is_some_and(|maximum| desired > maximum) {
         return Ok(false);
     }

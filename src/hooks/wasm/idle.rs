@@ -1,8 +1,8 @@
-//! Instances that wait for their next call, of all plugins.
+//! Idle instances of all plugins, which wait for their next call.
 //!
-//! Sessions hold the plugins that decided about them, so of one hook there are as many plugins as
-//! there were reloads. What they keep is bounded for all of them together, and those that nobody
-//! asks any more lose it first.
+//! Sessions hold the plugins that decided about them, so that one hook has as many plugins as there
+//! were reloads. The number of idle instances is bounded for all plugins together, and plugins that
+//! are no longer asked lose theirs first.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::guest::{Guest, PluginContext};
 
 use crate::sync::Mutex;
 
-/// An instance with its memory.
+/// Instance with its memory.
 pub(super) struct LiveInstance {
     pub(super) store: Store<Guest>,
     pub(super) instance: Instance,
@@ -26,7 +26,7 @@ impl LiveInstance {
     }
 }
 
-/// A bounded list, the last used last.
+/// Bounded list of idle instances, the last used last.
 pub(super) struct Idle {
     instances: Mutex<VecDeque<LiveInstance>>,
     most: usize,
@@ -40,19 +40,19 @@ impl Idle {
         }
     }
 
-    /// An instance of a plugin, the last that was kept.
+    /// Takes the instance of a plugin that was kept last.
     pub(super) fn take(&self, plugin: &Arc<PluginContext>) -> Option<LiveInstance> {
         let mut instances = self.instances.lock();
         let at = instances.iter().rposition(|live| live.is_of(plugin))?;
         instances.remove(at)
     }
 
-    /// Keeps an instance, instead of the one that has waited longest if there are too many.
+    /// Keeps an instance. If there are too many, drops the one that has waited longest.
     pub(super) fn keep(&self, live: LiveInstance) {
         let mut instances = self.instances.lock();
         instances.push_back(live);
         let surplus = (instances.len() > self.most).then(|| instances.pop_front());
-        // Giving memory back takes its time.
+        // Dropped without the lock, because giving memory back takes time.
         drop(instances);
         drop(surplus);
     }

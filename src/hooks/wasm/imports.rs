@@ -1,4 +1,4 @@
-//! What plugins may call of the gateway: the interfaces that `plugins/wit` describes.
+//! Imports of plugins: host functions of the interfaces that `plugins/wit` describes.
 
 use std::time::Duration;
 

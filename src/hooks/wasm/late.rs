@@ -1,19 +1,18 @@
-//! Compilations that take too long and go on.
+//! Late compilations: those that take too long and go on.
 
 use crate::sync::Mutex;
 
-/// Most compilations that go on although they have taken too long. The compiler cannot be
-/// interrupted.
+/// Most late compilations at once. The compiler cannot be interrupted.
 const MAX_LATE: usize = 2;
 
-/// The contents of which the compilation takes too long.
+/// Hashes of the contents whose compilation is late.
 #[derive(Debug, Default)]
 pub(super) struct Late(pub(super) Mutex<Vec<Hash>>);
 
 pub(super) type Hash = [u8; 32];
 
 impl Late {
-    /// Fails if the content is among them, or too many others are.
+    /// Fails if the compilation of the content is late, or too many others are.
     pub(super) fn check(&self, content: &Hash) -> Result<(), String> {
         let late = self.0.lock();
         if late.contains(content) {

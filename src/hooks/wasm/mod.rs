@@ -1,21 +1,22 @@
-//! The host of WebAssembly plugins.
+//! Host of WebAssembly plugins.
 //!
-//! A plugin is a component that speaks the contract in `plugins/wit`, where each question and
-//! each function is described; it is the contract of Lua scripts in another notation. A core
-//! module whose exports follow the canonical ABI, and the text format of either, are turned into
-//! a component when they are loaded.
+//! A plugin is a component that speaks the contract in `plugins/wit`, where each question and each
+//! function is described; it is the contract of Lua scripts in another notation. A core module
+//! whose exports follow the canonical ABI, and the text format of either, are turned into a
+//! component when they are loaded.
 //!
 //! # How it runs
 //!
-//! All plugins of a gateway share one engine, which a [`PluginHost`] starts with the first of them. A
-//! call begins on the thread that asks. Most end within microseconds; one that does not is taken
-//! off that thread after a millisecond or two and goes on, a slice at a time, on threads of lower
-//! priority, until it answers or its time is over. Where that took long lately a call begins there. A
-//! plugin that traps or exceeds its [`Limits`] loses its instance and nothing else.
+//! All plugins of a gateway share one engine, which a [`PluginHost`] starts with the first of them.
+//! A call begins on the thread that asks. Most calls end within microseconds. A call that does not
+//! is taken off that thread after a millisecond or two and goes on, a slice at a time, on threads
+//! of lower priority, until it answers or its time is over. The calls of a plugin that was slow
+//! lately begin on those threads. A plugin that traps or exceeds its [`Limits`] loses its instance
+//! and nothing else.
 //!
-//! Plugins reach nothing but what the contract offers. Of the system interfaces that compilers
-//! link in, clocks and randomness work, standard output goes to the log, and there are no
-//! arguments, no variables and no files; all else traps.
+//! Plugins reach nothing but what the contract offers. Of the system interfaces that compilers link
+//! in, clocks and randomness work, standard output goes to the log, and there are no arguments, no
+//! variables and no files; all else traps.
 //!
 //! [`Limits`]: super::spec::Limits
 
@@ -48,15 +49,16 @@ use crate::hooks::spec::Instance;
 
 pub use self::cache::default_directory;
 
-/// What all plugins of a gateway share.
+/// Host of all plugins of a gateway: their shared engine.
 pub struct PluginHost {
     cache: Option<PathBuf>,
     engine: OnceLock<Result<Arc<Engine>, String>>,
 }
 
 impl PluginHost {
-    /// A host that keeps compiled code in the directory `cache`, or only in memory. Threads are
-    /// started and address space is reserved for the first plugin.
+    /// Creates a host that keeps compiled code in the directory `cache`, or only in memory.
+    ///
+    /// Threads are started and address space is reserved for the first plugin.
     pub fn new(cache: Option<PathBuf>) -> Arc<Self> {
         Arc::new(Self {
             cache,
@@ -72,20 +74,20 @@ impl PluginHost {
     }
 }
 
-/// A plugin of one configuration generation. Clones are the same plugin.
+/// Plugin of one configuration generation. Clones are the same plugin.
 #[derive(Clone)]
 pub struct WasmHook {
     plugin: Arc<Plugin>,
 }
 
 impl WasmHook {
-    /// Reads a plugin, compiles it if the cache does not have it, and starts it once.
+    /// Loads a plugin: reads it, compiles it if it is not in the cache, and starts it once.
     ///
-    /// Blocks, for seconds if it is large: not for async threads.
+    /// Blocks, for seconds if the plugin is large: not for async threads.
     ///
     /// # Errors
-    /// When it cannot be read, is no plugin, wants what the gateway does not have, or does not
-    /// start within its limits. The message says what is missing.
+    /// When the plugin cannot be read, is no plugin, wants what the gateway does not have, or does
+    /// not start within its limits. The message says what is missing.
     pub fn load(host: &PluginHost, spec: Spec, instance: Instance) -> Result<Self, LoadError> {
         let path = std::path::absolute(&spec.path).unwrap_or_else(|_| spec.path.clone());
         let name: Arc<str> = spec.name.as_str().into();
@@ -98,7 +100,7 @@ impl WasmHook {
                 plugin: Arc::new(plugin),
             })
             .map_err(|message| {
-                // It may quote the file.
+                // The message may quote the file.
                 let message = clip(message.as_bytes(), MAX_ERROR);
                 LoadError {
                     hook: name,
@@ -121,7 +123,7 @@ impl Hook for WasmHook {
         self.plugin.name()
     }
 
-    /// What the plugin does not export is passed without asking it.
+    /// Asks the plugin. A function that the plugin does not export passes at once.
     fn call(&self, call: Call) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
         if !self.plugin.exports(Function::of(&call.question)) {
             return Box::pin(future::ready(Reply {
@@ -139,7 +141,7 @@ impl FileHook for WasmHook {
         self.plugin.files().clone()
     }
 
-    /// A plugin is one file.
+    /// Returns no modules: a plugin is one file.
     fn modules(&self) -> Vec<String> {
         Vec::new()
     }

@@ -1,4 +1,4 @@
-//! One plugin of one configuration generation, and its instances.
+//! Plugin of one configuration generation, with its instances.
 
 use std::future::Future;
 use std::path::Path;
@@ -36,30 +36,30 @@ use crate::hooks::{Answer, Call, HookError, HookErrorKind, Question, Reply, Sess
 /// Most bytes that a plugin passes to the gateway at once: the longest message, and some more.
 const MAX_PASSED: usize = MAX_MESSAGE + 64 * 1024;
 
-/// How the engine's error begins when it does.
+/// Beginning of the engine's error for passing more than that.
 const PASSED_TOO_MUCH: &str = "too much data is being copied";
 
-/// How often the memory that an instance may have all of them may have together; more where more
-/// can run at once.
+/// Memory that all instances of a plugin may have together, as a multiple of one instance's limit;
+/// more where more instances can run at once.
 const INSTANCES: usize = 16;
 
-/// A plugin as it was when it was loaded.
+/// Plugin as it was when it was loaded.
 pub(super) struct Plugin {
     files: Files,
-    /// The file's name, for messages.
+    /// Name of the file, for messages.
     file: String,
     timeout: Duration,
     wall_timeout: Duration,
     pace: Arc<Pace>,
     around: Arc<PluginContext>,
     instance: Instance,
-    /// By [`Function`].
+    /// Exported functions, by [`Function`].
     exports: [Option<ComponentExportIndex>; 4],
     component: InstancePre<Guest>,
     engine: Arc<Engine>,
 }
 
-/// The interface and the function that a question is asked through.
+/// Returns the interface and the function of the contract for a question.
 fn names(function: Function) -> (&'static str, &'static str) {
     match function {
         Function::Access => ("access-control", "access"),
@@ -70,7 +70,7 @@ fn names(function: Function) -> (&'static str, &'static str) {
 }
 
 impl Plugin {
-    /// Reads a plugin, compiles it and starts it once. Blocks.
+    /// Loads a plugin: reads and compiles it, and starts it once. Blocks.
     pub(super) fn load(
         engine: &Arc<Engine>,
         path: &Path,
@@ -159,13 +159,13 @@ impl Plugin {
         &self.files
     }
 
-    /// Whether it has anything to say.
+    /// Returns whether the plugin exports a function.
     pub(super) fn exports(&self, function: Function) -> bool {
         // invariant: there is a place for each function.
         self.exports[function as usize].is_some()
     }
 
-    /// Asks the plugin. Ends within its limits and the time of a few turns.
+    /// Asks the plugin. Ends within the limits of a call and the time of a few turns.
     pub(super) async fn ask(self: Arc<Self>, call: Call) -> Reply {
         let started = Instant::now();
         let limits = Limits {
@@ -176,8 +176,8 @@ impl Plugin {
         let mut running: Running = Box::pin(self.clone().answer(call, started));
         let engine = &self.engine;
         let ticking = engine.clock.ticking();
-        // Most calls end here. One that does not wants to go on at once, and elsewhere; one that
-        // probably will not is elsewhere from the start.
+        // The first poll runs on the thread that asks: most calls end there. A call that does not
+        // end, or probably will not, goes on at once on the threads for slow calls.
         let first = match self.pace.is_overloaded() || self.pace.is_slow() {
             true => Poll::Pending,
             false => running
@@ -219,7 +219,7 @@ impl Plugin {
         })
     }
 
-    /// The whole of a call. Gives way at each tick of the clock.
+    /// Runs a whole call. Gives way at each tick of the clock.
     async fn answer(self: Arc<Self>, mut call: Call, started: Instant) -> Reply {
         let answer = self.run(&mut call).await.map_err(|mut error| {
             let function = Function::of(&call.question).name();
@@ -233,7 +233,7 @@ impl Plugin {
         }
     }
 
-    /// Changes the attributes of the call if it succeeds.
+    /// Runs a call in an instance. Changes the attributes of the call only if the call succeeds.
     async fn run(&self, call: &mut Call) -> Result<Answer, HookError> {
         let failed = |error| self.describe(&error);
         let parked = match self.instance {
@@ -298,7 +298,7 @@ impl Plugin {
         })
     }
 
-    /// An export of an instance, with the types that [`Self::probe`] gave it.
+    /// Returns an exported function of an instance, with the types that [`Self::probe`] compared.
     fn function<P, R>(
         &self,
         live: &mut LiveInstance,
@@ -318,7 +318,7 @@ impl Plugin {
         Ok(unsafe { TypedFunc::new_unchecked(exported) })
     }
 
-    /// A new instance.
+    /// Starts a new instance.
     async fn start(&self) -> wasmtime::Result<LiveInstance> {
         let mut store = Store::new(&self.engine.wasm, Guest::new(self.around.clone()));
         store.limiter(|guest| guest);
@@ -329,7 +329,7 @@ impl Plugin {
         Ok(LiveInstance { store, instance })
     }
 
-    /// Keeps an instance for the next call, if it is to be kept.
+    /// Keeps an instance for the next call, if the plugin's instances are pooled.
     fn park(&self, mut live: LiveInstance) {
         if self.instance == Instance::Pooled {
             live.store.data_mut().log.end();
@@ -337,7 +337,7 @@ impl Plugin {
         }
     }
 
-    /// What a failure was.
+    /// Returns the error of a call that the engine ended.
     fn describe(&self, error: &wasmtime::Error) -> HookError {
         let (kind, mut message) = if error.is::<OutOfMemory>() {
             let limit = ByteSize::b(self.around.memory as u64);
@@ -434,8 +434,9 @@ fn announce(message: Option<Vec<u8>>) -> Result<Answer, String> {
     }
 }
 
-/// Runs what gives way at each tick of the clock to its end. `None`: it computed for longer than
-/// `limit`.
+/// Runs a future to its end. `None` if it computes for longer than `limit`.
+///
+/// The future gives way at each tick of the clock.
 fn block_on<F: Future>(engine: &Engine, limit: Duration, running: F) -> Option<F::Output> {
     let _ticking = engine.clock.ticking();
     let end = Clock::OWN.computed() + limit;
@@ -450,7 +451,7 @@ fn block_on<F: Future>(engine: &Engine, limit: Duration, running: F) -> Option<F
     }
 }
 
-/// The functions of the contract that a component exports.
+/// Returns the functions of the contract that a component exports.
 fn exports(component: &Component) -> Result<[Option<ComponentExportIndex>; 4], String> {
     let mut exports = [None; 4];
     for function in Function::ALL {
@@ -481,7 +482,7 @@ fn exports(component: &Component) -> Result<[Option<ComponentExportIndex>; 4], S
     Ok(exports)
 }
 
-/// All that a component may import.
+/// Creates a linker with all that a component may import.
 fn linker(component: &Component) -> Result<Linker<Guest>, String> {
     let failed = |error: wasmtime::Error| format!("{error:#}");
     let mut linker = Linker::new(component.engine());

@@ -1,8 +1,8 @@
-//! The threads that finish calls which did not end at once.
+//! Threads that finish slow calls: those that did not end at once.
 //!
-//! A call that is interrupted by the clock is a future that is ready to go on. The threads take
-//! turns with all of them, a tick each, and drop those whose time is over. Each plugin has its turn,
-//! however many calls the others have: those of one that loops wait for one another.
+//! A call that is interrupted by the clock is a future that is ready to go on. The threads poll
+//! such calls in turn, a tick each, and drop those whose time is over. Turns go from plugin to
+//! plugin, however many calls each has: the calls of a plugin that loops wait only for one another.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,46 +18,45 @@ use tokio::sync::oneshot;
 use crate::hooks::Reply;
 use crate::hooks::processor::{Clock, background};
 
-/// Most calls of one plugin that are on their way at once. Each holds an instance with all its
-/// memory.
+/// Most slow calls of one plugin at once. Each holds an instance with all its memory.
 const MAX_SLOW: usize = 64;
 
-/// A call that computes for longer is slow.
+/// Processor time from which on a call is slow.
 const SLOW: Duration = Duration::from_millis(1);
 
-/// For how long after a slow call of a plugin its calls begin here.
+/// Time after a plugin's slow call in which its calls begin on these threads.
 const SLOW_FOR: Duration = Duration::from_secs(1);
 
-/// A call that has begun, or is to begin.
+/// Call that has begun, or is to begin.
 pub(super) type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
-/// What a call may take.
+/// Limits of a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Processor time.
     pub(super) timeout: Duration,
-    /// When it is over by the clock on the wall.
+    /// Deadline in wall-clock time.
     pub(super) end: Instant,
 }
 
-/// Why a call was not finished.
+/// Reason why a call was not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unfinished {
-    /// It has had its time.
+    /// Timeout: the call has used its processor time.
     Timeout,
-    /// Its time is over; it has computed for so long.
+    /// Wall-clock timeout, with the processor time that the call has used.
     WallTimeout(Duration),
-    /// There are too many of its plugin.
+    /// Overload: too many calls of the plugin are slow.
     Overloaded,
 }
 
-/// What is known of a plugin's calls without asking the threads.
+/// Pace of a plugin's calls, which can be read without a lock.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Those in the queue or being run.
+    /// Number of slow calls, waiting or running.
     jobs: AtomicUsize,
     since: Instant,
-    /// Until when its calls count as slow, in milliseconds from `since`.
+    /// Time until which the plugin's calls count as slow, in milliseconds from `since`.
     slow_until: AtomicU64,
 }
 
@@ -70,12 +69,12 @@ impl Pace {
         })
     }
 
-    /// Whether another call would be refused if it did not end at once.
+    /// Returns whether another call would be refused if it did not end at once.
     pub(super) fn is_overloaded(&self) -> bool {
         self.jobs.load(Ordering::Relaxed) >= MAX_SLOW
     }
 
-    /// Whether a call was slow lately.
+    /// Returns whether a call was slow lately.
     pub(super) fn is_slow(&self) -> bool {
         self.now() < self.slow_until.load(Ordering::Relaxed)
     }
@@ -90,7 +89,7 @@ impl Pace {
     }
 }
 
-/// Threads that end when it is dropped.
+/// Threads that finish slow calls. They end when this is dropped.
 #[derive(Default)]
 pub(super) struct Slow {
     shared: Arc<Shared>,
@@ -104,12 +103,12 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Plugins that have calls under way, the last that had its turn last.
+    /// Queues of plugins with calls under way, the last served last.
     lines: Vec<Line>,
     closing: bool,
 }
 
-/// The calls of one plugin.
+/// Queue of one plugin's calls.
 struct Line {
     pace: Arc<Pace>,
     queue: VecDeque<Job>,
@@ -124,7 +123,7 @@ struct Job {
 }
 
 impl Slow {
-    /// Starts so many threads.
+    /// Starts `threads` threads.
     pub(super) fn start(threads: usize) -> std::io::Result<Self> {
         let slow = Self::default();
         for number in 0..threads {
@@ -136,8 +135,7 @@ impl Slow {
         Ok(slow)
     }
 
-    /// Runs a call of a plugin to its end, or to that of its time. Dropping the future drops the
-    /// call.
+    /// Runs a call until it ends or its time is over. Dropping the future drops the call.
     pub(super) async fn finish(
         &self,
         pace: &Arc<Pace>,
@@ -167,7 +165,7 @@ impl Slow {
 
 impl Drop for Slow {
     fn drop(&mut self) {
-        // No call is left: each holds the engine that holds this.
+        // No call is left: each call holds the engine, which holds this value.
         self.shared.lock().closing = true;
         self.shared.wake.notify_all();
     }
@@ -208,7 +206,7 @@ impl Shared {
 }
 
 impl State {
-    /// The calls of a plugin.
+    /// Returns the queue of a plugin.
     fn line(&mut self, pace: &Arc<Pace>) -> &mut Line {
         let known = self
             .lines
@@ -225,7 +223,7 @@ impl State {
         &mut self.lines[at]
     }
 
-    /// A call of the plugin whose turn it is.
+    /// Takes a call of the plugin whose turn it is.
     fn next(&mut self) -> Option<Job> {
         let at = self.lines.iter().position(|line| !line.queue.is_empty())?;
         // invariant: it was found there.
@@ -235,12 +233,12 @@ impl State {
 }
 
 impl Job {
-    /// Lets it run for a tick. Gives it back if it has not ended.
+    /// Runs the call for a tick. Returns the job if the call has not ended.
     fn turn(mut self) -> Option<Self> {
         if self.reply.is_closed() {
             return None;
         }
-        // What is ready to go on needs no waking.
+        // An interrupted call is ready at once and needs no waking.
         let mut context = Context::from_waker(Waker::noop());
         let before = Clock::OWN.computed();
         let polled = self.running.as_mut().poll(&mut context);
@@ -255,7 +253,7 @@ impl Job {
             Poll::Pending if Instant::now() >= end => Err(Unfinished::WallTimeout(self.computed)),
             Poll::Pending => return Some(self),
         };
-        // The instance goes first: who is told may count what is left.
+        // The instance is dropped first, so that its memory is free when the answer arrives.
         drop(self.running);
         let _ = self.reply.send(outcome);
         None

@@ -1,7 +1,7 @@
-//! The system interfaces that compilers link into a plugin, of WASI 0.2.
+//! System interfaces of WASI 0.2, which compilers link into a plugin.
 //!
 //! Clocks and randomness work, standard output and error go to the log. There are no arguments, no
-//! variables, no input, no files and no network; what would reach them traps when it is called.
+//! variables, no input, no files and no network; functions that would reach them trap when called.
 
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -25,7 +25,7 @@ const MAX_LINE: usize = 1024;
 /// Bytes that a stream takes at once.
 const WINDOW: u64 = 64 * 1024;
 
-/// Where monotonic time begins.
+/// Beginning of monotonic time.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 enum IoError {}
@@ -34,7 +34,7 @@ enum OutputStream {}
 enum Descriptor {}
 enum TerminalInput {}
 enum TerminalOutput {}
-/// What none of the functions that work have to do with.
+/// Resource that no working function uses.
 enum Unreachable {}
 
 /// `wasi:io/streams.stream-error`
@@ -57,7 +57,7 @@ struct Datetime {
 
 type Context<'a> = StoreContextMut<'a, Guest>;
 
-/// Defines what a component imports of the system: what works, and the rest so that it traps.
+/// Defines the system interfaces that a component imports: some work, the rest traps.
 pub(super) fn define(linker: &mut Linker<Guest>, component: &Component) -> Result<()> {
     let engine = component.engine();
     let ty = component.component_type();
@@ -108,7 +108,7 @@ pub(super) fn define(linker: &mut Linker<Guest>, component: &Component) -> Resul
     Ok(())
 }
 
-/// Defines an item to do nothing but trap.
+/// Defines an item that only traps.
 fn trap(
     instance: &mut Instance<'_>,
     interface: &str,
@@ -121,7 +121,7 @@ fn trap(
             let called = format!("{interface}#{name} is out of reach of plugins");
             instance.func_new(&name, move |_, _, _, _| bail!("{called}"))
         }
-        // A resource has this name wherever it is used.
+        // A resource has the same name in each interface that uses it.
         ComponentItem::Resource(_) => match name {
             "descriptor" => resource::<Descriptor>(instance, name),
             "error" => resource::<IoError>(instance, name),
@@ -135,7 +135,7 @@ fn trap(
     }
 }
 
-/// Writes what is left of the last line.
+/// Writes the rest of the last line to the log.
 pub(super) fn flush(guest: &mut Guest) {
     if !guest.line.is_empty() {
         guest.log.write(Level::INFO, &guest.line);
@@ -143,7 +143,7 @@ pub(super) fn flush(guest: &mut Guest) {
     }
 }
 
-/// Writes to the log by lines.
+/// Writes bytes to the log, line by line.
 fn print(guest: &mut Guest, bytes: &[u8]) {
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         for part in line.chunks(MAX_LINE) {
@@ -159,11 +159,11 @@ fn print(guest: &mut Guest, bytes: &[u8]) {
 type Instance<'a> = LinkerInstance<'a, Guest>;
 
 fn resource<T: 'static>(instance: &mut Instance<'_>, name: &str) -> Result<()> {
-    // Nothing is kept for any of them.
+    // No resource has any state to drop.
     instance.resource(name, ResourceType::host::<T>(), |_, _| Ok(()))
 }
 
-/// A function that says that there is none.
+/// Defines a function that always returns `none`.
 fn none<T: Send + Sync + 'static>(instance: &mut Instance<'_>, name: &str) -> Result<()> {
     instance.func_wrap(name, |_: Context<'_>, ()| Ok((None::<Resource<T>>,)))
 }
@@ -243,7 +243,7 @@ fn monotonic_clock(instance: &mut Instance<'_>) -> Result<()> {
 
 fn wall_clock(instance: &mut Instance<'_>) -> Result<()> {
     instance.func_wrap("now", |_: Context<'_>, ()| {
-        // A clock before 1970 is not set.
+        // A system clock before 1970 has not been set: the time is 0.
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
