@@ -1,6 +1,6 @@
 //! Admin interface over HTTP: shows what the gateway is doing, and takes a few commands.
 //!
-//! [`routes`] defines the requests, [`guard`] who may make them. The interface never holds up
+//! `routes` defines the requests, `guard` who may make them. The interface never holds up
 //! sessions: it serves a bounded number of connections at once, requests are small and have a
 //! deadline, and answers are paged. Nor do peers that keep connections open, or a process without
 //! descriptors, hold up the interface: probes are always answered.
