@@ -28,7 +28,7 @@ pub struct Settings {
     pub resolve_interval: Option<Duration>,
     /// Time limit of a lookup.
     pub resolve_timeout: Duration,
-    /// Active checks, if there are any.
+    /// Settings of active checks, if there are any.
     pub check: Option<Check>,
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use decode::SIGNATURE;
 pub use decode::{Addresses, Error, Header, parse};
 
-/// Version 2, command PROXY.
+/// Byte for version 2, command PROXY.
 const VERSION_COMMAND: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
@@ -69,7 +69,7 @@ pub fn encode_v2(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
 pub const UNKNOWN_V1: &[u8] = b"PROXY UNKNOWN\r\n";
 pub const UNKNOWN_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
 
-/// Two addresses of one family.
+/// Pair of addresses of one family.
 enum Pair {
     V4(Ipv4Addr, Ipv4Addr),
     V6(Ipv6Addr, Ipv6Addr),

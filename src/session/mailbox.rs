@@ -18,9 +18,9 @@ use crate::sync::Mutex;
 /// A connection may be replaced after it broke or while it still works. Both ends of a session use
 /// the handle alike:
 ///
-/// 1. [`offer`](Self::offer) tells how far the stream got, which the handshake of a resume reports
-///    to the peer;
-/// 2. [`Offer::attach`] puts the new connection in, the old one is closed.
+/// 1. [`offer`](Self::offer) returns the byte counts of the stream, which the handshake of a resume
+///    reports to the peer;
+/// 2. [`Offer::attach`] puts the new connection in, and the old one is closed.
 ///
 /// Until then the session continues over its old connection, if that still works: an
 /// unauthenticated peer cannot hold up the authenticated one. Of several attached connections the

@@ -18,12 +18,11 @@ use super::{Core, Memory};
 /// First polling interval for acknowledgements; the kernel gives no notification.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// Upper bound of unread bytes in lost connections before another connection is refused, if there
-/// are several.
+/// Upper bound of unread bytes in several lost connections; beyond it, offers wait for the reader.
 ///
 /// About what the system buffers of one TCP connection.
 const UNREAD: u64 = 512 * 1024;
-/// Upper bound of lost connections with unread bytes.
+/// Upper bound of lost connections with unread bytes; at it, offers wait for the reader.
 const LOST: usize = 16;
 
 /// Connection that carries a session.
@@ -56,11 +55,10 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 /// them. Neither ends the session, as the protocols have no goodbye. Dropping the stream closes its
 /// connection and ends the session at this end.
 ///
-/// Bytes that a lost connection had acknowledged may be gone at the peer, so all of them are read
-/// before the session resumes. They stay in the connection, which is kept until the reader has
-/// drained it. While several lost connections hold many bytes, a peer that replaces one more
-/// connection waits for the reader. A peer without a connection never waits, as the reader may be
-/// waiting for that peer.
+/// Bytes that a lost connection had acknowledged may be gone at the peer, so they count as received
+/// and stay in that connection, which is kept until the reader has drained it. While several lost
+/// connections hold many bytes, a peer that replaces one more connection waits for the reader. A
+/// peer without a connection never waits, as the reader may be waiting for that peer.
 ///
 /// Reading and writing are cancel safe. The halves of a split stream may be used by two tasks.
 ///
@@ -201,7 +199,7 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Detaches a broken connection, which no reader may be there to notice.
+    /// Gives up the connection if it is broken, as no reader may be there to notice.
     fn look_for_a_break(&mut self) {
         if self.connection().is_some_and(C::is_broken) {
             self.lose_connection();

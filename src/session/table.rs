@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_id_is_not_reused_while_it_can_be_named() {
-        /// Draws the same id first, then others.
+        /// Returns a generator that draws the same id first, then others.
         fn rng() -> StdRng {
             StdRng::seed_from_u64(5)
         }

@@ -6,7 +6,7 @@ use super::message::{Code, NewRequest, ResumeRequest};
 use super::{Error, Secret};
 use crate::crypto::{Dialect, public_key, shared_secret};
 
-/// Check of ownership of a session, for each resume.
+/// Owner of a session as the server knows it, against which resumes are checked.
 #[derive(Debug)]
 pub struct Owner {
     secret: Secret,

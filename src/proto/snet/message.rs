@@ -57,7 +57,7 @@ pub type Challenge = Option<NonZeroU64>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewResponse {
     pub public: u64,
-    /// The id, encrypted by the cipher of the server's direction.
+    /// Session id, encrypted by the cipher of the server's direction.
     pub sealed_id: [u8; 8],
     pub challenge: Challenge,
 }
@@ -77,9 +77,9 @@ impl Request {
     /// Returns 0 when the request is complete. `only` is the accepted version, or `None` for
     /// either.
     ///
-    /// A request of version 1 begins with the id, which is 0 for a new session; one of version 2
-    /// with `00` or `FF`. Seven more zero bytes after a `00` mean version 1: the odds that they
-    /// are part of a public key are 2^-56.
+    /// A request of version 1 begins with the id, which is 0 for a new session; a request of
+    /// version 2 begins with `00` or `FF`. Seven more zero bytes after a `00` mean version 1: the
+    /// odds that they are part of a public key are 2^-56.
     pub fn missing(bytes: &[u8], only: Option<Version>) -> usize {
         Self::len(bytes, only).saturating_sub(bytes.len())
     }

@@ -8,7 +8,7 @@ use super::message::{NewRequest, NewResponse, Proof, ResumeRequest};
 use super::{Error, Secret, Version};
 use crate::crypto::{Rc4, public_key, shared_secret};
 
-/// Check of ownership of a session, for each resume.
+/// Owner of a session as the server knows it, against which resumes are checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner {
     version: Version,
