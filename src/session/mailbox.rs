@@ -59,11 +59,10 @@ pub enum Refusal {
 /// Memory that a session could free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spare {
-    /// Time of the last write under memory pressure, in milliseconds of the clock of the session's
-    /// [`Memory`](super::Memory).
+    /// Time of the last write or resume under memory pressure, in milliseconds of the clock of the
+    /// session's [`Memory`](super::Memory).
     pub active: u64,
-    /// Size of the replay buffer, bytes; 0 once the session has been asked to shrink and has not
-    /// grown since.
+    /// Size of the replay buffer, bytes; 0 from a request to shrink until the next write or resume.
     pub bytes: usize,
 }
 
