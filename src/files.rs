@@ -1,8 +1,8 @@
 //! Files that others write and the gateway reads.
 //!
-//! Whatever a name stands for, nobody waits for it: a pipe, a device, a socket or a directory is
-//! refused, and a file is read as far as its kind may be long. [`Files`] remembers what was read,
-//! so that a change is known from then on, whenever it is looked for.
+//! Reading never blocks: a pipe, a device, a socket or a directory is refused, and each kind of
+//! file has a limit of length. [`Files`] remembers the content of files, so that a later look finds
+//! changes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -13,36 +13,37 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-/// The longest file of all kinds, bytes.
+/// Largest limit of any kind of file, bytes.
 pub const MAX_FILE: u64 = 64 << 20;
 
-/// How old a change must be for the next one to have another time, seconds: some file systems keep
-/// no finer times than two seconds.
+/// Age from which a change has a timestamp that the next change will not share, seconds.
+///
+/// Some file systems store times in steps of two seconds.
 const SETTLED: i64 = 3;
 
-/// Files with what was found there.
+/// Set of files with the content found in each.
 #[derive(Debug, Clone, Default)]
 pub struct Files(BTreeMap<PathBuf, Known>);
 
-/// What is known of a file.
+/// State of one known file.
 #[derive(Debug, Clone)]
 struct Known {
-    /// As far as it is read.
+    /// Limit of length, bytes.
     max: u64,
-    /// `None` if nobody has looked yet.
+    /// Result of the last look; `None` before the first.
     found: Option<Found>,
-    /// As long as it has this, its content is what was found.
+    /// Stamp under which `found` is still valid; `None` if the file must be read again.
     stamp: Option<Stamp>,
 }
 
-/// A regular file's content, or why there is none.
+/// SHA-256 of a regular file's content, or the error that reading it gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Found {
     Content([u8; 32]),
     Nothing(String),
 }
 
-/// What is new when a file is written or replaced.
+/// Metadata that changes when a file is written or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     file: (u64, u64),
@@ -51,26 +52,26 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// What looking at files again has found.
+/// Result of looking at all files again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Looked {
-    /// Whether a file is not what it was.
+    /// Flag that the content of a file has changed.
     pub is_changed: bool,
-    /// Whether all could be looked at: without descriptors none can.
+    /// Flag that all files could be checked, which fails when the process has no descriptor left.
     pub is_complete: bool,
 }
 
-/// Opens a regular file for reading. Waits for nobody.
+/// Opens a regular file for reading, without blocking.
 ///
 /// # Errors
-/// As opening a file, and for all that is no regular file.
+/// Those of opening a file; also if the file is not regular.
 pub fn open(path: &Path) -> io::Result<File> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path);
     let file = opened.map_err(|error| match error.raw_os_error() {
-        // A socket, a device that is not there.
+        // A socket, or a device that is not there.
         Some(libc::ENXIO | libc::ENODEV) => irregular(),
         _ => error,
     })?;
@@ -83,7 +84,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// Reads a regular file of at most `max` bytes.
 ///
 /// # Errors
-/// As [`open`] and as reading, and for longer files, of which no more is read.
+/// Those of [`open`] and of reading; also if the file is longer.
 pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let mut content = Vec::new();
@@ -91,7 +92,10 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The path, whatever becomes of the working directory: not through it where it leads out of it.
+/// Returns an absolute path that does not depend on the working directory.
+///
+/// Leading `.` and `..` components are resolved, so that a path out of the working directory does
+/// not lead through it.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     let Ok(mut from) = std::env::current_dir() else {
         return path.to_owned();
@@ -105,20 +109,20 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
     from.join(rest)
 }
 
-/// Content as text.
+/// Converts content to text.
 ///
 /// # Errors
-/// For what is not UTF-8.
+/// If the content is not UTF-8.
 pub fn text(content: Vec<u8>) -> io::Result<String> {
     String::from_utf8(content)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not UTF-8"))
 }
 
 impl Files {
-    /// Reads a regular file of at most `max` bytes, and remembers what is found.
+    /// Reads a regular file of at most `max` bytes, and remembers the result.
     ///
     /// # Errors
-    /// As [`read`].
+    /// Those of [`read`].
     pub fn read(&mut self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
         let result = read(path, max);
         let found = match &result {
@@ -129,7 +133,7 @@ impl Files {
         result
     }
 
-    /// Adds a file of which nothing is known.
+    /// Adds a file that has not been looked at.
     pub fn name(&mut self, path: PathBuf) {
         self.0.entry(path).or_insert(Known {
             max: MAX_FILE,
@@ -138,14 +142,17 @@ impl Files {
         });
     }
 
-    /// Adds others. What was read first counts, so that a change between two readings is one.
+    /// Adds the files of `others`, with their content.
+    ///
+    /// For a file in both, the content read first is kept, so that a change between two reads is
+    /// found.
     pub fn extend(&mut self, others: Self) {
         for (path, known) in others.0 {
             self.add(path, known);
         }
     }
 
-    /// Adds the names of others, without what was found there.
+    /// Adds the paths of `others`, without their content.
     pub fn extend_names(&mut self, others: Self) {
         for path in others.0.into_keys() {
             self.name(path);
@@ -159,17 +166,17 @@ impl Files {
         }
     }
 
-    /// Whether a file is one of them.
+    /// Returns whether the set contains a file.
     pub fn contains(&self, path: &Path) -> bool {
         self.0.contains_key(path)
     }
 
-    /// All of them, in order.
+    /// Returns all paths in order.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.keys().map(PathBuf::as_path)
     }
 
-    /// SHA-256 of a file's content in hexadecimal, if it has any.
+    /// Returns the SHA-256 of a file's content in hexadecimal, if the file could be read.
     pub fn sha256(&self, path: &Path) -> Option<String> {
         match self.0.get(path)?.found.as_ref()? {
             Found::Content(hash) => Some(hash.iter().map(|byte| format!("{byte:02x}")).collect()),
@@ -177,7 +184,7 @@ impl Files {
         }
     }
 
-    /// Takes over what `before` knows of those of which nothing is known here.
+    /// Takes over the content from `before` of files that have not been looked at here.
     pub(crate) fn recall(&mut self, mut before: Self) {
         for (path, known) in &mut self.0 {
             if known.found.is_none()
@@ -188,14 +195,16 @@ impl Files {
         }
     }
 
-    /// Looks at all of them again. What has the time, length and identity that it had is not read.
+    /// Looks at all files again.
+    ///
+    /// A file is read only if its time, length or identity differs from the last look.
     pub(crate) fn look(&mut self) -> Looked {
         let mut looked = Looked {
             is_changed: false,
             is_complete: true,
         };
         for (path, known) in &mut self.0 {
-            // Taken first: a change after it gives the next look another one.
+            // Taken before reading: a change after this line has another stamp at the next look.
             let stamp = fs::metadata(path).ok().map(|meta| Stamp::of(&meta));
             if stamp.is_some() && stamp == known.stamp {
                 continue;
@@ -237,7 +246,7 @@ impl Stamp {
         }
     }
 
-    /// Whether whatever changes the file from now on gives it another one.
+    /// Returns whether any later change of the file will give another stamp.
     fn is_settled(&self) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs().cast_signed());
@@ -245,7 +254,7 @@ impl Stamp {
     }
 }
 
-/// SHA-256 of a regular file's content.
+/// Computes the SHA-256 of a regular file's content.
 fn hash(path: &Path, max: u64) -> io::Result<[u8; 32]> {
     let file = open(path)?;
     let mut hash = Hashing(Sha256::new());
@@ -264,7 +273,7 @@ fn copy(file: &File, max: u64, to: &mut impl Write) -> io::Result<()> {
     if file.metadata()?.len() > max {
         return Err(too_long());
     }
-    // It may grow meanwhile.
+    // The file may grow while it is read.
     match io::copy(&mut file.take(max + 1), to)? {
         len if len > max => Err(too_long()),
         _ => Ok(()),
@@ -275,12 +284,12 @@ fn irregular() -> io::Error {
     io::Error::other("not a regular file")
 }
 
-/// Whether an error says nothing of a file.
+/// Returns whether an error is a lack of descriptors, which says nothing about the file.
 fn lacks_descriptor(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// Hashes what is written to it.
+/// Writer that hashes the bytes written.
 pub(crate) struct Hashing(pub Sha256);
 
 impl Write for Hashing {

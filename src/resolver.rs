@@ -1,8 +1,8 @@
-//! Looking names up in DNS.
+//! Resolver of host names.
 //!
-//! The system answers when it does, and cannot be told to stop: a look-up has a thread for as long.
-//! So those for different askers are kept apart, each with so many at once; whoever asks waits as
-//! long as it likes.
+//! A system lookup cannot be cancelled and holds a thread until it is answered. So separate users
+//! have separate resolvers, each with a limit of lookups at once; a caller may stop waiting at any
+//! time.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,17 +14,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::sync::Mutex;
 
-/// Looks names up, one at a time for each name.
+/// Resolver of host names, with one lookup at a time for each name.
 #[derive(Debug)]
 pub struct Resolver {
     places: Arc<Semaphore>,
     flights: Arc<Mutex<HashMap<String, Flight>>>,
 }
 
-/// The answer to all who ask for a name, once it is there.
+/// Receiver of the answer to a lookup, shared by all callers that asked for the name.
 type Flight = watch::Receiver<Option<Result<Vec<IpAddr>, Arc<io::Error>>>>;
 
-/// How many names are looked up at once, unless it is said otherwise.
+/// Default limit of lookups at once.
 const PLACES: usize = 32;
 
 impl Default for Resolver {
@@ -34,7 +34,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// One that looks up so many names at once.
+    /// Creates a resolver that looks up at most `places` names at once.
     pub fn new(places: usize) -> Self {
         Self {
             places: Arc::new(Semaphore::new(places)),
@@ -42,12 +42,12 @@ impl Resolver {
         }
     }
 
-    /// The addresses of a name, or the one that is written there.
+    /// Returns the addresses of a name, or the address itself if `host` is an IP address.
     ///
     /// # Errors
-    /// What the system says of the name, or that it has no descriptor left.
+    /// Those of the system lookup, or the lack of a descriptor.
     ///
-    /// Cancel safe: a look-up that has begun goes on and keeps its place.
+    /// Cancel safe: a started lookup continues and keeps its place.
     pub async fn lookup(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         match host.parse() {
             Ok(ip) => Ok(vec![ip]),
@@ -55,10 +55,10 @@ impl Resolver {
         }
     }
 
-    /// The same with a port.
+    /// Returns the addresses of a name, as [`lookup`](Self::lookup) does, with a port.
     ///
     /// # Errors
-    /// As [`Self::lookup`].
+    /// Those of [`lookup`](Self::lookup).
     pub async fn addrs(&self, host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
         let found = self.lookup(&host).await?;
         Ok(found.into_iter().map(|ip| (ip, port).into()).collect())
@@ -88,7 +88,7 @@ impl Resolver {
         }
     }
 
-    /// Begins a look-up, unless another one has begun meanwhile.
+    /// Starts a lookup, or joins one for the same name that was started meanwhile.
     fn begin(
         &self,
         host: &str,
@@ -116,8 +116,10 @@ impl Resolver {
     }
 }
 
-/// Asks the system, which does not tell that it failed for want of a descriptor: that is found out
-/// here.
+/// Looks a name up with the system.
+///
+/// The system does not report that it failed for lack of a descriptor, so this function checks
+/// that.
 fn ask(host: &str) -> io::Result<Vec<IpAddr>> {
     match (host, 0).to_socket_addrs() {
         Ok(found) => Ok(found.map(|addr| addr.ip()).collect()),
@@ -142,7 +144,7 @@ mod tests {
     use std::task::Poll;
     use std::time::Duration;
 
-    /// A system that answers when it is told to.
+    /// Resolver that answers when the test tells it to.
     #[derive(Clone)]
     struct Dns {
         asked: Sender<(String, Sender<u8>)>,

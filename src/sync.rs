@@ -1,9 +1,11 @@
-//! A mutex whose holders do not panic.
+//! Mutex without poisoning.
 
 use std::fmt;
 use std::sync::{self, MutexGuard, PoisonError};
 
-/// Locks a value. A holder that panicked all the same leaves it as it was then.
+/// Mutex without poisoning.
+///
+/// If a holder panicked, the value stays as the holder left it.
 #[derive(Default)]
 pub(crate) struct Mutex<T>(sync::Mutex<T>);
 
@@ -12,12 +14,12 @@ impl<T> Mutex<T> {
         Self(sync::Mutex::new(value))
     }
 
-    /// Locks it; never for long, so that async tasks may.
+    /// Locks the value; holders are brief, so that async tasks may block on it.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody holds it.
+    /// Returns whether the mutex is unlocked.
     #[cfg(test)]
     pub fn is_free(&self) -> bool {
         self.0.try_lock().is_ok()

@@ -1,4 +1,4 @@
-//! Timers of silence.
+//! Idle timer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Fires when nothing has come for a while.
+/// Timer that fires when nothing was received for a time limit.
 #[derive(Debug)]
 pub(crate) struct IdleTimer {
     limit: Duration,
     last: Instant,
-    /// Fires at the earliest moment the limit can have passed; moved only then, not on each read.
+    /// Sleep until the earliest time the limit can have passed; moved only then, not on each read.
     timer: Pin<Box<Sleep>>,
 }
 
@@ -26,12 +26,12 @@ impl IdleTimer {
         }
     }
 
-    /// Begins anew: something has come.
+    /// Restarts the time limit, as something was received.
     pub fn reset(&mut self) {
         self.last = Instant::now();
     }
 
-    /// Is ready when nothing has come for the limit, and again when it is over once more.
+    /// Polls the timer; ready each time the limit has passed with nothing received.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();

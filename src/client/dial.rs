@@ -1,4 +1,4 @@
-//! Connections to a gateway.
+//! Dialling of a gateway.
 
 use std::net::SocketAddr;
 use std::{io, vec};
@@ -9,13 +9,17 @@ use super::error::Error;
 use crate::transport::kcp::segment::PEER_DATAGRAM_LIMIT;
 use crate::transport::{self, Address, Transport, kcp, tcp};
 
-/// Bytes that the system may hold of what arrived and was not read. They are lost with the
-/// connection although acknowledged, so with what is in flight they must fit in the peer's replay
-/// buffer, of 64 KiB by default. (Linux takes twice the value to account for its overhead.)
+/// Receive buffer of a TCP connection, bytes.
+///
+/// Buffered bytes are acknowledged and lost with the connection, so together with those in flight
+/// they must fit in the peer's replay buffer, of 64 KiB by default. (Linux doubles the value to
+/// account for its overhead.)
 const RECEIVE_BUFFER: u32 = 16 * 1024;
 
-/// The settings of KCP connections that suit a client: the original's, but no more may wait to be
-/// read than over TCP, for the same reason.
+/// Returns settings of KCP connections that suit a client.
+///
+/// They are those of the original, with the receive window bounded as the receive buffer is over
+/// TCP: unread bytes are lost with the connection and must fit in the peer's replay buffer.
 pub fn kcp_settings() -> kcp::Config {
     kcp::Config {
         session: kcp::Settings {
@@ -26,7 +30,7 @@ pub fn kcp_settings() -> kcp::Config {
     }
 }
 
-/// The addresses of a gateway's name, in random order.
+/// Resolves the addresses of a gateway, in random order.
 ///
 /// Cancel safe. No time limit of its own.
 pub(super) async fn resolve(address: &Address) -> Result<vec::IntoIter<SocketAddr>, Error> {
@@ -37,8 +41,10 @@ pub(super) async fn resolve(address: &Address) -> Result<vec::IntoIter<SocketAdd
     Ok(addrs.into_iter())
 }
 
-/// Connects to the next of the addresses that `address` has that accepts, and leaves those behind
-/// it. (Over KCP the first one does, as far as can be told.)
+/// Connects to the first of `addrs` that accepts, and leaves those behind it.
+///
+/// Over KCP the first address counts as accepting, as a connection is not confirmed before bytes
+/// are sent.
 ///
 /// Cancel safe. No time limit of its own.
 pub(super) async fn dial(

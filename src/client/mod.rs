@@ -1,5 +1,5 @@
-//! Dialling a gateway: streams that survive the loss of their connections, and fastway's endpoints
-//! over any stream.
+//! Client side: streams that survive the loss of connections, and fastway endpoints over any
+//! stream.
 
 mod dial;
 mod error;

@@ -1,4 +1,4 @@
-//! The client's end of scp.
+//! Client of scp.
 //!
 //! ```
 //! use stablegate::client::{Address, Stream, scp};
@@ -48,40 +48,45 @@ pub use super::stream::{Cutter, Stream};
 pub use crate::crypto::Dialect;
 pub use crate::proto::scp::FLAG_NO_ANNOUNCEMENT;
 
-/// What to dial, and how.
+/// Settings of an scp session.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the gateway is. The first connection goes to the first address, each further one to
-    /// the next in turn. Not empty.
+    /// Addresses of the gateway, not empty.
+    ///
+    /// The first connection goes to the first address, each further connection to the next in turn.
     pub addresses: Vec<Address>,
-    /// The host to be connected with; `None` leaves it to the gateway.
+    /// Host to be connected with; `None` leaves the choice to the gateway.
     pub target: Option<String>,
-    /// See [`FLAG_NO_ANNOUNCEMENT`].
+    /// Flags of the handshake, such as [`FLAG_NO_ANNOUNCEMENT`].
     pub flags: u32,
     /// Further lines of the handshake, for hooks.
     pub extra: Vec<String>,
-    /// The dialect of the handshake.
+    /// Dialect of the handshake.
     pub dialect: Dialect,
-    /// Sent first on each connection, before the handshake: a PROXY protocol header, or nothing.
+    /// Bytes sent on each connection before the handshake: a PROXY protocol header, or nothing.
     pub preface: Bytes,
-    /// Limit of one connect with its handshake. One that is to come back has no more than a quarter
-    /// of its address's share of `resume_wait`.
+    /// Time limit of a connect with its handshake.
+    ///
+    /// For a resume the limit is at most a quarter of the share of `resume_wait` that each address
+    /// has.
     pub handshake_timeout: Duration,
-    /// How long to try to come back before the session is given up.
+    /// Time after which an unsuccessful resume is given up, and the session with it.
     pub resume_wait: Duration,
-    /// Bytes kept to be sent again; half of that may be in flight.
+    /// Size of the replay buffer, bytes; half of that may be in flight.
     pub replay_buffer: usize,
-    /// The pause after a failed try to come back: the first, and the longest. It doubles between,
-    /// less up to half of it at random. The first try comes without one.
+    /// First and longest pause after a failed resume.
+    ///
+    /// The pause doubles with each failure, and is shortened at random by up to half. The first
+    /// attempt comes without a pause.
     pub backoff: (Duration, Duration),
-    /// How long a connection over TCP is silent before the system probes it; `None` is never.
+    /// Silence after which the system probes a TCP connection (keepalive); `None` for never.
     pub keepalive: Option<Duration>,
-    /// What connections over KCP are made with. Error correction must be as the gateway has it.
+    /// Settings of KCP connections; error correction must match the gateway's.
     pub kcp: kcp::Config,
 }
 
 impl Options {
-    /// One address, and the defaults of the original.
+    /// Creates settings for one address, with the defaults of the original.
     pub fn new(address: Address) -> Self {
         Self {
             addresses: vec![address],

@@ -1,4 +1,4 @@
-//! The client's end of snet.
+//! Client of snet.
 //!
 //! ```
 //! use stablegate::client::{Address, Stream, snet};
@@ -46,36 +46,43 @@ pub use super::error::Error;
 pub use super::stream::{Cutter, Stream};
 pub use crate::proto::snet::Version;
 
-/// What to dial, and how.
+/// Settings of an snet session.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the gateway is. The first connection goes to the first address, each further one to
-    /// the next in turn. Not empty.
-    pub addresses: Vec<Address>,
-    /// The version that is spoken.
-    pub version: Version,
-    /// Whether payload is encrypted. Nothing on the wire says so: the gateway must be set alike.
-    pub encrypt: bool,
-    /// Limit of one connect with its handshake. One that is to come back has no more than the share
-    /// of its address of `resume_wait`.
-    pub handshake_timeout: Duration,
-    /// How long to try to come back before the session is given up. By default there is no limit
-    /// but the gateway's: when that has given the session up it refuses it.
+    /// Addresses of the gateway, not empty.
     ///
-    /// In version 1 a refusal is a closed connection, and three of those in a row are taken for
-    /// one. Over KCP, which has no way to say that a connection is closed, version 1 knows no
-    /// refusal: set a limit.
+    /// The first connection goes to the first address, each further connection to the next in turn.
+    pub addresses: Vec<Address>,
+    /// Version of the wire format.
+    pub version: Version,
+    /// Flag that payload is encrypted.
+    ///
+    /// This is not on the wire: the gateway must be set alike.
+    pub encrypt: bool,
+    /// Time limit of a connect with its handshake.
+    ///
+    /// For a resume the limit is at most a quarter of the share of `resume_wait` that each address
+    /// has.
+    pub handshake_timeout: Duration,
+    /// Time after which an unsuccessful resume is given up, and the session with it.
+    ///
+    /// By default there is no limit but the gateway's, which refuses the session once it has given
+    /// the session up.
+    ///
+    /// In version 1 a refusal is a closed connection, and three closed connections in a row count
+    /// as a refusal. KCP cannot signal a close, so over KCP version 1 knows no refusal: set a
+    /// limit.
     pub resume_wait: Duration,
-    /// Bytes kept to be sent again; half of that may be in flight.
+    /// Size of the replay buffer, bytes; half of that may be in flight.
     pub replay_buffer: usize,
-    /// The pause after a failed try to come back. The first try comes without one.
+    /// Pause after a failed resume; the first attempt comes without one.
     pub retry: Duration,
-    /// What connections over KCP are made with. Error correction must be as the gateway has it.
+    /// Settings of KCP connections; error correction must match the gateway's.
     pub kcp: kcp::Config,
 }
 
 impl Options {
-    /// One address, version 2, encrypted, and the defaults of the original.
+    /// Creates settings for one address, version 2, encrypted, with the defaults of the original.
     pub fn new(address: Address) -> Self {
         Self {
             addresses: vec![address],

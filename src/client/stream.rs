@@ -1,4 +1,4 @@
-//! The stream of every protocol that resumes, and the loop that brings it back.
+//! Client stream of the session protocols, and the task that resumes it.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,51 +14,54 @@ use super::error::Error;
 use crate::session::{self, Core, Handle, Offer, Refusal};
 use crate::transport::{self, Address, kcp};
 
-/// A session with a gateway: a stream of bytes that comes back by itself when its connection
-/// breaks. See [`session::Stream`] for what reading, writing and flushing mean then.
+/// Session with a gateway: a byte stream that resumes by itself when its connection breaks.
 ///
-/// End of stream is the session's regular end: the gateway closed the connection and knows the
-/// session no more. An error of kind [`ConnectionReset`](io::ErrorKind::ConnectionReset) says that
-/// the session could not be resumed, [`TimedOut`](io::ErrorKind::TimedOut) that nobody was reached
-/// within `resume_wait`; bytes may be missing then. Dropping the stream ends it; the gateway is
-/// not told.
+/// See [`session::Stream`] for the meaning of reading, writing and flushing meanwhile.
+///
+/// End of stream is the regular end of the session: the gateway closed the connection and does not
+/// know the session any more. An error of kind [`ConnectionReset`](io::ErrorKind::ConnectionReset)
+/// means that the session could not be resumed, [`TimedOut`](io::ErrorKind::TimedOut) that no
+/// gateway was reached within `resume_wait`; bytes may be missing then. Dropping the stream ends
+/// the session; the gateway is not told.
 pub struct Stream {
     inner: session::Stream<transport::Stream>,
     id: u64,
     handle: Handle<transport::Stream>,
 }
 
-/// Cuts the connections of a [`Stream`] under it.
+/// Handle that breaks the connections of a [`Stream`].
 #[derive(Clone)]
 pub struct Cutter(Handle<transport::Stream>);
 
-/// What is dialled, and for how long.
+/// Addresses to dial, and time limits.
 pub struct Dialling {
-    /// Not empty.
+    /// Addresses of the gateway, not empty.
     pub addresses: Vec<Address>,
-    /// Limit of one connect with its handshake.
+    /// Time limit of a connect with its handshake.
     pub handshake_timeout: Duration,
     pub resume_wait: Duration,
-    /// For those addresses that are dialled over KCP.
+    /// Settings of KCP connections.
     pub kcp: kcp::Config,
 }
 
-/// Opens and resumes the sessions of a protocol. [`scp::Options`](super::scp::Options) and
-/// [`snet::Options`](super::snet::Options) implement it, and nothing outside of this crate can.
+/// Client side of a session protocol.
+///
+/// [`scp::Options`](super::scp::Options) and [`snet::Options`](super::snet::Options) implement this
+/// trait; nothing outside of this crate can.
 pub trait Protocol: Send + Sync + Sized + 'static {
-    /// Proves whose the session is.
+    /// Proof of ownership of a session.
     type Ticket: Send;
 
-    /// Returns what is dialled.
+    /// Returns the addresses to dial, and time limits.
     fn dialling(&self) -> Dialling;
 
-    /// Opens a session. `connection` has nothing sent or received.
+    /// Opens a session over `connection`, which has nothing sent or received.
     fn open(
         &self,
         connection: &mut transport::Stream,
     ) -> impl Future<Output = Result<Opened<Self::Ticket>, Error>> + Send;
 
-    /// Asks the gateway to go on from `offer`; says how many bytes it has.
+    /// Asks the gateway to resume at `offer`; returns how many bytes the gateway has.
     fn resume(
         &self,
         ticket: &mut Self::Ticket,
@@ -66,38 +69,40 @@ pub trait Protocol: Send + Sync + Sized + 'static {
         offer: &Offer<transport::Stream>,
     ) -> impl Future<Output = Result<u64, ResumeError>> + Send;
 
-    /// The pause after so many failures in a row, at least one.
+    /// Returns the pause after that many failures in a row, at least one.
     fn pause(&self, failures: u32) -> Duration;
 }
 
-/// A session that the gateway has opened.
+/// Session that the gateway has opened.
 pub struct Opened<T> {
     pub id: u64,
     pub ticket: T,
     pub core: Core,
 }
 
-/// Why a session did not come back.
+/// Reason for which a session was not resumed.
 pub enum ResumeError {
-    /// Not this time.
+    /// This attempt failed.
     Failed(Error),
-    /// The gateway says that it never will. The text is its reason.
+    /// The gateway refuses to resume the session, with its reason.
     Refused(Refusal, String),
-    /// The gateway closed the connection where it should have answered.
+    /// The gateway closed the connection instead of answering.
     Closed,
 }
 
-/// So many connections closed in a row where an answer should have come are a refusal: some
-/// gateways have no other, and the network may close one, too.
+/// Number of closed connections in a row that count as a refusal.
+///
+/// Some gateways have no other refusal, and the network may close a connection too.
 const CLOSED: u32 = 3;
 
-/// Tries to come back over each address that `resume_wait` has time for, at least.
+/// Number of attempts at each address that `resume_wait` has time for, at least.
 const TRIES: u32 = 4;
 
 impl Stream {
-    /// Starts a session, as [`scp::Options`](super::scp::Options) or
-    /// [`snet::Options`](super::snet::Options) say. Cancel safe: a session that nobody waits for
-    /// is left to the gateway to end.
+    /// Opens a session, as [`scp::Options`](super::scp::Options) or
+    /// [`snet::Options`](super::snet::Options) say.
+    ///
+    /// Cancel safe: a session that was opened and not returned is left to the gateway to end.
     pub async fn connect(options: impl Protocol) -> Result<Self, Error> {
         let dialling = options.dialling();
         let address = &dialling.addresses[0];
@@ -116,36 +121,37 @@ impl Stream {
         })
     }
 
-    /// The id that the gateway gave the session.
+    /// Returns the id that the gateway gave the session.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// How often the session came back.
+    /// Returns how often the session resumed.
     pub fn resumes(&self) -> u64 {
         self.inner.resumes()
     }
 
-    /// The current connection, if there is one.
+    /// Returns the current connection, if there is one.
     pub fn connection(&self) -> Option<&transport::Stream> {
         self.inner.connection()
     }
 
-    /// What breaks the session's connections, for tests and the curious.
+    /// Returns a handle that breaks the session's connections, for tests.
     pub fn cutter(&self) -> Cutter {
         Cutter(self.handle.clone())
     }
 }
 
 impl Cutter {
-    /// Breaks the current connection as the network would: what it has not delivered is lost with
-    /// it, and has to be sent again.
+    /// Breaks the current connection as a network failure would.
+    ///
+    /// Bytes that the connection has not delivered are lost with it and are sent again.
     pub fn cut(&self) {
         self.0.cut();
     }
 }
 
-/// Brings the session a new connection whenever it has lost its own.
+/// Resumes the session over a new connection whenever it has lost its own.
 async fn redial<P: Protocol>(
     handle: Handle<transport::Stream>,
     protocol: P,
@@ -154,7 +160,7 @@ async fn redial<P: Protocol>(
 ) {
     let mut addresses = dialling.addresses.iter().cycle();
     addresses.next();
-    // A path that swallows everything leaves time for others, of the same address too.
+    // Short enough that a path which drops all packets leaves time for other paths.
     let tries = dialling.addresses.len() as u32 * TRIES;
     let limit = dialling.handshake_timeout.min(dialling.resume_wait / tries);
     while handle.detached().await.is_ok() {
@@ -211,7 +217,7 @@ async fn resume<P: Protocol>(
     }
 }
 
-/// Opens a session at the first of the addresses where somebody is.
+/// Opens a session at the first address that answers.
 async fn open<P: Protocol>(
     protocol: &P,
     address: &Address,
@@ -221,7 +227,7 @@ async fn open<P: Protocol>(
     loop {
         let mut connection = dial(address, &mut addrs, kcp).await?;
         match protocol.open(&mut connection).await {
-            // Over KCP that is known only when something was sent.
+            // Over KCP a refused connection shows only after bytes were sent.
             Err(Error::Handshake(error))
                 if error.kind() == io::ErrorKind::ConnectionRefused && addrs.len() > 0 => {}
             opened => return Ok((connection, opened?)),

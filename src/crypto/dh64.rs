@@ -1,23 +1,25 @@
 //! Diffie–Hellman over the largest 64-bit prime, generator 5.
 
 const P: u64 = 0xffff_ffff_ffff_ffc5;
-/// 2^64 mod P: what a carry out of 64 bits is worth.
+/// 2^64 mod P, the value of a carry out of 64 bits.
 const CARRY: u128 = (u64::MAX - P + 1) as u128;
 const G: u64 = 5;
 
-/// The public key of a private one. Never 0.
+/// Returns the public key of a private key; never 0.
 pub fn public_key(private: u64) -> u64 {
     pow(G, private)
 }
 
-/// Whether a peer may have this public key. Not if it is 0 (mod P): that makes the secret known to
-/// everybody.
+/// Returns whether `public` is valid as a peer's public key.
+///
+/// A key of 0 (mod P) is not, as the shared secret would be known to everybody.
 pub fn is_public_key(public: u64) -> bool {
     !public.is_multiple_of(P)
 }
 
-/// The secret shared with the peer that sent `public`, or `None` if that is no
-/// [public key](is_public_key).
+/// Returns the secret shared with the peer that sent `public`.
+///
+/// Returns `None` if `public` is not a valid [public key](is_public_key).
 pub fn shared_secret(private: u64, public: u64) -> Option<u64> {
     is_public_key(public).then(|| pow(public % P, private))
 }

@@ -1,9 +1,9 @@
-//! The 64-bit checksums of scp.
+//! 64-bit checksums of scp.
 
 use md5::block_api::compress;
 use md5::{Digest, Md5};
 
-/// Which of the two checksums that scp peers have used.
+/// Variant of the checksum; scp peers have used two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dialect {
     /// MD5 of the repeated input, folded to 8 bytes.
@@ -13,7 +13,7 @@ pub enum Dialect {
     Legacy,
 }
 
-/// The checksum of two 8-byte values.
+/// Computes the checksum of two 8-byte values.
 pub fn hmac64(dialect: Dialect, x: [u8; 8], y: [u8; 8]) -> [u8; 8] {
     match dialect {
         Dialect::Current => folded(x, y),
@@ -21,7 +21,7 @@ pub fn hmac64(dialect: Dialect, x: [u8; 8], y: [u8; 8]) -> [u8; 8] {
     }
 }
 
-/// Two 32-bit string hashes side by side, both little-endian.
+/// Computes two 32-bit string hashes of `text`, one after the other, both little-endian.
 pub fn hashkey(text: &[u8]) -> [u8; 8] {
     let mut djb = 5381u32;
     let mut js = 1_315_423_911u32;
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn legacy_dialect() {
-        // The one recorded sum of that dialect: a resume of session 7.
+        // The one recorded checksum of that dialect: a resume of session 7.
         let secret = 0xe8ea_37e5_ecc7_b6ee_u64.to_be_bytes();
         let sum = hashkey(b"7\n1\n1000\n");
         let legacy = [0x47, 0x53, 0xa6, 0xbf, 0x00, 0xc8, 0xae, 0x5d];

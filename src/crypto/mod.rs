@@ -1,7 +1,7 @@
-//! The primitives that scp and snet share: key exchange, stream cipher, checksums.
+//! Cryptographic primitives that scp and snet share: key exchange, stream cipher, checksums.
 //!
-//! They are what the protocols demand and no more: a 64-bit exchange and RC4 hide traffic from
-//! a passing eye, not from an adversary.
+//! The protocols demand these and no more. A 64-bit key exchange and RC4 hide traffic from a casual
+//! observer, not from an attacker.
 
 mod dh64;
 mod hmac64;

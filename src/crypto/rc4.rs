@@ -1,20 +1,22 @@
-//! RC4, unrolled: the cipher is most of what a session costs beyond its system calls.
+//! RC4, unrolled, as the cipher is most of what a session costs beyond its system calls.
 
-/// One direction of a session's cipher. Never reset, so that both ends stay in step.
+/// Cipher state of one direction of a session.
+///
+/// Never reset, so that both ends stay in step.
 #[derive(Clone)]
 pub struct Rc4 {
-    /// Bytes, in twice their room: stores of single bytes cost a third of the speed.
+    /// Permutation of bytes, stored in 16 bits: single-byte stores cost a third of the speed.
     state: [u16; 256],
-    /// Where the next step swaps, one ahead of what descriptions of RC4 call i.
+    /// Index of the next swap, one ahead of what descriptions of RC4 call i.
     i: u32,
     j: u32,
-    /// What is there. The step before reads it in advance, so that no step has to wait for what
-    /// the one before has stored.
+    /// Value at `i`, read in advance by the step before, so that no step waits for the store of the
+    /// last one.
     at_i: u32,
 }
 
 impl Rc4 {
-    /// `key` is 1 to 256 bytes long.
+    /// Creates a cipher from a key of 1 to 256 bytes.
     pub fn new(key: &[u8]) -> Self {
         let mut state: [u16; 256] = std::array::from_fn(|i| i as u16);
         let mut j = 0u8;
@@ -31,7 +33,7 @@ impl Rc4 {
         }
     }
 
-    /// Encrypts or decrypts `data` where it stands.
+    /// Encrypts or decrypts `data` in place.
     pub fn apply(&mut self, data: &mut [u8]) {
         let mut words = data.chunks_exact_mut(8);
         for word in &mut words {
@@ -43,7 +45,7 @@ impl Rc4 {
         }
     }
 
-    /// Encrypts or decrypts `from` into `to`, which is as long.
+    /// Encrypts or decrypts `from` into `to`, which has the same length.
     pub fn apply_to(&mut self, from: &[u8], to: &mut [u8]) {
         // invariant: callers cut both to one length.
         assert_eq!(from.len(), to.len());
@@ -96,8 +98,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// However the data is split, and whichever of the two ways is taken, the key stream
-        /// goes on where it was.
+        /// Checks that the key stream continues however the data is split, in place or not.
         #[test]
         fn pieces_and_ways_agree(
             data: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Where a host is.
+//! Addresses of hosts.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -6,17 +6,17 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a host is, written `builtin:echo`, `host:port` or `[v6]:port`.
+/// Address of a host, written `builtin:echo`, `host:port` or `[v6]:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum HostAddr {
-    /// Inside the process: sends back what it gets.
+    /// Echo server inside the process, which sends back the bytes it receives.
     BuiltinEcho,
-    /// Dialled by name or IP address (IPv6 without brackets); the port is not 0.
+    /// Host to dial by name or IP address (IPv6 without brackets); the port is not 0.
     Dial {
-        /// A name or an IP address.
+        /// Name or IP address.
         host: String,
-        /// 1 to 65535.
+        /// Port, 1 to 65535.
         port: u16,
     },
 }
@@ -54,8 +54,10 @@ impl FromStr for HostAddr {
     }
 }
 
-/// Whether it can be looked up: a name by RFC 1123, which may have underscores as those of
-/// containers do, and is not one of the many ways to write an IPv4 address.
+/// Returns whether `host` can be looked up in DNS.
+///
+/// Names are those of RFC 1123, and may have underscores, as names of containers do. The many ways
+/// to write an IPv4 address are not names.
 fn is_host_name(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');

@@ -1,4 +1,4 @@
-//! The choice of one host among several.
+//! Choice of one host among several.
 
 use std::net::IpAddr;
 
@@ -6,29 +6,29 @@ use rand::Rng;
 
 use super::settings::Choose;
 
-/// A host that may be chosen.
+/// Host that may be chosen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate<'a> {
     pub addr: &'a str,
-    /// As configured.
+    /// Configured weight.
     pub weight: u32,
-    /// The part of it that counts for now, up to 1.
+    /// Part of the weight that counts now, up to 1.
     pub share: f64,
     pub sessions: u64,
 }
 
-/// What a choice may go by.
+/// Properties of a session that a choice may use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Query<'a> {
-    /// Only hosts of this name.
+    /// Name that the host must have, if any.
     pub name: Option<&'a str>,
-    /// Who it is for.
+    /// IP address of the client.
     pub client: IpAddr,
-    /// The name that was asked for, whether a host has it or not.
+    /// Name that was asked for, whether or not a host has that name.
     pub target: Option<&'a str>,
 }
 
-/// The place of the candidate that gets the session.
+/// Returns the index of the chosen candidate.
 pub(super) fn choose(
     candidates: &[Candidate<'_>],
     how: Choose,
@@ -60,7 +60,7 @@ fn weighted(candidates: &[Candidate<'_>], rng: &mut impl Rng) -> Option<usize> {
 }
 
 fn least(candidates: &[Candidate<'_>], rng: &mut impl Rng) -> Option<usize> {
-    // With the one that is to come; among equals chance decides.
+    // Counts the session to be placed; ties are broken at random.
     let load = |candidate: &Candidate<'_>| (candidate.sessions + 1) as f64 / candidate.now() as f64;
     let loads = candidates
         .iter()
@@ -71,12 +71,14 @@ fn least(candidates: &[Candidate<'_>], rng: &mut impl Rng) -> Option<usize> {
     least.map(|(at, _)| at)
 }
 
-/// Rendezvous hashing: each key has an order of preference among all hosts there could be, so that
-/// one that goes leaves only its own sessions to others. A slow start does not change it.
+/// Chooses by rendezvous hashing.
+///
+/// Each key has an order of preference among all possible hosts, so when a host is removed only its
+/// own sessions move. A slow start does not change the order.
 fn hashed(candidates: &[Candidate<'_>], key: &[u8]) -> Option<usize> {
     let score = |candidate: &Candidate<'_>| {
         let hash = mix(fnv(fnv(FNV_OFFSET, key), candidate.addr.as_bytes()));
-        // Evenly between 0 and 1, both excluded.
+        // Uniform between 0 and 1, both excluded.
         let place = ((hash >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
         -f64::from(candidate.weight) / place.ln()
     };
@@ -88,7 +90,9 @@ fn hashed(candidates: &[Candidate<'_>], key: &[u8]) -> Option<usize> {
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
-/// FNV-1a over `bytes` and their end: several gateways shall choose alike, so it must not change.
+/// Hashes `bytes` and a terminator by FNV-1a.
+///
+/// Several gateways must choose alike, so the result must not change.
 fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME);
     step(
@@ -97,7 +101,7 @@ fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     )
 }
 
-/// The finalizer of MurmurHash3, which spreads every bit over all.
+/// Mixes all bits of a hash; the finalizer of MurmurHash3.
 fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
@@ -105,7 +109,7 @@ fn mix(mut hash: u64) -> u64 {
 }
 
 impl Candidate<'_> {
-    /// Its weight for now, in thousandths.
+    /// Returns the current weight in thousandths, at least 1.
     fn now(&self) -> u64 {
         ((f64::from(self.weight) * 1000.0 * self.share) as u64).max(1)
     }
@@ -136,7 +140,7 @@ mod tests {
         }
     }
 
-    /// How many of many sessions each candidate gets.
+    /// Returns how many of many sessions each candidate gets.
     fn counts<const N: usize>(candidates: &[Candidate<'_>; N], how: Choose) -> [usize; N] {
         let mut rng = StdRng::seed_from_u64(1);
         let mut counts = [0; N];

@@ -1,14 +1,16 @@
-//! Whether a host can be reached, as far as checks and sessions have found.
+//! Health of a host, as found by checks and by connecting sessions.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
 
-/// The share of its sessions that a host begins a slow start with.
+/// Share of its sessions that a host starts a slow start with.
 const FIRST_SHARE: f64 = 0.1;
 
-/// What is known of an address. Time comes in as an argument.
+/// Health state machine of one address.
+///
+/// The current time is an argument.
 ///
 /// ```text
 ///            fall checks failed in a row
@@ -25,30 +27,30 @@ const FIRST_SHARE: f64 = 0.1;
 #[derive(Debug)]
 pub struct Health(Mutex<Vitals>);
 
-/// Whether a host should get sessions.
+/// Health state of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Healthy,
-    /// Checks have failed.
+    /// Active checks have failed.
     Unhealthy,
-    /// Sessions could not be connected to it.
+    /// Sessions could not be connected to the host.
     Ejected,
 }
 
 #[derive(Debug)]
 struct Vitals {
     is_up: bool,
-    /// Checks in a row that speak against `is_up`.
+    /// Number of checks in a row that contradict `is_up`.
     contrary: u32,
-    /// Sessions in a row that could not be connected.
+    /// Number of sessions in a row that could not be connected.
     failures: u32,
     ejected_until: Option<Instant>,
-    /// When it came, or came back.
+    /// Time at which the host was added or became usable again; `None` if it was always there.
     arrived: Option<Instant>,
 }
 
 impl State {
-    /// A stable label for logs and metrics.
+    /// Returns a stable label for logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
@@ -59,7 +61,10 @@ impl State {
 }
 
 impl Health {
-    /// Of a host that has come just now; one that has always been there has its full share.
+    /// Creates the health of a healthy host.
+    ///
+    /// `arrived` is the time at which the host was added, for a slow start; `None` gives the full
+    /// share at once.
     pub fn new(arrived: Option<Instant>) -> Self {
         Self(Mutex::new(Vitals {
             is_up: true,
@@ -79,7 +84,9 @@ impl Health {
         }
     }
 
-    /// The part of its full share that it should get: it grows evenly while `slow_start` lasts.
+    /// Returns the part of its full share of sessions that the host should get, up to 1.
+    ///
+    /// The share grows linearly during `slow_start`.
     pub fn share(&self, slow_start: Option<Duration>, now: Instant) -> f64 {
         let vitals = self.vitals();
         match (vitals.arrived.max(vitals.ejected_until), slow_start) {
@@ -91,7 +98,9 @@ impl Health {
         }
     }
 
-    /// Notes a check. Returns whether that has changed its state, to healthy or unhealthy.
+    /// Records the result of a check.
+    ///
+    /// Returns whether it changed the state to healthy or unhealthy.
     pub fn checked(&self, is_good: bool, rise: u32, fall: u32, now: Instant) -> bool {
         let mut vitals = self.vitals();
         if is_good == vitals.is_up {
@@ -110,14 +119,14 @@ impl Health {
         true
     }
 
-    /// Nobody checks it any more.
+    /// Forgets the results of checks, as the host is not checked any more.
     pub fn unchecked(&self) {
         let mut vitals = self.vitals();
         vitals.is_up = true;
         vitals.contrary = 0;
     }
 
-    /// Notes that a session was connected to it.
+    /// Records that a session was connected to the host.
     pub fn reached(&self, now: Instant) {
         let mut vitals = self.vitals();
         vitals.failures = 0;
@@ -126,8 +135,10 @@ impl Health {
         }
     }
 
-    /// Notes that a session could not be connected. Returns whether that ejects it: `failures` in
-    /// a row do, unless that is 0.
+    /// Records that a session could not be connected to the host.
+    ///
+    /// Returns whether that ejects the host for `period`: `failures` in a row do, unless `failures`
+    /// is 0.
     pub fn missed(&self, failures: u32, period: Duration, now: Instant) -> bool {
         let mut vitals = self.vitals();
         vitals.failures = vitals.failures.saturating_add(1);
@@ -154,7 +165,7 @@ mod tests {
     fn checks_in_a_row_count() {
         let (health, now) = (Health::new(None), Instant::now());
         let check = |good| health.checked(good, 2, 3, now);
-        // Bad ones with a good one between.
+        // Failed checks with a good one between.
         for good in [false, false, true, false, false] {
             assert!(!check(good));
             assert_eq!(health.state(now), State::Healthy);
@@ -166,7 +177,7 @@ mod tests {
         }
         assert!(check(true));
         assert_eq!(health.state(now), State::Healthy);
-        // What nobody checks is taken for good.
+        // An unchecked host counts as healthy.
         assert!([false; 3].map(check)[2]);
         health.unchecked();
         assert_eq!(health.state(now), State::Healthy);
@@ -180,15 +191,15 @@ mod tests {
         assert!(![miss(start), miss(start)][1]);
         health.reached(start);
         assert!(!miss(start) && !miss(start) && miss(start));
-        // One that was under way.
+        // A session that was already connecting.
         assert!(!miss(start));
         let end = start + PERIOD;
         assert_eq!(health.state(end - Duration::from_nanos(1)), State::Ejected);
         assert_eq!(health.state(end), State::Healthy);
-        // Then it gets no further chances.
+        // After an ejection, one failure ejects again.
         assert!(miss(end));
         assert_eq!(health.state(end), State::Ejected);
-        // But one that works is enough.
+        // One connected session ends the ejection.
         health.reached(end);
         assert_eq!(health.state(end), State::Healthy);
         assert!(!miss(end));

@@ -1,4 +1,4 @@
-//! A host of the configuration.
+//! Hosts of the configuration, as scripts see them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,23 +6,23 @@ use std::time::Instant;
 
 use super::health::{Health, State};
 
-/// A host of the configuration with its live count.
+/// Host of the configuration with its live count of sessions.
 #[derive(Debug)]
 pub struct Host {
     pub name: String,
-    /// `host:port`, or `builtin:echo`.
+    /// Address, written `host:port` or `builtin:echo`.
     pub addr: String,
     pub weight: u32,
-    /// It gets no new sessions.
+    /// Flag that the host gets no new sessions.
     pub draining: bool,
-    /// Shared by all hosts of this address; kept by the gateway, as are its sessions.
+    /// Health, shared by all hosts of this address and kept by the gateway.
     pub health: Arc<Health>,
-    /// Sessions on it now, across reloads.
+    /// Number of sessions on the host now, kept across reloads.
     pub sessions: Arc<AtomicU64>,
 }
 
 impl Host {
-    /// A host that no session uses yet.
+    /// Creates a host without sessions.
     pub fn new(name: impl Into<String>, addr: impl Into<String>, weight: u32) -> Self {
         Self {
             name: name.into(),
@@ -34,12 +34,12 @@ impl Host {
         }
     }
 
-    /// Whether it can be reached, as far as is known.
+    /// Returns whether the host counts as healthy now.
     pub fn is_healthy(&self) -> bool {
         self.health.state(Instant::now()) == State::Healthy
     }
 
-    /// Sessions on it now.
+    /// Returns the number of sessions on the host now.
     pub fn sessions(&self) -> u64 {
         self.sessions.load(Ordering::Relaxed)
     }

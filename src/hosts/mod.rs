@@ -1,5 +1,4 @@
-//! The servers that sessions are sent to: the choice among them, what is known of their health, and
-//! the addresses of their names.
+//! Upstream hosts: the choice of one for a session, their health, and the addresses of their names.
 
 mod addr;
 mod choose;

@@ -1,4 +1,4 @@
-//! The addresses of hosts.
+//! Resolved addresses of hosts.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,12 +10,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::sync::Mutex;
 
-/// Where a host is found, and what was found there last.
+/// Name and port of a host, with the addresses found by the last lookup.
 #[derive(Debug)]
 pub(crate) struct Resolved {
     host: String,
     port: u16,
-    /// Empty before the first answer.
+    /// Addresses of the last answer; empty before the first.
     found: Mutex<Vec<SocketAddr>>,
 }
 
@@ -29,13 +29,15 @@ impl Resolved {
         }
     }
 
-    /// Whether it has to be looked up at all.
+    /// Returns whether the host is an IP address, which needs no lookup.
     pub fn is_literal(&self) -> bool {
         self.host.parse::<IpAddr>().is_ok()
     }
 
-    /// The addresses in random order: those that were found last, if they are `kept` from one
-    /// session to the next and there are any, or else those that are found within `limit`.
+    /// Returns the addresses in random order.
+    ///
+    /// With `kept`, uses the addresses of the last lookup if there are any; otherwise looks the
+    /// name up within `limit`.
     pub async fn addresses<L, F>(
         &self,
         lookup: L,
@@ -55,7 +57,9 @@ impl Resolved {
         Ok(found)
     }
 
-    /// Looks it up every `interval`, for ever. While there is no answer the last one holds.
+    /// Looks the name up every `interval`, forever.
+    ///
+    /// Without an answer the last addresses stay.
     pub async fn keep_fresh<L, F>(&self, lookup: L, interval: Duration, limit: Duration)
     where
         L: Fn(String, u16) -> F,
@@ -100,7 +104,8 @@ impl Resolved {
     }
 }
 
-/// Whether an error says nothing of a host: the gateway had no descriptor, port or memory left.
+/// Returns whether an error is a lack of descriptors, ports or memory, which says nothing about the
+/// host.
 pub(crate) fn is_ours(error: &io::Error) -> bool {
     const OURS: [i32; 5] = [
         libc::EMFILE,
@@ -128,7 +133,7 @@ mod tests {
 
     type Answer = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
-    /// A resolver that can be told what to answer, and has none until then.
+    /// Resolver with a settable answer; lookups hang while there is none.
     #[derive(Clone, Default)]
     struct Dns(Arc<Mutex<Vec<SocketAddr>>>, Arc<Mutex<Vec<String>>>);
 
@@ -182,7 +187,7 @@ mod tests {
         sleep(INTERVAL).await;
         tokio::task::yield_now().await;
         assert_eq!(found(&name, &dns, true).await, [3]);
-        // DNS is gone for an hour; nobody waits for it.
+        // DNS is down for an hour; no session waits for it.
         dns.answers(&[]);
         for _ in 0..120 {
             advance(INTERVAL).await;
@@ -210,7 +215,7 @@ mod tests {
         );
         dns.answers(&[1]);
         assert_eq!(found(&name, &dns, true).await, [1]);
-        // What is not to be kept is looked up for each.
+        // Without `kept`, each session looks the name up.
         dns.answers(&[2]);
         assert_eq!(found(&name, &dns, false).await, [2]);
         assert_eq!(*dns.1.lock(), ["lobby.example:80"; 3]);

@@ -1,4 +1,4 @@
-//! Settings of the choice among hosts and of what is known of them.
+//! Settings for choosing, resolving and checking hosts.
 
 use std::time::Duration;
 
@@ -6,53 +6,53 @@ use serde::{Deserialize, Serialize};
 
 use super::addr::HostAddr;
 
-/// A server of the configuration.
+/// Server of the configuration.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// The name clients and hooks ask for.
+    /// Name that clients and hooks ask for.
     pub name: String,
     pub addr: HostAddr,
-    /// Its share of the sessions among the hosts to choose from.
+    /// Weight, the server's share of sessions relative to the other candidates.
     pub weight: u32,
-    /// It gets no new sessions.
+    /// Flag that the server gets no new sessions.
     pub drain: bool,
 }
 
-/// How hosts are chosen, looked up and checked.
+/// Settings for choosing, resolving and checking hosts.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub choose: Choose,
-    /// How long a host that is back, or new in a reload, takes to get its full share.
+    /// Time in which a host that is back, or new in a reload, grows to its full share.
     pub slow_start: Option<Duration>,
-    /// How often names are looked up; `None` is for each session.
+    /// Interval of lookups; `None` looks names up for each session.
     pub resolve_interval: Option<Duration>,
-    /// How long a look-up may take.
+    /// Time limit of a lookup.
     pub resolve_timeout: Duration,
-    /// Active checks, if there are any.
+    /// Settings of active checks, if there are any.
     pub check: Option<Check>,
 }
 
-/// Active checks: whether a host accepts a TCP connection.
+/// Settings of active checks, which test whether a host accepts a TCP connection.
 #[derive(Debug, Clone)]
 pub struct Check {
     pub interval: Duration,
     pub timeout: Duration,
-    /// So many good checks in a row bring a host back.
+    /// Number of good checks in a row that bring a host back.
     pub rise: u32,
-    /// So many failed ones take it out.
+    /// Number of failed checks in a row that take a host out.
     pub fall: u32,
 }
 
-/// How a host is chosen among those that fit.
+/// Method of choosing among the hosts that fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choose {
     /// At random, by weight.
     Weighted,
-    /// The one with the fewest sessions for its weight.
+    /// Host with the fewest sessions for its weight.
     LeastSessions,
     /// By the IP address of the client.
     HashClient,
-    /// By the name that was asked for, or at random without one.
+    /// By the name that was asked for; by weight if there is none.
     HashTarget,
 }

@@ -1,4 +1,4 @@
-//! The hosts of one configuration, and the choice among them.
+//! Hosts of one configuration, and the choice among them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,22 +15,24 @@ use super::names::Resolved;
 use super::settings::{Choose, Server, Settings};
 use crate::resolver::Resolver;
 
-/// How many names of hosts are looked up at once.
+/// Limit of host names looked up at once.
 const HOST_LOOKUPS: usize = 256;
 
-/// The hosts of one generation.
+/// Hosts of one generation of the configuration.
 #[derive(Debug)]
 pub(crate) struct Hosts {
     pub(super) backends: Vec<Backend>,
     choose: Choose,
     slow_start: Option<Duration>,
-    /// Looks up the names of hosts, across reloads: each at once, while not too many others hang.
+    /// Resolver of host names, kept across reloads.
+    ///
+    /// Its limit is high, so that lookups start at once unless very many others hang.
     pub resolver: Arc<Resolver>,
-    /// Looks up the names that sessions bring with them, across reloads.
+    /// Resolver of the names that sessions bring with them, kept across reloads.
     pub session_resolver: Arc<Resolver>,
 }
 
-/// A host: what is dialled, and what scripts see of it.
+/// Host with the address to dial and the view that scripts get.
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
     pub addr: HostAddr,
@@ -38,14 +40,15 @@ pub(crate) struct Backend {
     pub name: Arc<Resolved>,
 }
 
-/// Counts a session on its host as long as it lives.
+/// Guard that counts a session on its host while it lives.
 #[derive(Debug)]
 pub(crate) struct SessionGuard(Arc<Host>);
 
 impl Hosts {
-    /// The hosts for `servers`. What is known of those that `previous` has too is kept: live counts
-    /// by name and address, health and resolved names by address. Those that it has not start
-    /// slowly.
+    /// Creates the hosts for `servers`, with the state that `previous` has of them.
+    ///
+    /// Session counts are kept by name and address, health and resolved names by address. Hosts
+    /// that `previous` does not have start slowly.
     pub fn new(
         servers: &[Server],
         settings: &Settings,
@@ -101,7 +104,7 @@ impl Hosts {
         }
     }
 
-    /// What scripts see.
+    /// Returns the hosts as scripts see them.
     pub fn seen(&self) -> Vec<Arc<Host>> {
         let backends = self.backends.iter();
         backends.map(|backend| backend.host.clone()).collect()
@@ -113,8 +116,9 @@ impl Hosts {
             .any(|backend| backend.host.name == name)
     }
 
-    /// Chooses among the hosts that `wish` fits; never one of `tried`, and none that drains. With
-    /// no healthy one left the others are as good as any.
+    /// Chooses a host that fits `wish`, is not in `tried` and does not drain.
+    ///
+    /// Unhealthy hosts are chosen only if no healthy one is left.
     pub fn choose(
         &self,
         wish: &Query<'_>,
@@ -202,7 +206,7 @@ mod tests {
         Hosts::new(config, &settings(), previous, now)
     }
 
-    /// The address of the host that a session gets, if there is one.
+    /// Returns the host that a session gets, if there is one.
     fn chosen(
         hosts: &Hosts,
         name: Option<&str>,
@@ -350,15 +354,15 @@ mod tests {
         use State::{Healthy, Unhealthy};
         assert_eq!(states(&old), [Unhealthy, Unhealthy, Healthy]);
         assert_eq!(states(&new), [Unhealthy, Healthy, Healthy]);
-        // Only the one that is new starts slowly.
+        // Only the new host starts slowly.
         let shares: Vec<_> = new
             .seen()
             .iter()
             .map(|h| h.health.share(slow, now))
             .collect();
         assert_eq!(shares, [1.0, 1.0, 0.1]);
-        // Without checks nobody would find out that it is back. Until it takes effect, a new
-        // configuration changes nothing.
+        // Without checks nothing would notice that a host is back. A new configuration changes
+        // nothing until it takes effect.
         settings.check = None;
         settings.resolve_interval = None;
         let unchecked = Hosts::new(&config, &settings, Some(&new), now);

@@ -1,4 +1,4 @@
-//! What is done for hosts while no session asks for them.
+//! Background tasks of hosts: periodic lookups and checks.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,8 +16,9 @@ use crate::resolver::Resolver;
 use crate::transport::tcp;
 
 impl Hosts {
-    /// Starts what keeps the hosts' addresses fresh and checks their health, when they are to get
-    /// sessions. It ends when the result is dropped.
+    /// Starts the tasks that refresh the hosts' addresses and check their health.
+    ///
+    /// Call when the hosts are to get sessions. The tasks end when the result is dropped.
     pub fn upkeep(&self, settings: &Settings) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         let mut seen = HashSet::new();
@@ -51,7 +52,7 @@ impl Hosts {
     }
 }
 
-/// Checks a host for ever.
+/// Checks a host at each interval, forever.
 async fn keep_checking(backend: Backend, resolver: Arc<Resolver>, check: Check, kept: bool) {
     let (host, name) = (&backend.host, &backend.name);
     let mut ticks = interval(check.interval);
@@ -74,7 +75,7 @@ async fn keep_checking(backend: Backend, resolver: Arc<Resolver>, check: Check, 
     }
 }
 
-/// Whether one of the addresses of a name accepts a connection in time.
+/// Checks that one of the addresses of a name accepts a connection within `limit`.
 async fn accepts(
     name: &Resolved,
     resolver: &Resolver,

@@ -1,11 +1,11 @@
-//! Counts, and families of them.
+//! Counts, and families of counts by label.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sync::Mutex;
 
-/// A number that goes up, and down if it is a gauge.
+/// Number that goes up and, as a gauge, down.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -23,11 +23,13 @@ impl Count {
     }
 }
 
-/// Names of labels with their values.
+/// Label names with their values.
 pub(crate) type Labels = Vec<(&'static str, String)>;
 
-/// Things of one kind that differ in the values of `N` labels: few, as each is looked at to find
-/// one. That takes a lock: what counts often keeps what it found.
+/// Members of one kind that differ in the values of `N` labels.
+///
+/// Finding a member takes a lock and looks at each, so families are to be small, and frequent users
+/// keep the member they found.
 #[derive(Debug)]
 pub(crate) struct Family<const N: usize, T> {
     labels: [&'static str; N],
@@ -55,7 +57,7 @@ impl<const N: usize, T: Default> Family<N, T> {
         member
     }
 
-    /// All of them with their labels, in the order of those.
+    /// Returns all members with their labels, sorted by labels.
     pub fn all(&self) -> Vec<(Labels, Arc<T>)> {
         let labelled = |(values, member): &Member<N, T>| {
             let labels = self.labels.into_iter().zip(values.iter().cloned());

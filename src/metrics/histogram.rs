@@ -1,13 +1,16 @@
-//! How long things take.
+//! Histogram of durations.
 
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Buckets: below 1 µs, then two for each doubling, the last without an end from 16.8 s on.
+/// Number of buckets: one below 1 µs, then two for each doubling, the last unbounded from 16.8 s
+/// on.
 const BUCKETS: usize = 50;
 
-/// Counts durations by their order of magnitude. Each is two relaxed additions.
+/// Histogram of durations by order of magnitude.
+///
+/// Recording costs two relaxed additions.
 #[derive(Debug)]
 pub(crate) struct Histogram {
     buckets: [AtomicU64; BUCKETS],
@@ -35,13 +38,14 @@ impl Histogram {
         self.counts().iter().sum()
     }
 
-    /// The sum of all, in seconds.
+    /// Returns the sum of all durations in seconds.
     pub fn seconds(&self) -> f64 {
         self.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9
     }
 
-    /// How long that share of all took at the most, as far as the buckets tell: up to half as much
-    /// again. `None` when there was nothing.
+    /// Returns an upper bound of the quantile `share`; `None` when nothing was recorded.
+    ///
+    /// The bound is the end of a bucket: from 2 µs to 16.8 s at most 1.5 times the exact value.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let counts = self.counts();
         let total: u64 = counts.iter().sum();
@@ -54,8 +58,9 @@ impl Histogram {
         Some(Duration::from_micros(end(at)))
     }
 
-    /// For bounds in seconds that grow fourfold from 4 µs to 16.8 s, how many took less; what is
-    /// beyond is only in the last number, the count of all.
+    /// Returns cumulative counts below bounds in seconds, and the count of all durations.
+    ///
+    /// The bounds grow fourfold from 4 µs to 16.8 s; longer durations are only in the count of all.
     pub fn cumulative(&self) -> (Vec<(f64, u64)>, u64) {
         let counts = self.counts();
         let below = |power: u32| {
@@ -79,7 +84,7 @@ fn bucket(microseconds: u64) -> usize {
     (1 + 2 * power as usize + usize::from(upper)).min(BUCKETS - 1)
 }
 
-/// Where a bucket ends, in microseconds; the last as if it did.
+/// Returns the upper bound of a bucket in microseconds, as if the last one had one.
 fn end(bucket: usize) -> u64 {
     match bucket {
         0 => 1,

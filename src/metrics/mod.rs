@@ -1,7 +1,6 @@
-//! Counting, and the text in which Prometheus reads it.
+//! Counters, histograms and their text format for Prometheus.
 //!
-//! There is no registry: what counts is a field of whoever counts, and is written out by whoever
-//! knows it.
+//! There is no registry: each owner keeps its counters as fields and writes them out itself.
 
 mod family;
 mod histogram;

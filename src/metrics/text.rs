@@ -1,4 +1,4 @@
-//! Prometheus' text format, version 0.0.4.
+//! Text format of Prometheus, version 0.0.4.
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write};
@@ -7,7 +7,7 @@ use std::ops::Deref;
 use super::family::{Count, Family, Labels};
 use super::histogram::Histogram;
 
-/// What kind of metric a family is.
+/// Kind of a metric family.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Counter,
@@ -15,7 +15,7 @@ pub(crate) enum Kind {
     Histogram,
 }
 
-/// A metric that is declared once: what is counted, and how it is told of.
+/// Metric declared once: its members, and the kind, name and help under which it is written.
 pub(crate) struct Metric<const N: usize, T> {
     kind: Kind,
     name: &'static str,
@@ -23,9 +23,9 @@ pub(crate) struct Metric<const N: usize, T> {
     members: Family<N, T>,
 }
 
-/// A value that a metric has for each set of labels.
+/// Value that a metric has for each set of labels.
 pub(crate) trait Sample {
-    /// Writes it into the family that was begun.
+    /// Writes the value into the family that was begun last.
     fn write(&self, text: &mut Text, labels: &[(&str, &str)]);
 }
 
@@ -65,7 +65,7 @@ impl Sample for Histogram {
     }
 }
 
-/// A text that grows by families of samples.
+/// Text that families of samples are appended to.
 #[derive(Debug, Default)]
 pub(crate) struct Text {
     text: String,
@@ -73,7 +73,7 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    /// Begins a family; samples follow.
+    /// Begins a family; its samples follow.
     pub fn family(&mut self, kind: Kind, name: impl Into<Cow<'static, str>>, help: &str) {
         let kind = match kind {
             Kind::Counter => "counter",
@@ -91,13 +91,13 @@ impl Text {
         self.line("", labels, None, value);
     }
 
-    /// A family of one sample.
+    /// Writes a family of one sample.
     pub fn single(&mut self, kind: Kind, name: &'static str, help: &str, value: impl Display) {
         self.family(kind, name, help);
         self.sample(&[], value);
     }
 
-    /// A family with all its members.
+    /// Writes a family with all its members.
     pub fn metric<const N: usize, T: Default + Sample>(&mut self, metric: &Metric<N, T>) {
         self.family(metric.kind, metric.name, metric.help);
         for (labels, value) in metric.all() {
@@ -153,7 +153,7 @@ impl Text {
     }
 }
 
-/// Labels as [`Text::sample`] takes them.
+/// Borrows labels in the form that [`Text::sample`] takes.
 pub(crate) fn borrowed(labels: &Labels) -> Vec<(&str, &str)> {
     labels
         .iter()

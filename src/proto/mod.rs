@@ -1,4 +1,4 @@
-//! Wire formats, without I/O: bytes in, bytes and events out.
+//! Wire formats without I/O: bytes in, bytes and events out.
 
 pub mod fastway;
 pub mod proxy_header;

@@ -1,8 +1,9 @@
-//! The PROXY protocol header, which tells a server who is behind a connection: both directions.
+//! PROXY protocol header, which tells a server the client behind a connection: encoding and
+//! parsing.
 //!
 //! Source: haproxy's `proxy-protocol.txt`, 2020/03/05. Both addresses of a header are of one
-//! family: an IPv4-mapped address counts as IPv4, and where the families still differ the IPv4
-//! one is written as an IPv4-mapped IPv6 address.
+//! family. An IPv4-mapped address counts as IPv4; where the families still differ, the IPv4 address
+//! is written as an IPv4-mapped IPv6 address.
 
 mod decode;
 
@@ -13,22 +14,22 @@ use serde::{Deserialize, Serialize};
 use decode::SIGNATURE;
 pub use decode::{Addresses, Error, Header, parse};
 
-/// Version 2, command PROXY.
+/// Byte for version 2, command PROXY.
 const VERSION_COMMAND: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 
-/// A version of the PROXY protocol.
+/// Version of the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Version {
-    /// The line of text.
+    /// Line of text.
     V1,
-    /// The binary header.
+    /// Binary header.
     V2,
 }
 
-/// The header of version 1, a line of text with its line end.
+/// Encodes a header of version 1, a line of text with its line end.
 pub fn encode_v1(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
     let (family, from, to): (_, IpAddr, IpAddr) = match pair(src, dst) {
         Pair::V4(from, to) => ("TCP4", from.into(), to.into()),
@@ -42,7 +43,7 @@ pub fn encode_v1(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The header of version 2, binary, without TLVs.
+/// Encodes a header of version 2, binary, without TLVs.
 pub fn encode_v2(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
     let mut out = Vec::with_capacity(52);
     out.extend_from_slice(&SIGNATURE);
@@ -64,11 +65,11 @@ pub fn encode_v2(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
     out
 }
 
-/// The headers of versions 1 and 2 that name nobody.
+/// Header of version 1 that names no addresses; [`UNKNOWN_V2`] is that of version 2.
 pub const UNKNOWN_V1: &[u8] = b"PROXY UNKNOWN\r\n";
 pub const UNKNOWN_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
 
-/// Two addresses of one family.
+/// Pair of addresses of one family.
 enum Pair {
     V4(Ipv4Addr, Ipv4Addr),
     V6(Ipv6Addr, Ipv6Addr),

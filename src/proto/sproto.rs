@@ -1,13 +1,17 @@
-//! sproto, as far as a gateway speaks it: structs of integers, booleans and strings, the
+//! Subset of sproto that a gateway needs: structs of integers, booleans and strings, the
 //! zero-packing, and goscon's announcement.
 //!
 //! The wire facts are those of cloudwu/sproto (`sproto.c`) and ejoy/goscon; the vectors in
 //! `tests/vectors/sproto.json` hold this module to them byte for byte.
 
-/// Highest tag a field can have: a gap before it must fit in one 16-bit skip entry.
+/// Highest tag of a field.
+///
+/// A gap before the field must fit in one 16-bit skip entry.
 pub const MAX_TAG: u16 = 0x7fff;
 
-/// The value of a field. Booleans are the integers 0 and 1 on the wire.
+/// Value of a field.
+///
+/// Booleans are the integers 0 and 1 on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field<'a> {
     Integer(i64),
@@ -15,7 +19,7 @@ pub enum Field<'a> {
     String(&'a [u8]),
 }
 
-/// Why bytes could not be encoded or unpacked.
+/// Error of encoding or unpacking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SprotoError {
     #[error("field tags must grow and stay within 0..={MAX_TAG}")]
@@ -57,7 +61,7 @@ pub fn encode(fields: &[(u16, Field<'_>)]) -> Result<Vec<u8>, SprotoError> {
             }
         });
     }
-    // At most two entries for each tag below 0x8000, and tags grow: gaps make up for the double.
+    // Each field and each gap takes an entry, at most one per tag, so tags below 0x8000 fit.
     let count = u16::try_from(header.len()).map_err(|_| SprotoError::Tags)?;
     let mut out = Vec::with_capacity(2 + 2 * header.len() + data.len());
     out.extend_from_slice(&count.to_le_bytes());
@@ -71,7 +75,7 @@ pub fn encode(fields: &[(u16, Field<'_>)]) -> Result<Vec<u8>, SprotoError> {
 /// Packs `raw`, padded with zeros to whole words of eight bytes.
 pub fn pack(raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() + raw.len() / 8 + 2);
-    // Where the count of the open run stands in `out`.
+    // Index in `out` of the count of the open run.
     let mut run: Option<usize> = None;
     for chunk in raw.chunks(8) {
         let mut word = [0; 8];
@@ -106,7 +110,9 @@ pub fn pack(raw: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Undoes [`pack`], up to the padding; never returns or reserves more than `max` bytes.
+/// Unpacks what [`pack`] returned, with the padding.
+///
+/// Never returns or reserves more than `max` bytes.
 pub fn unpack(packed: &[u8], max: usize) -> Result<Vec<u8>, SprotoError> {
     let mut out = Vec::new();
     let mut rest = packed;
@@ -136,11 +142,12 @@ pub fn unpack(packed: &[u8], max: usize) -> Result<Vec<u8>, SprotoError> {
     Ok(out)
 }
 
-/// goscon's announcement of a new session: package and body packed as one buffer, framed with a
-/// 2-byte big-endian length. `remote` is the client's address and `local` the gateway's, both
-/// `host:port`.
+/// Encodes goscon's announcement of a new session.
 ///
-/// Addresses that do not fit in a frame are cut; a socket address never is.
+/// Package and body are packed as one buffer, framed with a 2-byte big-endian length. `remote` is
+/// the client's address and `local` the gateway's, both `host:port`.
+///
+/// Addresses that do not fit in a frame are cut; socket addresses always fit.
 pub fn announcement(kind: u32, remote: &str, local: &str) -> Vec<u8> {
     const LONGEST: usize = 1024;
     // invariant: as far as it goes.

@@ -1,4 +1,4 @@
-//! Counts, ciphers and replay buffer of one session.
+//! State of one session without I/O: byte counts, ciphers and replay buffer.
 
 use std::sync::Arc;
 
@@ -7,23 +7,24 @@ use crate::crypto::Rc4;
 use super::Memory;
 use super::replay::Replay;
 
-/// One end of a resumable session: which bytes were received, which may have to be sent again.
+/// One end of a resumable session, without I/O.
 ///
-/// Positions count payload bytes of the session, as they are on the wire, from 0. Of the bytes to
-/// the peer it holds three marks: `confirmed ≤ handed ≤ sent`. What was [`push`](Self::push)ed
-/// counts as sent and waits in the replay buffer; [`unsent`](Self::unsent) shows what the
-/// connection has yet to take, [`handed`](Self::handed) notes that it did, and
-/// [`confirm`](Self::confirm) how much of that has left its queue.
+/// Positions count payload bytes of the session, as they are on the wire, from 0. For the bytes to
+/// the peer there are three marks: `confirmed ≤ handed ≤ sent`. Bytes that were
+/// [`push`](Self::push)ed count as sent and wait in the replay buffer. [`unsent`](Self::unsent)
+/// returns the bytes that the connection has yet to take, [`handed`](Self::handed) records that the
+/// connection took some, and [`confirm`](Self::confirm) that the peer's system has acknowledged
+/// some.
 ///
-/// Between telling the peer what was received and going on over its new connection, the old one
-/// may deliver more. The peer, which knows nothing of that, sends it again; such repeats are
+/// The old connection may deliver more bytes after the peer was told how many were received. The
+/// peer does not know of these and sends them again over the new connection; such repeats are
 /// skipped.
 ///
-/// A confirmed byte is one that the peer's system has acknowledged, not one that the peer has
-/// read. So only half of the replay buffer may be unconfirmed; the other half keeps what
-/// may be lost on the far side of an acknowledgement.
+/// A confirmed byte is acknowledged by the peer's system; the peer may not have read it yet. So
+/// only half of the replay buffer may be unconfirmed; the other half keeps bytes that were
+/// acknowledged and may still be lost at the peer.
 ///
-/// Bytes are encrypted once, when they are pushed, and resent as they were.
+/// Bytes are encrypted once, when they are pushed, and sent again unchanged.
 #[derive(Debug)]
 pub struct Core {
     incoming: Option<Rc4>,
@@ -36,14 +37,15 @@ pub struct Core {
     window: usize,
 }
 
-/// The peer claims to have received what was never sent, or lacks what is no longer kept.
+/// Error of a peer that claims bytes never sent, or lacks bytes no longer kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the bytes to resend are no longer in the replay buffer")]
 pub struct NotReplayable;
 
 impl Core {
-    /// A session that has moved nothing. `replay_limit` is in bytes, at least 2; without a
-    /// cipher a direction is plain.
+    /// Creates a session that has sent and received nothing.
+    ///
+    /// `replay_limit` is in bytes, at least 2. Without a cipher a direction is not encrypted.
     pub fn new(incoming: Option<Rc4>, outgoing: Option<Rc4>, replay_limit: usize) -> Self {
         Self {
             incoming,
@@ -57,44 +59,47 @@ impl Core {
         }
     }
 
-    /// Counts the replay buffer among others. Before anything has been pushed.
+    /// Charges the replay buffer to a shared memory budget.
+    ///
+    /// Call before the first [`push`](Self::push).
     pub fn within(mut self, memory: Arc<Memory>) -> Self {
         self.replay.share(memory);
         self
     }
 
-    /// What the replay buffer counts among.
+    /// Returns the memory budget that the replay buffer is charged to.
     pub fn memory(&self) -> Option<&Memory> {
         self.replay.memory()
     }
 
-    /// Bytes received from the peer.
+    /// Returns the number of bytes received from the peer.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Bytes for the peer so far, whether it has them or not.
+    /// Returns the number of bytes sent to the peer, received or not.
     pub fn sent(&self) -> u64 {
         self.replay.end()
     }
 
-    /// The most that may be sent and not confirmed, bytes.
+    /// Returns how many bytes may be sent and unconfirmed at most.
     pub fn window(&self) -> usize {
         self.window
     }
 
-    /// Position of the oldest byte that can be sent again.
+    /// Returns the position of the oldest byte that can be sent again.
     pub fn replay_start(&self) -> u64 {
         self.replay.start()
     }
 
-    /// Memory of the replay buffer, bytes.
+    /// Returns the allocated size of the replay buffer, bytes.
     pub fn replay_memory(&self) -> usize {
         self.replay.capacity()
     }
 
-    /// Counts and decrypts bytes that the connection delivered. Returns those that are new: all
-    /// but the repeats at their start.
+    /// Counts and decrypts bytes that the connection delivered.
+    ///
+    /// Returns the new bytes: all but the repeats at the start.
     pub fn receive<'a>(&mut self, bytes: &'a mut [u8]) -> &'a mut [u8] {
         let repeated = bytes
             .len()
@@ -109,27 +114,30 @@ impl Core {
         new
     }
 
-    /// Notes that the next bytes to be received are those from `position` on, which is no further
-    /// than [`received`](Self::received): what came beyond it will be repeated.
+    /// Records that the next bytes the connection delivers are those from `position` on.
+    ///
+    /// `position` is at most [`received`](Self::received); the bytes between the two are repeats.
     pub fn receive_from(&mut self, position: u64) {
         debug_assert!(position <= self.received);
         self.repeated = self.received - position;
     }
 
-    /// Bytes that the connection will deliver although they are counted already.
+    /// Returns how many bytes the connection will deliver that are already counted.
     pub fn repeated(&self) -> u64 {
         self.repeated
     }
 
-    /// How many bytes may be pushed now.
+    /// Returns how many bytes may be pushed now.
     pub fn room(&self) -> usize {
         self.window
             .min(self.replay.limit() / 2)
             .saturating_sub((self.sent() - self.confirmed) as usize)
     }
 
-    /// Takes the first bytes of `plain`, as many as there is [`room`](Self::room) for, and says
-    /// how many.
+    /// Encrypts and queues the first bytes of `plain`, as many as there is [`room`](Self::room)
+    /// for.
+    ///
+    /// Returns how many bytes were taken.
     pub fn push(&mut self, plain: &[u8]) -> usize {
         let len = plain.len().min(self.room());
         let cipher = &mut self.outgoing;
@@ -142,42 +150,45 @@ impl Core {
         len
     }
 
-    /// Frees memory of the replay buffer, if there is some to free: of what is confirmed nothing is
-    /// kept any more. A peer whose system has acknowledged bytes that it then loses with its
-    /// connection cannot resume.
+    /// Frees the memory that confirmed bytes take in the replay buffer, if there is any.
+    ///
+    /// Afterwards a peer cannot resume if its system acknowledged bytes and lost them with the
+    /// connection.
     pub fn shrink(&mut self) {
         self.replay.shrink(self.confirmed);
     }
 
-    /// What the connection has not taken yet, in two pieces.
+    /// Returns the bytes the connection has not taken yet, in two slices.
     pub fn unsent(&self) -> (&[u8], &[u8]) {
         self.replay.from(self.handed)
     }
 
-    /// Length of [`unsent`](Self::unsent).
+    /// Returns the length of [`unsent`](Self::unsent).
     pub fn unsent_len(&self) -> u64 {
         self.sent() - self.handed
     }
 
-    /// Notes that the connection took the first `len` bytes of [`unsent`](Self::unsent).
+    /// Records that the connection took the first `len` bytes of [`unsent`](Self::unsent).
     pub fn handed(&mut self, len: usize) {
         self.handed += len as u64;
         debug_assert!(self.handed <= self.sent());
     }
 
-    /// Notes that of the bytes handed to the connection all but the last `undelivered` have been
-    /// acknowledged.
+    /// Records that the bytes handed to the connection are acknowledged, except the last
+    /// `undelivered`.
     pub fn confirm(&mut self, undelivered: usize) {
         let confirmed = self.handed.saturating_sub(undelivered as u64);
         self.confirmed = self.confirmed.max(confirmed);
     }
 
-    /// Whether everything sent is confirmed.
+    /// Returns whether all sent bytes are confirmed.
     pub fn is_confirmed(&self) -> bool {
         self.confirmed == self.sent()
     }
 
-    /// Whether a peer that has `received` bytes can be sent all it lacks.
+    /// Checks that all bytes a peer lacks can be sent again.
+    ///
+    /// `received` is the number of bytes the peer has.
     pub fn can_resume(&self, received: u64) -> Result<(), NotReplayable> {
         if (self.replay.start()..=self.sent()).contains(&received) {
             Ok(())
@@ -186,8 +197,10 @@ impl Core {
         }
     }
 
-    /// Goes on over a new connection with a peer that has `received` bytes: all that it lacks is
-    /// [`unsent`](Self::unsent) again. Returns how many bytes that is. Nothing changes on error.
+    /// Resumes over a new connection with a peer that has `received` bytes.
+    ///
+    /// All bytes the peer lacks become [`unsent`](Self::unsent) again; returns how many. Nothing
+    /// changes on error.
     pub fn resume(&mut self, received: u64) -> Result<u64, NotReplayable> {
         self.can_resume(received)?;
         self.handed = received;

@@ -1,4 +1,5 @@
-//! How a stream, owned by one task, gets connections from others: without a lock on its data path.
+//! Mailbox by which other tasks give a stream connections and commands, without a lock on the data
+//! path.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,55 +13,60 @@ use super::core::{Core, NotReplayable};
 
 use crate::sync::Mutex;
 
-/// Brings new connections to a [`Stream`](super::Stream) whose old one broke, or is about to be
-/// replaced. Both ends of a session use it alike:
+/// Handle that gives a [`Stream`](super::Stream) new connections.
 ///
-/// 1. [`offer`](Self::offer) tells how far the stream got, which the handshake of a resume reports
-///    to the peer;
-/// 2. [`Offer::attach`] puts the new connection in, the old one is closed.
+/// A connection may be replaced after it broke or while it still works. Both ends of a session use
+/// the handle alike:
 ///
-/// Until then the session goes on over its old connection, if that still works: a peer that has
-/// yet to prove who it is cannot hold up the one that has. Of several connections the last one
-/// attached wins.
+/// 1. [`offer`](Self::offer) returns the byte counts of the stream, which the handshake of a resume
+///    reports to the peer;
+/// 2. [`Offer::attach`] puts the new connection in, and the old one is closed.
+///
+/// Until then the session continues over its old connection, if that still works: an
+/// unauthenticated peer cannot hold up the authenticated one. Of several attached connections the
+/// last one wins.
 pub struct Handle<C> {
     mailbox: Arc<Mailbox<C>>,
 }
 
-/// How far a session got when it was asked, and the way to go on from there over a new
-/// connection. Dropping it changes nothing.
+/// Byte counts of a session at one moment, and the way to resume it over a new connection.
+///
+/// Dropping an offer changes nothing.
 pub struct Offer<C> {
     mailbox: Arc<Mailbox<C>>,
     counts: Counts,
 }
 
-/// The session has ended.
+/// Error of an operation on a session that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the session has ended")]
 pub struct Ended;
 
-/// Why a peer does not resume.
+/// Reason for which a peer does not resume a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It does not know the session any more. If the last connection ended with an end of stream,
-    /// that was the session's own.
+    /// The peer does not know the session any more.
+    ///
+    /// If the last connection was closed by an end of stream, that was the regular end of the
+    /// session.
     #[error("the peer does not know the session any more")]
     UnknownSession,
-    /// It cannot go on without loss.
+    /// The peer cannot resume without loss of bytes.
     #[error("the peer cannot resume the session without loss")]
     BytesLost,
 }
 
-/// What a session could do without.
+/// Memory that a session could free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spare {
-    /// When bytes were last sent to its peer while memory was not plenty, on a clock of the
-    /// [`Memory`](super::Memory).
+    /// Time of the last write or resume under memory pressure, in milliseconds of the clock of the
+    /// session's [`Memory`](super::Memory).
     pub active: u64,
-    /// Bytes of its replay buffer; 0 when it has been asked and had no more.
+    /// Size of the replay buffer, bytes; 0 from a request to shrink until the next write or resume.
     pub bytes: usize,
 }
 
-/// How far a session got.
+/// Byte counts of a session at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {
     received: u64,
@@ -68,29 +74,29 @@ pub struct Counts {
     replay_start: u64,
 }
 
-/// What a new connection and its peer go by.
+/// New connection and the byte counts agreed on in its handshake.
 pub(super) struct Resume<C> {
     pub connection: C,
-    /// Bytes the peer has received.
+    /// Number of bytes the peer has received.
     pub received: u64,
-    /// Bytes the peer was told to have been received here: it goes on behind those.
+    /// Number of bytes the peer was told this end has received; the peer continues behind them.
     pub told: u64,
 }
 
 pub(super) enum Mail<C> {
     Offer(oneshot::Sender<Counts>),
     Attach(Resume<C>),
-    /// Lose the connection.
+    /// Breaks the current connection.
     Cut,
-    /// Free what is not needed.
+    /// Frees replay buffer memory that is not needed.
     Shrink,
     Refused(Refusal),
 }
 
 pub(super) struct Mailbox<C> {
-    /// `None` once the stream has ended.
+    /// Queue of mail; `None` once the stream has ended.
     mail: Mutex<Option<VecDeque<Mail<C>>>>,
-    /// Whether there is mail, so that looking costs no lock.
+    /// Flag that mail is waiting, read without the lock.
     waiting: AtomicBool,
     pub reader: AtomicWaker,
     pub writer: AtomicWaker,
@@ -106,7 +112,9 @@ impl<C> Handle<C> {
         Self { mailbox }
     }
 
-    /// How far the session got, what its connection has delivered included. Cancel safe.
+    /// Returns the byte counts of the session, with the bytes its connection has delivered.
+    ///
+    /// Cancel safe.
     pub async fn offer(&self) -> Result<Offer<C>, Ended> {
         let (reply, counts) = oneshot::channel();
         self.mailbox.put(Mail::Offer(reply));
@@ -141,13 +149,14 @@ impl<C> Handle<C> {
         }
     }
 
-    /// Breaks the current connection as the network would: what it has not delivered is lost with
-    /// it.
+    /// Breaks the current connection as a network failure would.
+    ///
+    /// Bytes that the connection has not delivered are lost with it.
     pub fn cut(&self) {
         self.mailbox.put(Mail::Cut);
     }
 
-    /// What the session could do without.
+    /// Returns how much memory the session could free, and how recently it was used.
     pub fn spare(&self) -> Spare {
         Spare {
             active: self.mailbox.active.load(Ordering::Relaxed),
@@ -155,13 +164,13 @@ impl<C> Handle<C> {
         }
     }
 
-    /// Has it [free](Core::shrink) memory of its replay buffer.
+    /// Asks the session to [free](Core::shrink) memory of its replay buffer.
     pub fn shrink(&self) {
         self.mailbox.spare_bytes.store(0, Ordering::Relaxed);
         self.mailbox.put(Mail::Shrink);
     }
 
-    /// Ends the session: the peer will not resume it.
+    /// Ends the session, as the peer will not resume it.
     pub fn refused(&self, refusal: Refusal) {
         self.mailbox.put(Mail::Refused(refusal));
     }
@@ -176,17 +185,22 @@ impl<C> Clone for Handle<C> {
 }
 
 impl<C> Offer<C> {
-    /// Bytes received from the peer.
+    /// Returns the number of bytes received from the peer.
     pub fn received(&self) -> u64 {
         self.counts.received
     }
 
-    /// Bytes sent to the peer, whether it has them or not.
+    /// Returns the number of bytes sent to the peer, received or not.
     pub fn sent(&self) -> u64 {
         self.counts.sent
     }
 
-    /// Whether a peer that has `received` bytes can be sent all it lacks.
+    /// Checks that all bytes a peer lacks can be sent again.
+    ///
+    /// `received` is the number of bytes the peer has.
+    ///
+    /// # Errors
+    /// [`NotReplayable`] when the bytes are no longer kept, or were never sent.
     pub fn can_resume(&self, received: u64) -> Result<(), NotReplayable> {
         if (self.counts.replay_start..=self.counts.sent).contains(&received) {
             Ok(())
@@ -195,11 +209,13 @@ impl<C> Offer<C> {
         }
     }
 
-    /// Goes on over `connection` with a peer that has `received` bytes and was told this offer's
-    /// counts. Returns how many bytes were to be sent again when the offer was made.
+    /// Attaches `connection`, over which the session resumes.
     ///
-    /// Should the session have ended since, or sent so much that the peer's bytes are no longer
-    /// kept, the connection is closed and nothing changes.
+    /// `received` is the number of bytes the peer has; the peer has been told the counts of this
+    /// offer. Returns how many bytes were to be sent again when the offer was made.
+    ///
+    /// If the session has ended meanwhile, or has sent so much that the bytes the peer lacks are no
+    /// longer kept, the connection is closed and nothing else changes.
     pub fn attach(self, connection: C, received: u64) -> Result<u64, NotReplayable> {
         self.can_resume(received)?;
         self.mailbox.attached();
@@ -213,8 +229,9 @@ impl<C> Offer<C> {
 }
 
 impl Counts {
-    /// Those of a session that has `received` bytes, or will have once it has read what its
-    /// connection has delivered.
+    /// Returns the counts of `core`, with `received` bytes counted as received.
+    ///
+    /// `received` includes bytes that a connection has delivered and the session has not read.
     pub(super) fn of(core: &Core, received: u64) -> Self {
         Self {
             received,
@@ -225,7 +242,7 @@ impl Counts {
 }
 
 impl<C> Mailbox<C> {
-    /// The oldest mail.
+    /// Takes the oldest mail.
     pub fn take(&self) -> Option<Mail<C>> {
         if !self.waiting.load(Ordering::Acquire) {
             return None;
@@ -237,7 +254,7 @@ impl<C> Mailbox<C> {
         first
     }
 
-    /// Notes that the stream lost its connection, by an end of stream if `cleanly`.
+    /// Records that the stream lost its connection, by an end of stream if `cleanly`.
     pub fn detached(&self, cleanly: bool) {
         self.ended_cleanly.store(cleanly, Ordering::Relaxed);
         self.detached.store(true, Ordering::Release);
@@ -248,7 +265,7 @@ impl<C> Mailbox<C> {
         self.detached.store(false, Ordering::Release);
     }
 
-    /// Notes that the stream has lost its connection and could not use the one it got.
+    /// Records that the stream is still without a connection, as it could not use the attached one.
     pub fn still_detached(&self) {
         self.detached.store(true, Ordering::Release);
         self.changed.notify_waiters();
@@ -258,7 +275,8 @@ impl<C> Mailbox<C> {
         self.ended_cleanly.load(Ordering::Relaxed)
     }
 
-    /// Notes that a replay buffer of that size has been used, and when, if that matters.
+    /// Records the size of the replay buffer after a write, and the time `now` under memory
+    /// pressure.
     pub fn used(&self, bytes: usize, now: Option<u64>) {
         if let Some(now) = now {
             self.active.store(now, Ordering::Relaxed);
@@ -266,7 +284,7 @@ impl<C> Mailbox<C> {
         self.spare_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Takes no more mail; offers that wait find the session ended.
+    /// Closes the mailbox; waiting offers fail with [`Ended`].
     pub fn close(&self) {
         drop(self.mail.lock().take());
         self.changed.notify_waiters();
@@ -278,7 +296,7 @@ impl<C> Mailbox<C> {
         self.writer.wake();
     }
 
-    /// Leaves mail; it is dropped if the stream has ended.
+    /// Queues mail, or drops it if the stream has ended.
     fn put(&self, mail: Mail<C>) {
         let mut lock = self.mail.lock();
         let Some(box_) = lock.as_mut() else {

@@ -1,4 +1,4 @@
-//! What the replay buffers of many sessions take together.
+//! Memory budget that the replay buffers of many sessions share.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use atomic_waker::AtomicWaker;
 
-/// The memory of all replay buffers that share it, and its limit.
+/// Memory budget shared by replay buffers, with a limit.
 ///
-/// Buffers do not ask before they grow, so that they may go beyond the limit, by what grows at the
-/// same time. From then on they keep the size they have, or 1 KiB, which leaves those that are small
-/// with little to go on with, until others have [shrunk](super::Handle::shrink).
+/// Buffers grow without asking, so the total may exceed the limit by what grows at the same time.
+/// While the total exceeds the limit, a buffer keeps its size, or grows to 1 KiB if it is smaller,
+/// until other sessions have [shrunk](super::Handle::shrink) theirs.
 #[derive(Debug)]
 pub struct Memory {
     used: AtomicUsize,
@@ -21,7 +21,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Without a limit.
+    /// Creates a budget without a limit.
     pub fn new() -> Self {
         Self {
             used: AtomicUsize::new(0),
@@ -31,29 +31,31 @@ impl Memory {
         }
     }
 
-    /// Sets the limit, bytes; `None` lifts it.
+    /// Sets the limit in bytes; `None` removes the limit.
     pub fn set_limit(&self, limit: Option<usize>) {
         self.limit
             .store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
         self.relief.wake();
     }
 
-    /// Bytes that all buffers take.
+    /// Returns the bytes that all buffers use.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The limit, if there is one.
+    /// Returns the limit in bytes, if there is one.
     pub fn limit(&self) -> Option<usize> {
         Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit < usize::MAX)
     }
 
-    /// Whether it is more than may be.
+    /// Returns whether the buffers use more than the limit.
     pub fn is_short(&self) -> bool {
         self.used() > self.limit.load(Ordering::Relaxed)
     }
 
-    /// Waits until it is more than may be. For one task at a time.
+    /// Waits until the buffers use more than the limit.
+    ///
+    /// Only one task at a time may wait.
     pub async fn short(&self) {
         poll_fn(|cx| {
             self.relief.register(cx.waker());
@@ -66,7 +68,7 @@ impl Memory {
         .await;
     }
 
-    /// Milliseconds since it was made.
+    /// Returns the milliseconds since the budget was created.
     pub(super) fn age(&self) -> u64 {
         self.start.elapsed().as_millis() as u64
     }

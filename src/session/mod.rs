@@ -1,11 +1,11 @@
-//! The resumable core, shared by every session protocol.
+//! Resumable sessions: the part that all session protocols share.
 //!
-//! [`Core`] counts and encrypts the bytes of a session and keeps those the peer may have to be
-//! sent again; it knows no I/O and no clock. [`Stream`] runs it over one connection after the
-//! other. [`Table`] finds the session that a returning client names.
+//! [`Core`] counts and encrypts the bytes of a session and keeps sent bytes for replay; it does no
+//! I/O and has no clock. [`Stream`] runs a core over one connection after the other. [`Table`]
+//! finds a session by the id that a returning client names.
 //!
-//! Which protocol a session speaks is not known here: a handshake establishes what the peer has
-//! received and hands a connection over, how that was said and proven is its own affair.
+//! This module does not know the protocol of a session. A handshake establishes how many bytes the
+//! peer has received and hands over a connection; its messages and proofs are up to the protocol.
 
 mod core;
 mod mailbox;

@@ -1,25 +1,28 @@
-//! The replay buffer: the last bytes of a stream, by their position in it.
+//! Replay buffer: the last sent bytes of a session, by position.
 
 use std::sync::Arc;
 
 use super::Memory;
 
-/// Smallest allocation, bytes.
+/// Size of the smallest allocation, bytes.
 const MIN_CAPACITY: usize = 256;
-/// What it may keep even without memory, bytes.
+/// Size to which a buffer may grow even when memory is short, bytes.
 const LEAST: usize = 1024;
 
-/// A ring over the tail of a byte stream. It grows as bytes come, up to its limit, and then
-/// forgets the oldest. Without memory to grow it does so before.
+/// Ring of sent bytes kept for replay.
+///
+/// The ring grows up to its limit and then drops the oldest bytes. When memory is short, it stops
+/// growing earlier.
 pub(super) struct Replay {
-    /// A power of two long, or empty; the byte at position `p` is at `p` modulo that.
+    /// Ring storage, empty or a power of two long; the byte at position `p` is at `p` modulo the
+    /// length.
     ring: Box<[u8]>,
     limit: usize,
     /// Position of the oldest byte kept.
     start: u64,
     /// Position behind the newest byte.
     end: u64,
-    /// Where its own memory counts.
+    /// Memory budget that the ring is charged to.
     memory: Option<Arc<Memory>>,
 }
 
@@ -34,7 +37,7 @@ impl Replay {
         }
     }
 
-    /// Lets it count; it holds nothing yet.
+    /// Charges the ring, which must be empty, to a memory budget.
     pub fn share(&mut self, memory: Arc<Memory>) {
         debug_assert!(self.ring.is_empty());
         self.memory = Some(memory);
@@ -59,12 +62,12 @@ impl Replay {
         self.end
     }
 
-    /// Bytes held in memory.
+    /// Returns the allocated size, bytes.
     pub fn capacity(&self) -> usize {
         self.ring.len()
     }
 
-    /// The most that it keeps for now.
+    /// Returns how many bytes the ring may keep now.
     pub fn limit(&self) -> usize {
         if self.memory().is_some_and(Memory::is_short) {
             self.limit.min(self.ring.len().max(LEAST))
@@ -73,9 +76,11 @@ impl Replay {
         }
     }
 
-    /// Appends `len` bytes, which `fill` writes piece by piece: it is given where they go and their
-    /// place among the `len`. Bytes from the position `kept` on stay; with them and the `len` the
-    /// limit it was made with is not exceeded.
+    /// Appends `len` bytes, which `fill` writes piece by piece.
+    ///
+    /// `fill` is given each destination slice and its range within the `len` bytes. Bytes from the
+    /// position `kept` on are not dropped; together with the new ones they must not exceed the
+    /// limit given to [`new`](Self::new).
     pub fn append(
         &mut self,
         len: usize,
@@ -84,7 +89,7 @@ impl Replay {
     ) {
         let least = (self.end - kept) as usize + len;
         debug_assert!(least <= self.limit);
-        // There may have been memory when the room for them was found.
+        // Memory may have become short since the caller asked for room.
         let limit = self.limit().max(least);
         let all = (self.end - self.start) as usize + len;
         self.start += all.saturating_sub(limit) as u64;
@@ -102,7 +107,7 @@ impl Replay {
         self.end += len as u64;
     }
 
-    /// Forgets the bytes before `position`, if that frees memory.
+    /// Drops the bytes before `position`, if that frees memory.
     pub fn shrink(&mut self, position: u64) {
         let len = match (self.end - position) as usize {
             0 => 0,
@@ -114,10 +119,10 @@ impl Replay {
         }
     }
 
-    /// The bytes from `position` to the end, in two pieces.
+    /// Returns the bytes from `position` to the end, in two slices.
     ///
     /// # Panics
-    /// If they are not all there.
+    /// If a byte of that range is not kept.
     pub fn from(&self, position: u64) -> (&[u8], &[u8]) {
         // invariant: callers ask for what the connection has not taken, which is kept.
         assert!((self.start..=self.end).contains(&position));
@@ -135,7 +140,9 @@ impl Replay {
         position as usize & (self.ring.len() - 1)
     }
 
-    /// Moves to a ring of that length, which is a power of two that all is kept fits in, or 0.
+    /// Reallocates the ring with `len` bytes.
+    ///
+    /// `len` is 0 or a power of two, and all kept bytes must fit.
     fn resize(&mut self, len: usize) {
         let mut ring = vec![0; len].into_boxed_slice();
         let (a, b) = self.from(self.start);

@@ -1,4 +1,4 @@
-//! A session as one async stream, whatever becomes of its connections.
+//! Async stream over a session that outlives its connections.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -15,46 +15,50 @@ use tokio::time::{Sleep, sleep};
 use super::mailbox::{Counts, Handle, Mail, Mailbox, Refusal, Resume};
 use super::{Core, Memory};
 
-/// How long to wait before looking again whether the peer has acknowledged more: nothing tells.
+/// First polling interval for acknowledgements; the kernel gives no notification.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// Bytes that lost connections together may have delivered and the reader not taken, if there are
-/// several: about what the system holds of one over TCP.
+/// Upper bound of unread bytes in several lost connections; beyond it, offers wait for the reader.
+///
+/// About what the system buffers of one TCP connection.
 const UNREAD: u64 = 512 * 1024;
-/// Lost connections of which the reader may not have taken everything.
+/// Upper bound of lost connections with unread bytes; at it, offers wait for the reader.
 const LOST: usize = 16;
 
-/// What a session runs over, one at a time.
+/// Connection that carries a session.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// How many of the bytes written to it there are from the first on that the peer's system has
-    /// not acknowledged.
+    /// Returns how many written bytes the peer's system has not acknowledged.
     fn undelivered(&self) -> usize;
 
-    /// Whether the peer has closed or lost it. There may still be bytes to read.
+    /// Returns whether the peer has closed or lost the connection.
+    ///
+    /// There may still be bytes to read.
     fn is_broken(&self) -> bool;
 
-    /// How many bytes have arrived that were not read, whether the runtime knows of them yet or
-    /// not. They stay there to be read, whatever becomes of the connection.
+    /// Returns how many bytes have arrived and were not read, noticed by the runtime or not.
+    ///
+    /// These bytes stay readable after the connection breaks.
     fn unread(&self) -> usize;
 
-    /// Closes it towards the peer: what it has not delivered goes over another. What has arrived
-    /// can still be read.
+    /// Closes the sending side; undelivered bytes go over another connection.
+    ///
+    /// Bytes that have arrived can still be read.
     fn abandon(&mut self);
 }
 
-/// One end of a resumable session: bytes in, bytes out, over one connection after the other.
+/// One end of a resumable session: a byte stream over one connection after the other.
 ///
-/// When a connection breaks, reads wait and writes go on filling the replay buffer until the peer
-/// is back (see [`Handle`]) or `resume_wait` has passed; then reads give [`io::ErrorKind::TimedOut`].
-/// A write is taken as far as it can be replayed and waits beyond that. `flush` waits until a
-/// connection has taken all bytes, `shutdown` until the peer's system has acknowledged them;
-/// neither ends the session, as the protocols have no goodbye. Dropping the stream closes its
+/// When a connection breaks, reads wait and writes fill the replay buffer until the peer is back
+/// (see [`Handle`]) or `resume_wait` has passed; then reads fail with [`io::ErrorKind::TimedOut`].
+/// A write takes as many bytes as can be replayed and waits when there is no room. `flush` waits
+/// until a connection has taken all bytes, `shutdown` until the peer's system has acknowledged
+/// them. Neither ends the session, as the protocols have no goodbye. Dropping the stream closes its
 /// connection and ends the session at this end.
 ///
-/// What a connection had acknowledged when it was lost the peer may no longer have. It stays where
-/// it is, in the connection, which is kept until the reader has taken it. If several were lost and
-/// there is much in them, a peer that wants to replace one more waits until the reader has caught
-/// up; one that has no connection never does, as the reader may be waiting for it.
+/// Bytes that a lost connection had acknowledged may be gone at the peer, so they count as received
+/// and stay in that connection, which is kept until the reader has drained it. While several lost
+/// connections hold many bytes, a peer that replaces one more connection waits for the reader. A
+/// peer without a connection never waits, as the reader may be waiting for that peer.
 ///
 /// Reading and writing are cancel safe. The halves of a split stream may be used by two tasks.
 ///
@@ -68,21 +72,22 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 pub struct Stream<C> {
     core: Core,
     connection: Option<C>,
-    /// The connection takes nothing more; what it has delivered is still to be read.
+    /// Flag that the connection is lost and kept only to read the bytes it has delivered.
     broken: bool,
-    /// Connections before, which have delivered what is still to be read.
+    /// Lost connections with unread bytes, oldest first.
     replaced: VecDeque<Replaced<C>>,
-    /// The most bytes that the peer has been told to have been received.
+    /// Highest received count that the peer has been told.
     promised: u64,
-    /// Bytes to be read from connections that were lost, which count as memory of the session.
+    /// Number of unread bytes in lost connections, charged to the memory budget.
     held: usize,
-    /// Those who ask how far the stream got, until its reader has caught up.
+    /// Unanswered offers, held back until the reader has caught up.
     waiting_offers: Vec<oneshot::Sender<Counts>>,
     mailbox: Arc<Mailbox<C>>,
-    /// Wakes the tasks of both halves.
+    /// Waker of the tasks of both halves.
     both: Waker,
     resume_wait: Duration,
-    /// Attached: when to look for acknowledgements again. Detached: when to give up.
+    /// Timer: with a connection, the next poll for acknowledgements; without, the end of
+    /// `resume_wait`.
     timer: Option<Pin<Box<Sleep>>>,
     look: Duration,
     closing: Closing,
@@ -90,34 +95,34 @@ pub struct Stream<C> {
     resumes: u64,
 }
 
-/// A connection of which not everything has been read.
+/// Lost connection with unread bytes.
 struct Replaced<C> {
     connection: C,
-    /// The position up to which it is read.
+    /// Position up to which this connection is read.
     end: u64,
-    /// The position from which on the next one goes on, which may be before.
+    /// Position at which the next connection starts, at most `end`.
     next: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closing {
     No,
-    /// All that is left is to deliver what was sent.
+    /// Only sent bytes are still delivered.
     Yes,
-    /// The current connection has been told that nothing follows.
+    /// The current connection has been half-closed.
     Told,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// Nothing more will come.
+    /// The session ended regularly.
     Eof,
     Refused(Refusal),
     TimedOut,
 }
 
 impl<C: Connection> Stream<C> {
-    /// A new session on its first connection, and the handle by which it gets further ones.
+    /// Creates a session on its first connection, and the handle that gives it further ones.
     pub fn new(core: Core, connection: C, resume_wait: Duration) -> (Self, Handle<C>) {
         let mailbox = Arc::new(Mailbox::default());
         let handle = Handle::new(mailbox.clone());
@@ -145,34 +150,35 @@ impl<C: Connection> Stream<C> {
         &self.core
     }
 
-    /// The current connection, if there is one.
+    /// Returns the current connection, if there is one.
     pub fn connection(&self) -> Option<&C> {
         self.connection.as_ref().filter(|_| !self.broken)
     }
 
-    /// The current connection, for what a handshake still has to write before the first byte of
-    /// the session.
+    /// Returns the current connection, for handshake messages written before the first session
+    /// byte.
     pub fn connection_mut(&mut self) -> Option<&mut C> {
         self.connection.as_mut()
     }
 
-    /// What it takes beside its connection: the replay buffer, and what lost connections have
-    /// delivered and nobody has read, bytes.
+    /// Returns the memory of the session in bytes, without its current connection.
+    ///
+    /// That is the replay buffer and the unread bytes of lost connections.
     pub fn memory(&self) -> usize {
         self.core.replay_memory() + self.held
     }
 
-    /// Bytes that lost connections have delivered and nobody has read.
+    /// Returns the number of unread bytes in lost connections.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// How often the session went on over a new connection.
+    /// Returns how often the session resumed.
     pub fn resumes(&self) -> u64 {
         self.resumes
     }
 
-    /// How many bytes a write would take; waits until that is at least one.
+    /// Polls for room to write; ready with how many bytes a write would take, at least one.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.mailbox.writer.register(cx.waker());
         self.take_mail();
@@ -193,15 +199,16 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Notes that the connection has broken: nobody may be reading who would find out.
+    /// Gives up the connection if it is broken, as no reader may be there to notice.
     fn look_for_a_break(&mut self) {
         if self.connection().is_some_and(C::is_broken) {
             self.lose_connection();
         }
     }
 
-    /// Lets the session do what it must while nobody reads or writes: change connections, send
-    /// what waits, give up. Ready when it has ended.
+    /// Drives the session while it is neither read nor written; ready when the session has ended.
+    ///
+    /// Takes new connections, sends queued bytes and watches `resume_wait`.
     pub fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.mailbox.reader.register(cx.waker());
         self.take_mail();
@@ -217,7 +224,9 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Runs `future` while the session is attended to. `None` if the session ends first.
+    /// Runs `future` and drives the session meanwhile.
+    ///
+    /// Returns `None` if the session ends first.
     pub async fn drive<F: Future>(&mut self, future: F) -> Option<F::Output> {
         tokio::pin!(future);
         poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -227,10 +236,10 @@ impl<C: Connection> Stream<C> {
         .await
     }
 
-    /// Delivers what was written, over further connections if need be, and ends the session:
-    /// ready once the peer has everything and has closed, or `resume_wait` has passed in which it
-    /// took nothing. What the peer still sends is dropped. Returns whether everything was
-    /// delivered.
+    /// Delivers all written bytes, over further connections if need be, and ends the session.
+    ///
+    /// Ready once the peer has all bytes and has closed, or has taken none for `resume_wait`. Bytes
+    /// that the peer still sends are dropped. Returns whether all bytes were delivered.
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.closing == Closing::No {
             self.closing = Closing::Yes;
@@ -277,7 +286,7 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Takes what other tasks left in the mailbox. The caller has registered its waker there.
+    /// Handles the mail from other tasks; the caller has registered its waker.
     fn take_mail(&mut self) {
         while let Some(mail) = self.mailbox.take() {
             match mail {
@@ -287,7 +296,7 @@ impl<C: Connection> Stream<C> {
                 }
                 Mail::Attach(resume) => self.attach(resume),
                 Mail::Cut if self.connection().is_none() => {}
-                // What the peer has been told of is not lost any more.
+                // Bytes that the peer was told are received must not be lost any more.
                 Mail::Cut if self.promised > self.kept() => self.lose_connection(),
                 Mail::Cut => self.detach(false),
                 Mail::Shrink => {
@@ -301,7 +310,7 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Says how far the stream got, unless its reader is too far behind for another connection.
+    /// Answers waiting offers, unless the reader is too far behind for another connection.
     fn answer_offers(&mut self) {
         if self.waiting_offers.is_empty() {
             return;
@@ -321,7 +330,7 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// The position up to which the connection has delivered.
+    /// Returns the position up to which the connection has delivered.
     fn delivered(&self) -> u64 {
         let read = match self.replaced.back() {
             Some(last) => last.next,
@@ -331,26 +340,27 @@ impl<C: Connection> Stream<C> {
         self.core.received().max(read + unread as u64)
     }
 
-    /// The position up to which those before the connection have delivered.
+    /// Returns the position up to which the connections before the current one have delivered.
     fn kept(&self) -> u64 {
         let last = self.replaced.back();
         last.map_or(0, |last| last.end).max(self.core.received())
     }
 
-    /// Whether there are lost connections of which not everything has been read.
+    /// Returns whether a lost connection has unread bytes.
     fn has_lost(&self) -> bool {
         self.broken || !self.replaced.is_empty()
     }
 
-    /// Notes what the connection's system has acknowledged.
+    /// Records how many bytes the peer's system has acknowledged.
     fn confirm(&mut self) {
         if let Some(undelivered) = self.connection().map(C::undelivered) {
             self.core.confirm(undelivered);
         }
     }
 
-    /// Reads from the connection whose turn it is, if there is one. Ready when anything has
-    /// changed, read or not.
+    /// Reads from the oldest connection with unread bytes, or the current one.
+    ///
+    /// Ready when the state has changed, with or without bytes read.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<()> {
         let replaced = self.replaced.front_mut();
         let replaced = replaced.map(|replaced| &mut replaced.connection);
@@ -379,7 +389,7 @@ impl<C: Connection> Stream<C> {
         Poll::Ready(())
     }
 
-    /// A connection had less than it said, which the peer has been told.
+    /// Ends the session, as a connection delivered fewer bytes than the peer was told are received.
     fn lose_bytes(&mut self) {
         self.broken = false;
         self.replaced.clear();
@@ -387,7 +397,7 @@ impl<C: Connection> Stream<C> {
         self.finish(End::Refused(Refusal::BytesLost));
     }
 
-    /// Closes lost connections of which everything has been read.
+    /// Closes lost connections that have been read to their end.
     fn leave_lost(&mut self) {
         while let Some(first) = self.replaced.front()
             && first.end <= self.core.received()
@@ -401,7 +411,7 @@ impl<C: Connection> Stream<C> {
         self.hold();
     }
 
-    /// Notes how much is to be read from lost connections.
+    /// Charges the unread bytes of lost connections to the memory budget.
     fn hold(&mut self) {
         let end = if self.broken {
             self.promised
@@ -415,7 +425,7 @@ impl<C: Connection> Stream<C> {
         self.held = bytes;
     }
 
-    /// The connection has ended. If that was all it was there for, the session has too.
+    /// Handles the end of the connection, which ends a session that has delivered all bytes.
     fn closed_by_peer(&mut self, clean: bool) {
         let delivered = |connection: &C| connection.undelivered() == 0;
         if clean && self.closing == Closing::Told && self.connection.as_ref().is_some_and(delivered)
@@ -463,7 +473,9 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// Nobody asks where there is no limit, and nobody compares as long as it is far.
+    /// Reports the use of the replay buffer, if memory has a limit.
+    ///
+    /// The time counts only once half of the limit is in use.
     fn note_use(&self) {
         if let Some(memory) = self.core.memory()
             && let Some(limit) = memory.limit()
@@ -473,7 +485,7 @@ impl<C: Connection> Stream<C> {
         }
     }
 
-    /// The connection is broken, as far as this side has found. What it had delivered counts.
+    /// Handles a connection that broke at this side; bytes it has delivered still count.
     fn lose_connection(&mut self) {
         let delivered = self.delivered();
         if delivered <= self.kept() {
@@ -505,7 +517,7 @@ impl<C: Connection> Stream<C> {
     fn detached(&mut self, clean: bool) {
         self.timer = None;
         self.mailbox.detached(clean);
-        // The other half may be waiting for what will not come.
+        // The other half may be waiting on the lost connection.
         self.mailbox.wake_both();
     }
 
@@ -530,9 +542,9 @@ impl<C: Connection> Stream<C> {
         self.mailbox.close();
     }
 
-    /// Writes what waits to the connection. Ready when nothing waits, or there is no connection
-    /// (any more). When it is not, both halves are woken once it can go on: which of them is
-    /// polled next is not known.
+    /// Writes unsent bytes to the connection; ready when none are left or there is no connection.
+    ///
+    /// While pending, both halves are woken, as either may be polled next.
     fn poll_hand_over(&mut self) -> Poll<()> {
         while !self.broken
             && let Some(connection) = &mut self.connection
@@ -556,8 +568,9 @@ impl<C: Connection> Stream<C> {
         Poll::Ready(())
     }
 
-    /// Waits for the moment to look again, or to give up. Each time it is ready the caller looks
-    /// at everything again. Wakes both halves.
+    /// Waits for the next poll for acknowledgements, or for the end of `resume_wait`.
+    ///
+    /// When ready, the caller checks its whole state again. Wakes both halves.
     fn poll_timer(&mut self) -> Poll<()> {
         let cx = &mut Context::from_waker(&self.both);
         let looking = self.connection().is_some() && self.closing == Closing::No;
@@ -587,11 +600,11 @@ impl<C: Connection> AsyncRead for Stream<C> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        // What the peer has to get again may be what it must have before it says anything.
+        // The peer may need the replayed bytes before it sends anything.
         let _ = this.poll_hand_over();
         loop {
             match this.end {
-                // What was delivered before the end is to be read before it.
+                // Bytes delivered before the end are read before the end is reported.
                 _ if this.has_lost() => {}
                 Some(End::Eof) => return Poll::Ready(Ok(())),
                 Some(End::Refused(refusal)) => {
@@ -625,7 +638,7 @@ impl<C: Connection> AsyncWrite for Stream<C> {
         ready!(self.poll_room(cx))?;
         let len = self.core.push(bytes);
         self.note_use();
-        // What the connection does not take now waits in the replay buffer.
+        // Bytes that the connection does not take now wait in the replay buffer.
         let _ = self.poll_hand_over();
         Poll::Ready(Ok(len))
     }

@@ -1,4 +1,4 @@
-//! Which session an id names.
+//! Table of sessions by id.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
@@ -6,33 +6,36 @@ use std::time::Instant;
 
 use rand::Rng;
 
-/// Bits of an id below the node number.
+/// Number of bits of an id below the node number.
 const LOCAL_BITS: u32 = 24;
-/// Tries to find a free id at random: at 8 million sessions, half of all ids, they fail once in
-/// 2^64. What ids may be must leave most of them.
+/// Number of random draws for a free id.
+///
+/// With 8 million sessions, half of all ids, all draws fail once in 2^64. The ids that a caller
+/// allows must be most of all ids.
 const TRIES: usize = 64;
 
-/// The sessions of a gateway by id.
+/// Sessions of a gateway by id.
 ///
-/// An id is 32 bits: the gateway's node number in the top 8, then 24 that are random, so that
-/// nobody can count his way to the id of another. The id of an ended session stays taken until the
-/// time given to [`remove`](Self::remove): whoever still names it must not meet a new session.
+/// An id has 32 bits: the node number of the gateway in the top 8, then 24 random bits, so that a
+/// client cannot count its way to the id of another. The id of an ended session stays taken until
+/// the time given to [`remove`](Self::remove): a client that still names that id must not meet a
+/// new session.
 #[derive(Debug)]
 pub struct Table<T> {
-    /// `None` where the session has ended.
+    /// Sessions by id; `None` where the session has ended.
     sessions: HashMap<u32, Option<T>>,
     ended: VecDeque<(Instant, u32)>,
 }
 
 impl<T> Table<T> {
-    /// The live sessions and their ids.
+    /// Returns the live sessions with their ids.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.sessions
             .iter()
             .filter_map(|(id, session)| Some((*id, session.as_ref()?)))
     }
 
-    /// How many sessions are live.
+    /// Returns the number of live sessions.
     pub fn len(&self) -> usize {
         self.sessions.len() - self.ended.len()
     }
@@ -45,8 +48,9 @@ impl<T> Table<T> {
         self.sessions.get(&id)?.as_ref()
     }
 
-    /// Adds a session under a new id, one of those that `may_be` takes. `None` when none of these
-    /// is free.
+    /// Adds a session under a new random id for which `may_be` returns true.
+    ///
+    /// Returns `None` when no such id was found.
     pub fn insert(
         &mut self,
         node: u8,
@@ -68,7 +72,9 @@ impl<T> Table<T> {
         None
     }
 
-    /// Ends a session. Its id stays taken until `until`.
+    /// Removes a session and returns it.
+    ///
+    /// The id stays taken until `until`.
     pub fn remove(&mut self, id: u32, until: Instant) -> Option<T> {
         let session = self.sessions.get_mut(&id)?.take()?;
         self.ended.push_back((until, id));
@@ -123,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_id_is_not_reused_while_it_can_be_named() {
-        /// Draws the same id first, then others.
+        /// Returns a generator that draws the same id first, then others.
         fn rng() -> StdRng {
             StdRng::seed_from_u64(5)
         }

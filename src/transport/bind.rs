@@ -1,4 +1,4 @@
-//! Transports, and the addresses that they accept on.
+//! Transports and bind addresses.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,17 +6,17 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A transport and the address it accepts on, written `tcp://0.0.0.0:1248` or `kcp://[::]:1248`.
+/// Transport and address of a listener, written `tcp://0.0.0.0:1248` or `kcp://[::]:1248`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Bind {
-    /// What carries the connections.
+    /// Transport of the accepted connections.
     pub transport: Transport,
-    /// The IP address and port. Port 0 lets the system choose one.
+    /// IP address and port; with port 0 the system chooses one.
     pub addr: SocketAddr,
 }
 
-/// What carries the bytes.
+/// Transport protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
     /// TCP, written `tcp`.

@@ -1,7 +1,6 @@
-//! What carries bytes between a client and the gateway.
+//! Transports between a client and the gateway.
 //!
-//! Every transport gives the same [`Stream`] and is bound and dialled by the same
-//! [`Listener`] and [`Address`].
+//! All transports share one [`Stream`], [`Listener`] and [`Address`].
 
 mod bind;
 pub mod tcp;
@@ -19,8 +18,9 @@ pub use bind::{Bind, Transport};
 use crate::io::delegate_io;
 use crate::session::Connection;
 
-/// What the system may hold of a resumable session's bytes before they are read, of each
-/// connection: one that broke stays open until they are.
+/// Receive buffer of each connection of a resumable session, bytes.
+///
+/// A broken connection stays open until its buffered bytes are read.
 const RECEIVE_BUFFER: usize = 256 * 1024;
 
 /// Settings of the connections that a listener accepts.
@@ -28,33 +28,33 @@ const RECEIVE_BUFFER: usize = 256 * 1024;
 pub struct Settings {
     pub tcp: tcp::Settings,
     pub kcp: kcp::Config,
-    /// Whether sessions outlive their connections.
+    /// Flag that sessions outlive their connections.
     pub is_resumable: bool,
 }
 
-/// A connection of any transport.
+/// Connection of any transport.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(tcp::Stream),
     Kcp(kcp::Stream),
 }
 
-/// Accepts connections of any transport.
+/// Listener of any transport.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(tcp::Listener),
     Kcp(kcp::Listener),
 }
 
-/// Where to dial: `tcp://host:port`, or `host:port` for the same, or `kcp://host:port`.
+/// Address to dial, written `tcp://host:port`, `kcp://host:port`, or `host:port` for TCP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     pub transport: Transport,
-    /// `host:port`
+    /// Host and port, written `host:port`.
     pub authority: String,
 }
 
-/// Runs the same code on what a stream of any transport is inside.
+/// Runs the same code on the inner stream of any transport.
 macro_rules! each {
     ($stream:expr, $inner:ident => $code:expr) => {
         match $stream {
@@ -65,7 +65,9 @@ macro_rules! each {
 }
 
 impl Listener {
-    /// Opens a bind of a listener with such settings. Must be called within a runtime.
+    /// Opens a listening socket.
+    ///
+    /// Must be called within a runtime.
     pub fn bind(bind: &Bind, settings: &Settings) -> io::Result<Self> {
         match bind.transport {
             Transport::Tcp => {
@@ -76,7 +78,7 @@ impl Listener {
         }
     }
 
-    /// The bound address, with the real port where the configured one was 0.
+    /// Returns the bound address, with the real port where the configured one was 0.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
@@ -84,7 +86,8 @@ impl Listener {
         }
     }
 
-    /// What changes the settings of new KCP connections, and counts them.
+    /// Returns the control of a KCP listener, which changes settings of new connections and counts
+    /// them.
     pub fn control(&self) -> Option<kcp::Control> {
         match self {
             Self::Tcp(_) => None,
@@ -92,7 +95,9 @@ impl Listener {
         }
     }
 
-    /// The next connection, which still has to be [set up](Stream::configure). Cancel safe.
+    /// Accepts the next connection, which still has to be [configured](Stream::configure).
+    ///
+    /// Cancel safe.
     pub async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(Stream::Tcp),
@@ -100,8 +105,9 @@ impl Listener {
         }
     }
 
-    /// Stops accepting, at once, and waits until what connections leave behind is delivered or
-    /// given up, if that is not the system's business.
+    /// Stops accepting at once, then waits until closed KCP connections have delivered or given up.
+    ///
+    /// For TCP the system delivers the rest and there is nothing to wait for.
     pub fn close(self) -> impl Future<Output = ()> {
         let rest = match self {
             Self::Tcp(_) => None,
@@ -116,8 +122,8 @@ impl Listener {
 }
 
 impl Stream {
-    /// Applies a listener's settings to an accepted connection, as far as it has not been made
-    /// with them.
+    /// Applies a listener's settings to an accepted connection, where they were not applied on
+    /// accept.
     pub fn configure(&mut self, settings: &tcp::Settings) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.configure(settings),
@@ -125,7 +131,7 @@ impl Stream {
         }
     }
 
-    /// Has the system probe a TCP connection whenever it has been silent for `time`.
+    /// Sets TCP keepalive: the system probes a connection that has been silent for `time`.
     pub fn keep_alive(&self, time: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.keep_alive(time),
@@ -133,12 +139,12 @@ impl Stream {
         }
     }
 
-    /// Closes it without a word, whatever it has not delivered.
+    /// Resets the connection; undelivered bytes are dropped.
     pub fn reset(self) {
         each!(self, stream => stream.reset());
     }
 
-    /// The name of the transport, as hooks and logs show it.
+    /// Returns the name of the transport, as hooks and logs show it.
     pub fn transport(&self) -> &'static str {
         match self {
             Self::Tcp(_) => "tcp",
@@ -154,7 +160,7 @@ impl Stream {
         each!(self, stream => stream.local_addr())
     }
 
-    /// How long an answer of the peer's system takes, if that is known.
+    /// Returns the round-trip time, if it is known.
     pub fn round_trip(&self) -> Option<Duration> {
         each!(self, stream => stream.round_trip())
     }
@@ -175,7 +181,8 @@ impl Connection for Stream {
 
     fn abandon(&mut self) {
         match self {
-            // Its system may go on for a while. The peer, if it is there, sees an end.
+            // The system may keep sending buffered bytes. The peer, if it is reachable, sees an end
+            // of stream.
             Self::Tcp(stream) => stream.end(),
             Self::Kcp(stream) => stream.abandon(),
         }
@@ -212,7 +219,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a text is no [`Address`].
+/// Reason for which a text is not an [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     #[error("unknown transport {0:?}, expected tcp or kcp")]

@@ -1,4 +1,4 @@
-//! TCP.
+//! TCP transport.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -15,25 +15,25 @@ use crate::proto::proxy_header;
 use crate::timer::IdleTimer;
 
 const BACKLOG: i32 = 1024;
-/// Most of a PROXY protocol header that is looked at in one step; most have less.
+/// Bytes of a PROXY protocol header that are peeked at once; most headers are shorter.
 const HEADER_STEP: usize = 256;
 
 /// Settings of an accepted connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How long it may be silent before it counts as broken; `None` is forever.
+    /// Silence after which the connection counts as broken; `None` for no limit.
     pub read_timeout: Option<Duration>,
-    /// How long it is silent before the system probes it; `None` is never.
+    /// Silence after which the system probes the connection (keepalive); `None` for never.
     pub keepalive: Option<Duration>,
-    /// Sends small packets at once.
+    /// Flag that small packets are sent at once (`TCP_NODELAY`).
     pub nodelay: bool,
 }
 
-/// Accepts TCP connections.
+/// TCP listener.
 #[derive(Debug)]
 pub struct Listener(TcpListener);
 
-/// A TCP connection with a limit on silence.
+/// TCP connection with a limit on silence.
 #[derive(Debug)]
 pub struct Stream {
     inner: TcpStream,
@@ -42,7 +42,7 @@ pub struct Stream {
     silence: Option<Box<IdleTimer>>,
 }
 
-/// Why no PROXY protocol header was read.
+/// Reason for which no PROXY protocol header was read.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
     /// The connection ended before its first byte.
@@ -55,19 +55,21 @@ pub enum HeaderError {
 }
 
 impl Listener {
-    /// `receive_buffer` bounds what the system holds of bytes not yet read, of each connection.
+    /// Opens a listening socket.
+    ///
+    /// `receive_buffer` bounds the unread bytes that the system holds of each connection.
     pub fn bind(addr: SocketAddr, receive_buffer: Option<usize>) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         if addr.is_ipv6() {
-            // Beside a listener on the same port of IPv4.
+            // Allows another listener on the same port of IPv4.
             socket.set_only_v6(true)?;
         }
         if let Some(size) = receive_buffer {
             // Accepted connections inherit both.
             socket.set_recv_buffer_size(size)?;
-            // No byte is left out of what the peer has counted.
+            // Urgent bytes stay in the stream, as the peer counts them.
             socket.set_out_of_band_inline(true)?;
         }
         socket.bind(&addr.into())?;
@@ -79,7 +81,9 @@ impl Listener {
         self.0.local_addr()
     }
 
-    /// The next connection. Cancel safe.
+    /// Accepts the next connection.
+    ///
+    /// Cancel safe.
     pub async fn accept(&self) -> io::Result<Stream> {
         let (inner, peer) = self.0.accept().await?;
         Stream::new(inner, peer)
@@ -96,8 +100,9 @@ impl Stream {
         })
     }
 
-    /// Connects to an address. `receive_buffer` bounds what the system holds of bytes not yet
-    /// read, bytes.
+    /// Connects to an address.
+    ///
+    /// `receive_buffer` bounds the unread bytes that the system holds.
     pub async fn connect(addr: SocketAddr, receive_buffer: Option<u32>) -> io::Result<Self> {
         let socket = match addr {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
@@ -120,7 +125,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Has the system probe the connection whenever it has been silent for `time`.
+    /// Sets keepalive: the system probes the connection when it has been silent for `time`.
     pub fn keep_alive(&self, time: Option<Duration>) -> io::Result<()> {
         let Some(time) = time else {
             return Ok(());
@@ -129,8 +134,9 @@ impl Stream {
         SockRef::from(&self.inner).set_tcp_keepalive(&keepalive)
     }
 
-    /// Reads a PROXY protocol header, and not a byte beyond it. From then on the addresses are
-    /// those that it names.
+    /// Reads a PROXY protocol header, and not a byte beyond it.
+    ///
+    /// Afterwards the addresses of this stream are those that the header names.
     pub async fn read_proxy_header(&mut self) -> Result<(), HeaderError> {
         let mut bytes = Vec::new();
         let header = loop {
@@ -147,7 +153,7 @@ impl Stream {
             // invariant: no more is read than there is room for.
             bytes.extend_from_slice(&step[..len]);
             let header = proxy_header::parse(&bytes)?;
-            // All there is of an incomplete one is its own.
+            // All bytes of an incomplete header belong to it.
             let own = header.map_or(len, |header| len.min(header.len - read));
             // invariant: it is `len` at most.
             self.inner.read_exact(&mut step[..own]).await?;
@@ -169,13 +175,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Closes it without a word, and forgets it.
+    /// Resets the connection; undelivered bytes are dropped.
     pub fn reset(self) {
-        // Should that fail, it is closed like any other.
+        // If this fails, the connection is closed in the ordinary way.
         let _ = SockRef::from(&self.inner).set_linger(Some(Duration::ZERO));
     }
 
-    /// The other end; or whom it speaks for.
+    /// Returns the address of the peer, or of the client that its PROXY protocol header names.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
@@ -184,7 +190,7 @@ impl Stream {
         self.local
     }
 
-    /// The smoothed round-trip time, if the system has one.
+    /// Returns the smoothed round-trip time, if the system has measured one.
     pub fn round_trip(&self) -> Option<Duration> {
         // SAFETY: all of it may be zero.
         let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -204,7 +210,7 @@ impl Stream {
         known.then(|| Duration::from_micros(info.tcpi_rtt.into()))
     }
 
-    /// Bytes written that the peer's system has not acknowledged, sent or not.
+    /// Returns how many written bytes the peer's system has not acknowledged, sent or not.
     pub fn undelivered(&self) -> usize {
         let mut queued: libc::c_int = 0;
         // SAFETY: the descriptor is open as long as `inner` lives, and TIOCOUTQ, which is
@@ -213,30 +219,32 @@ impl Stream {
         if result == 0 {
             usize::try_from(queued).unwrap_or(0)
         } else {
-            // A socket that cannot say has delivered nothing we could rely on.
+            // Without an answer, count all bytes as undelivered.
             usize::MAX
         }
     }
 }
 
 impl Stream {
-    /// Bytes that have arrived and were not read, whether the runtime knows of them yet or not.
+    /// Returns how many bytes have arrived and were not read, noticed by the runtime or not.
     pub fn unread(&self) -> usize {
         let mut len: libc::c_int = 0;
         // SAFETY: the descriptor is open as long as `inner` lives, and FIONREAD writes one int.
         let result = unsafe { libc::ioctl(self.inner.as_raw_fd(), libc::FIONREAD, &mut len) };
-        // A connected socket can say.
+        // This does not fail on a connected socket.
         debug_assert_eq!(result, 0);
         usize::try_from(len).unwrap_or(0)
     }
 
-    /// Tells the peer that nothing follows. What has arrived can still be read.
+    /// Half-closes the connection; bytes that have arrived can still be read.
     pub fn end(&self) {
-        // Fails if there is no connection any more.
+        // This fails if the connection is already gone.
         let _ = SockRef::from(&self.inner).shutdown(Shutdown::Write);
     }
 
-    /// Whether the peer has closed or reset it. There may still be bytes to read.
+    /// Returns whether the peer has closed or reset the connection.
+    ///
+    /// There may still be bytes to read.
     pub fn is_broken(&self) -> bool {
         let mut state = libc::pollfd {
             fd: self.inner.as_raw_fd(),
@@ -306,7 +314,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::task::yield_now;
 
-    /// How many bytes have arrived and were not read.
+    /// Returns how many bytes have arrived and were not read.
     fn waiting(socket: libc::c_int) -> libc::c_int {
         let mut len = 0;
         // SAFETY: FIONREAD writes one int.
@@ -375,7 +383,8 @@ mod tests {
         }
     }
 
-    /// However much stands behind the addresses, it is skipped, and nothing beyond it.
+    /// Checks that bytes behind the addresses of a header are skipped, and no byte beyond the
+    /// header.
     #[tokio::test]
     async fn what_a_header_may_have_behind_its_addresses_is_skipped() {
         let (client, server) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
@@ -404,7 +413,8 @@ mod tests {
         }
     }
 
-    /// Whatever has become of the connection, and urgent or not: what it says is there is read.
+    /// Checks that all bytes counted as unread can be read, urgent or not, after a close or a
+    /// reset.
     #[tokio::test]
     async fn what_is_unread_is_counted_and_read() {
         for (urgent, reset) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -1,5 +1,6 @@
-//! fastway's frames over a stream, for gateway and endpoints alike: one task reads and writes, any
-//! task leaves frames to be written.
+//! Reading and writing of fastway frames on a stream, for gateway and endpoints.
+//!
+//! One task reads and writes; any task may queue frames.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -16,38 +17,38 @@ use crate::proto::fastway::queue::{BATCH, Bounds, Queue};
 use crate::proto::fastway::{Decoder, Error, Frame};
 use crate::sync::Mutex;
 
-/// Up to that many bytes, frames are copied together for a stream that takes one slice at a time.
+/// Size up to which frames are copied together, bytes, for a stream without vectored writes.
 const COPIED: usize = 16 * 1024;
 
-/// The end of a physical connection that reads and writes.
+/// Framed stream of a physical connection.
 pub(crate) struct FramedLink<S> {
     stream: S,
     decoder: Decoder,
     batch: VecDeque<Bytes>,
     unflushed: bool,
-    /// Bytes read.
+    /// Number of bytes read.
     pub received: u64,
-    /// Bytes written.
+    /// Number of bytes written.
     pub sent: u64,
 }
 
-/// Frames to be written, and who is to write them. `E` is why nothing more will be.
+/// Queue of frames to write, with the waker of its writer and the reason `E` of its end.
 pub(crate) struct Outbox<E>(Mutex<State<E>>);
 
 struct State<E> {
     queue: Queue,
     end: Option<E>,
     writer: Option<Waker>,
-    /// Since when somebody waits for room.
+    /// Time since which a sender waits for room.
     waited_for: Option<Instant>,
 }
 
-/// What an outbox did with a frame that could wait.
+/// Result of [`Outbox::push`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Taken,
     Full,
-    /// It has been closed.
+    /// The outbox has ended.
     Ended,
 }
 
@@ -61,8 +62,9 @@ impl<E: Clone> Outbox<E> {
         }))
     }
 
-    /// Leaves a frame of `chunks`, never a part of it. One for which there is no room waits for it:
-    /// the writer tells when there is.
+    /// Queues a frame, given as `chunks`; queues nothing if the queue is full.
+    ///
+    /// When the queue is full, the sender waits for room, which [`FramedLink::poll_write`] reports.
     pub fn push(&self, chunks: impl IntoIterator<Item = Bytes>) -> Pushed {
         let mut state = self.state();
         if state.end.is_some() {
@@ -76,9 +78,10 @@ impl<E: Clone> Outbox<E> {
         Pushed::Taken
     }
 
-    /// The same for those who cannot wait. Returns how many chunks are beyond their limit; the
-    /// writer is woken for them, so that it has had its turn before it is found to be
-    /// [behind](Self::beyond).
+    /// Queues a frame even beyond the limit; drops it if the outbox has ended.
+    ///
+    /// Returns how many chunks are beyond the limit. If there are any, the writer is woken, so that
+    /// it has had its turn before it is found to be [behind](Self::beyond).
     pub fn push_anyway(&self, chunks: impl IntoIterator<Item = Bytes>) -> usize {
         let mut state = self.state();
         if state.end.is_none() {
@@ -91,17 +94,20 @@ impl<E: Clone> Outbox<E> {
         beyond
     }
 
-    /// How many chunks are beyond their limit.
+    /// Returns how many chunks are queued beyond the limit.
     pub fn beyond(&self) -> usize {
         self.state().beyond()
     }
 
-    /// Whether it holds as many bytes as it should.
+    /// Returns whether the queue holds as many bytes as it should.
     pub fn is_full(&self) -> bool {
         self.state().is_full()
     }
 
-    /// The same for one who then waits for room: the writer tells when there is.
+    /// Returns whether the queue holds as many bytes as it should; if so, the caller waits for
+    /// room.
+    ///
+    /// [`FramedLink::poll_write`] reports when there is room.
     pub fn waits_for_room(&self) -> bool {
         let mut state = self.state();
         let full = state.is_full();
@@ -111,20 +117,23 @@ impl<E: Clone> Outbox<E> {
         full
     }
 
-    /// Since when somebody waits for room.
+    /// Returns the time since which a sender waits for room.
     pub fn waited_for(&self) -> Option<Instant> {
         self.state().waited_for
     }
 
-    /// Takes no more frames, and tells the writer why. The first reason stays.
+    /// Ends the outbox: it takes no more frames and the writer is told why.
+    ///
+    /// The first reason stays.
     pub fn end(&self, end: E) {
         let mut state = self.state();
         state.end.get_or_insert(end);
         state.wake();
     }
 
-    /// Why it takes no more; ready when it does not. Whatever is left in it from now on wakes the
-    /// task, and so does its end.
+    /// Polls for the end of the outbox; ready with its reason.
+    ///
+    /// While pending, the task is woken by the end and by frames queued from now on.
     pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<E> {
         let mut state = self.state();
         match &mut state.writer {
@@ -137,18 +146,19 @@ impl<E: Clone> Outbox<E> {
         }
     }
 
-    /// Why it takes no more.
+    /// Returns the reason for which the outbox has ended, if it has.
     pub fn ended(&self) -> Option<E> {
         self.state().end.clone()
     }
 
-    /// How many chunks should wait at most.
+    /// Returns the limit of queued chunks.
     pub fn limit(&self) -> usize {
         self.state().queue.limit()
     }
 
-    /// Adds to `batch` what is to be written next; what was there is written. Whether those who
-    /// wait for room may go on.
+    /// Moves the next chunks to `batch`; those moved before have been written.
+    ///
+    /// Returns whether senders that wait for room may continue.
     fn take(&self, batch: &mut VecDeque<Bytes>) -> bool {
         let mut state = self.state();
         state.queue.take(batch);
@@ -170,7 +180,7 @@ impl<E> State<E> {
         self.end.is_none() && self.queue.is_full()
     }
 
-    /// The writer may want to know for how long.
+    /// Starts a wait for room and wakes the writer, which may watch how long the wait takes.
     fn wait_for_room(&mut self) {
         if self.waited_for.is_none() {
             self.waited_for = Some(Instant::now());
@@ -183,7 +193,7 @@ impl<E> State<E> {
         for chunk in chunks {
             self.queue.push(chunk);
         }
-        // One who has not taken what is there has been woken for it, or waits for the stream.
+        // A writer with queued frames has been woken for them, or waits for the stream.
         if idle {
             self.wake();
         }
@@ -212,7 +222,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FramedLink<S> {
         &mut self.stream
     }
 
-    /// Reads what has come. An end of stream is an error of kind `UnexpectedEof`.
+    /// Reads available bytes.
+    ///
+    /// An end of stream is an error of kind `UnexpectedEof`.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = Pin::new(&mut self.stream);
         match ready!(poll_read_buf(stream, cx, self.decoder.space()))? {
@@ -224,13 +236,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FramedLink<S> {
         }
     }
 
-    /// The next frame of what was read.
+    /// Returns the next complete frame of the bytes read.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
         self.decoder.next_frame()
     }
 
-    /// Writes what is left in the outbox. Ready when that is nothing. What was left before the outbox
-    /// was closed is still written. `room` is called when those who wait for room may go on.
+    /// Writes the queued frames; ready when none are left.
+    ///
+    /// Frames queued before the outbox ended are still written. `room` is called when senders that
+    /// wait for room may continue.
     pub fn poll_write<E: Clone>(
         &mut self,
         cx: &mut Context<'_>,
@@ -282,7 +296,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FramedLink<S> {
     }
 }
 
-/// Makes few large chunks of many small ones.
+/// Merges small chunks into few large ones.
 fn copy_together(batch: &mut VecDeque<Bytes>) {
     if batch.len() < 2 {
         return;

@@ -1,4 +1,4 @@
-//! Protocol messages over a stream of bytes, for both ends.
+//! Reading and writing of protocol messages on a byte stream, for both ends.
 
 pub(crate) mod fastway;
 pub(crate) mod scp;
@@ -6,7 +6,7 @@ pub(crate) mod snet;
 
 use std::io;
 
-/// Why no message came. `P` is what the protocol says of one that is none.
+/// Reason for which no message was read; `P` is the error of the protocol.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error<P> {
     /// The connection ended before its first byte.

@@ -1,4 +1,4 @@
-//! The records of an scp handshake.
+//! Reading and writing of the records of an scp handshake.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -6,8 +6,9 @@ use crate::proto::scp::{self, record};
 
 type Error = super::Error<scp::Error>;
 
-/// Reads one record, and not a byte beyond it. Nothing is allocated before the size is known to
-/// be one of a handshake.
+/// Reads one record, and not a byte beyond it.
+///
+/// Allocates only once the size is known to be within the limit of a handshake.
 pub async fn read_record(connection: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Error> {
     let mut header = [0; record::HEADER_LEN];
     let (first, rest) = header.split_at_mut(1);
@@ -37,7 +38,7 @@ mod tests {
 
     const RECORD: &[u8] = b"\x00\x0a4294967295";
 
-    /// Writes `pieces` one after the other, reads a record, and gives it with what is left.
+    /// Writes `pieces` one after the other; returns the record read and the bytes left.
     async fn read(pieces: Vec<Vec<u8>>) -> (Result<Vec<u8>, Error>, Vec<u8>) {
         let (mut near, mut far) = tokio::io::duplex(1);
         let writing = tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The messages of an snet handshake.
+//! Reading and writing of the messages of an snet handshake.
 
 use std::io;
 use std::time::Duration;
@@ -9,8 +9,9 @@ use tokio::time::timeout;
 use crate::proto::snet::message::{MAX_REQUEST, PADDING, Proof, Request, response_len};
 use crate::proto::snet::{self, Version};
 
-/// How long to wait for padding that may not come. Clients that send it, which is all that are
-/// known, send it together with what is before it.
+/// Time to wait for padding, which a client may not send.
+///
+/// All known clients that send padding send it together with the request.
 const PADDING_WAIT: Duration = Duration::from_millis(100);
 
 type Error = super::Error<snet::Error>;
@@ -48,8 +49,10 @@ pub async fn read_request(
     }
 }
 
-/// Reads the padding of a new request, if there is any. A client without padding says nothing
-/// before it is answered, so what comes cannot be payload; what comes later would be.
+/// Reads the padding of a new request, if there is any.
+///
+/// A client without padding sends nothing before the answer, so bytes that arrive now cannot be
+/// payload. Bytes that arrived later would be payload.
 pub async fn skip_padding(connection: &mut (impl AsyncRead + Unpin)) -> Result<(), Error> {
     let mut padding = [0; PADDING];
     let mut len = 0;
@@ -81,7 +84,7 @@ pub async fn read_response(
     Ok(response)
 }
 
-/// Reads the proof that a client has the key of its session.
+/// Reads a client's proof that it has the key of its session.
 pub async fn read_proof(connection: &mut (impl AsyncRead + Unpin)) -> io::Result<Proof> {
     let mut proof = Proof::default();
     connection.read_exact(&mut proof).await?;
@@ -96,8 +99,8 @@ mod tests {
 
     const GAP: Duration = Duration::from_millis(99);
 
-    /// What is left of `sent`, whose pieces come 99 ms apart, when the padding has been read, and
-    /// how long that took.
+    /// Skips the padding of `sent`, whose pieces arrive 99 ms apart; returns the bytes left and the
+    /// time taken.
     async fn after_padding(sent: &[&[u8]]) -> (Result<(), Error>, Vec<u8>, Duration) {
         let (mut near, mut far) = duplex(64);
         let pieces: Vec<Vec<u8>> = sent.iter().map(|piece| piece.to_vec()).collect();
@@ -106,7 +109,7 @@ mod tests {
                 far.write_all(&piece).await.unwrap();
                 sleep(GAP).await;
             }
-            // A client that waits for its answer.
+            // The client waits for its answer.
             sleep(Duration::from_secs(1)).await;
         });
         let start = Instant::now();
@@ -123,7 +126,7 @@ mod tests {
         let zeros = [0; PADDING + 1];
         for (sent, rest, took) in [
             (&[&zeros[..PADDING]][..], 0, Duration::ZERO),
-            // What is beyond the padding is not read, whatever it is.
+            // Bytes beyond the padding are not read, whatever they are.
             (&[&zeros[..]], 1, Duration::ZERO),
             (&[], 0, PADDING_WAIT),
             (&[&zeros[..10]], 0, PADDING_WAIT),
@@ -152,7 +155,7 @@ mod tests {
         assert!(matches!(request, Err(Error::Io(_))));
     }
 
-    /// Byte by byte and all at once, nothing beyond the request is read.
+    /// Checks that no byte beyond a request is read, byte by byte and all at once.
     #[tokio::test(start_paused = true)]
     async fn a_request_is_read_and_nothing_beyond() {
         for space in [1, 64] {

@@ -1,4 +1,4 @@
-//! A virtual connection.
+//! Virtual connections.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use super::shared::{Owner, Slot};
 use crate::proto::fastway::message;
 use crate::wire::fastway::Pushed;
 
-/// A virtual connection with another endpoint, for messages. Dropping the last clone closes it.
+/// Virtual connection to another endpoint, which carries messages.
+///
+/// Dropping the last clone closes the connection.
 #[derive(Clone)]
 pub struct Connection {
     slot: Arc<Slot>,
@@ -25,25 +27,28 @@ impl Connection {
         }
     }
 
-    /// The connection's id, the same at both ends.
+    /// Returns the id of the connection, the same at both ends.
     pub fn id(&self) -> u32 {
         self.slot.id
     }
 
-    /// The id of the endpoint at the other end, as it was dialled: the gateway may have made another
-    /// of it.
+    /// Returns the id of the endpoint at the other end, as it was dialled.
+    ///
+    /// The gateway may have connected another endpoint instead.
     pub fn remote(&self) -> u32 {
         self.slot.remote
     }
 
-    /// Sends a message; done when it waits to be written. Waits while too many do, those of other
-    /// connections included. Messages of one task arrive in their order.
+    /// Queues a message to be written.
     ///
-    /// Cancel safe: then the message is not sent.
+    /// Waits while the queue, which all connections of the endpoint share, is full. Messages of one
+    /// task arrive in order.
+    ///
+    /// Cancel safe: a cancelled message is not sent.
     ///
     /// # Errors
-    /// [`Error::Empty`] and [`Error::TooLong`] for messages that cannot be sent; what ended the
-    /// connection.
+    /// [`Error::Empty`] and [`Error::TooLong`] for messages that cannot be sent; otherwise the
+    /// reason for which the connection ended.
     pub async fn send(&self, message: impl Into<Bytes>) -> Result<(), Error> {
         let Slot {
             id, inbox, shared, ..
@@ -71,15 +76,17 @@ impl Connection {
         }
     }
 
-    /// The next message. Cancel safe.
+    /// Receives the next message.
+    ///
+    /// Cancel safe.
     ///
     /// # Errors
-    /// What ended the connection, once all messages that came before were received.
+    /// The reason for which the connection ended, once all earlier messages were received.
     pub async fn receive(&self) -> Result<Bytes, Error> {
         self.slot.inbox.take().await
     }
 
-    /// Closes the connection. What was sent before still arrives.
+    /// Closes the connection; messages sent before still arrive.
     pub fn close(&self) {
         self.slot.close(Error::Closed);
     }

@@ -1,4 +1,4 @@
-//! A client or a server at a gateway.
+//! Endpoints: clients and servers of a gateway.
 
 use std::io;
 use std::sync::Arc;
@@ -13,14 +13,16 @@ use super::shared::{Owner, Shared, Slot};
 use super::task;
 use crate::proto::fastway::auth;
 
-/// A client or a server at a gateway.
+/// Endpoint of a gateway, a client or a server.
 #[derive(Clone)]
 pub struct Endpoint {
     owner: Arc<Owner>,
 }
 
 impl Endpoint {
-    /// A client over a stream to a client's listener. Needs a tokio runtime, where it runs a task.
+    /// Creates a client over a stream to a listener for clients.
+    ///
+    /// Must be called within a tokio runtime, as it spawns a task.
     pub fn client(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         options: Options,
@@ -32,12 +34,13 @@ impl Endpoint {
         }
     }
 
-    /// A server over a stream to a server's listener, as `id`; an older server with the same id
-    /// loses its connection. A gateway that does not take `key` for the right one says so by
-    /// closing.
+    /// Creates a server with an id over a stream to a listener for servers.
+    ///
+    /// An older server with the same id loses its connection. A gateway that rejects `key` closes
+    /// the stream.
     ///
     /// # Errors
-    /// When the stream breaks before the gateway has asked for the key. No time limit of its own.
+    /// If the stream breaks before the gateway has asked for the key. No time limit of its own.
     pub async fn server(
         mut stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         id: u32,
@@ -52,11 +55,14 @@ impl Endpoint {
         Ok(Self::client(stream, options))
     }
 
-    /// Connects with the endpoint of the other kind that has this id, or whom the gateway makes of
-    /// it. Dials may be many at once. Cancel safe: a connection that nobody waits for is closed.
+    /// Dials the endpoint of the other kind that has this id, or the one the gateway puts in its
+    /// place.
+    ///
+    /// Many dials may run at once. Cancel safe: a connection that was made and not returned is
+    /// closed.
     ///
     /// # Errors
-    /// [`Error::Refused`], or what ended the endpoint.
+    /// [`Error::Refused`], or the reason for which the endpoint ended.
     pub async fn dial(&self, remote: u32) -> Result<Connection, Error> {
         let shared = &self.owner.0;
         let (answer, answered) = oneshot::channel();
@@ -76,21 +82,23 @@ impl Endpoint {
         }
     }
 
-    /// The next connection that another endpoint has dialled. Cancel safe.
+    /// Accepts the next connection that another endpoint has dialled.
+    ///
+    /// Cancel safe.
     ///
     /// # Errors
-    /// What ended the endpoint.
+    /// The reason for which the endpoint ended.
     pub async fn accept(&self) -> Result<Connection, Error> {
         let slot = self.owner.0.incoming.take().await?;
         Ok(self.connection(slot))
     }
 
-    /// Closes the endpoint with all its connections, once what was sent is written.
+    /// Closes the endpoint and all its connections, once queued messages are written.
     pub fn close(&self) {
         self.owner.0.outbox.end(Error::Closed);
     }
 
-    /// Waits until the endpoint has ended, and says why.
+    /// Waits until the endpoint has ended, and returns the reason.
     pub async fn closed(&self) -> Error {
         self.owner.0.done.cancelled().await;
         self.owner.0.end()

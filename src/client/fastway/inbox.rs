@@ -1,4 +1,4 @@
-//! A bounded queue with an end.
+//! Bounded queue that can be ended.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -10,7 +10,7 @@ use super::error::Error;
 
 use crate::sync::Mutex;
 
-/// Things that wait to be taken, by any number of tasks.
+/// Bounded queue of items, taken by any number of tasks.
 pub(super) struct Inbox<T> {
     limit: usize,
     state: Mutex<State<T>>,
@@ -23,7 +23,7 @@ struct State<T> {
 }
 
 impl<T> Inbox<T> {
-    /// `limit` is how many things wait at most.
+    /// Creates a queue of at most `limit` items.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -35,7 +35,7 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Puts a thing at the end of the queue. Gives it back when that is full or has ended.
+    /// Queues an item; returns the item if the queue is full or has ended.
     pub fn push(&self, item: T) -> Result<(), T> {
         let mut state = self.state();
         if state.end.is_some() || state.items.len() >= self.limit {
@@ -47,23 +47,27 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
-    /// Nothing follows what is there. The first reason stays.
+    /// Ends the queue: no item follows those queued.
+    ///
+    /// The first reason stays.
     pub fn end(&self, error: Error) {
         self.state().end.get_or_insert(error);
         self.changed.notify_waiters();
     }
 
-    /// Why nothing follows.
+    /// Returns the reason for which the queue has ended, if it has.
     pub fn ended(&self) -> Option<Error> {
         self.state().end
     }
 
-    /// Takes all that is there.
+    /// Takes all queued items.
     pub fn drain(&self) -> VecDeque<T> {
         std::mem::take(&mut self.state().items)
     }
 
-    /// The next thing; once there is none and none follows, why. Cancel safe.
+    /// Takes the next item; fails with the reason once the queue is empty and has ended.
+    ///
+    /// Cancel safe.
     pub async fn take(&self) -> Result<T, Error> {
         loop {
             let mut changed = pin!(self.changed.notified());

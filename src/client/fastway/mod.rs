@@ -1,9 +1,9 @@
-//! fastway's endpoints: clients and servers with many virtual connections over one stream.
+//! fastway endpoints: clients and servers with many virtual connections over one stream.
 //!
-//! An [`Endpoint`] runs over any stream: a TCP or KCP connection, or a session that resumes by
-//! itself, in which case it survives the loss of connections. Endpoints and connections are
-//! handles: clones are the same thing, any task may use them, and what the last one was dropped
-//! of is closed.
+//! An [`Endpoint`] runs over any stream: a TCP or KCP connection, or a resumable session, over
+//! which the endpoint survives the loss of connections. Endpoints and connections are handles: all
+//! clones stand for the same endpoint or connection, any task may use them, and dropping the last
+//! clone closes it.
 //!
 //! ```
 //! use stablegate::client::fastway::{Endpoint, Options};

@@ -1,29 +1,36 @@
-//! How an endpoint speaks, and how much it holds.
+//! Settings of an endpoint.
 
 use std::time::Duration;
 
 use crate::proto::fastway::Version;
 
-/// How an endpoint speaks, and how much it holds.
+/// Settings of an endpoint: wire format, limits of queues, timeouts.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What the gateway speaks on this listener.
+    /// Version of the wire format that the gateway speaks on this listener.
     pub version: Version,
-    /// The gateway's limit of a frame's length, bytes. A message has 4 bytes less.
+    /// The gateway's limit of the length of a frame, bytes.
+    ///
+    /// A message has 4 bytes less.
     pub max_packet: u32,
-    /// Frames that wait to be written, those of more than 1 KiB counted twice; sending waits once
-    /// there are as many, or 4 MiB, until there are half.
+    /// Limit of frames that wait to be written, those of more than 1 KiB counted twice.
+    ///
+    /// Senders wait once the limit, or 4 MiB, is reached, until half is written.
     pub send_queue: usize,
-    /// Messages that wait to be received, for each connection. One more closes the connection: it
-    /// does not hold up the others.
+    /// Limit of messages that wait to be received, for each connection.
+    ///
+    /// One more message closes the connection, so that it does not block the others.
     pub receive_queue: usize,
-    /// Connections that wait to be accepted. One more is closed.
+    /// Limit of connections that wait to be accepted; one more is closed.
     pub accept_queue: usize,
-    /// How often to ping in v3; less than the gateway's idle time. In v1 and v2 it is the gateway
-    /// that pings.
+    /// Interval of pings in v3, less than the gateway's idle time.
+    ///
+    /// In v1 and v2 the gateway pings.
     pub ping: Duration,
-    /// How long the gateway may be silent. More than twice `ping`, and in v1 and v2 more than the
-    /// gateway's idle time; over a stream that resumes, more than that takes too.
+    /// Silence after which the gateway counts as lost.
+    ///
+    /// More than twice `ping`; in v1 and v2 more than the gateway's idle time; over a resumable
+    /// stream more than a resume takes.
     pub timeout: Duration,
 }
 

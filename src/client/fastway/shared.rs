@@ -1,4 +1,4 @@
-//! What the handles of an endpoint share with its task.
+//! State that the handles of an endpoint share with its task.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard};
@@ -15,21 +15,22 @@ use crate::proto::fastway::queue::Bounds;
 use crate::sync::Mutex;
 use crate::wire::fastway::Outbox;
 
-/// Bytes that wait to be written, beyond which sending waits.
+/// Limit of bytes that wait to be written; beyond it senders wait.
 const SEND_QUEUE_BYTES: usize = 4 * 1024 * 1024;
 
-/// All handles of an endpoint and its connections; with the last one it is closed.
+/// Owner that all handles of an endpoint and its connections share; dropping it closes the
+/// endpoint.
 pub(super) struct Owner(pub Arc<Shared>);
 
-/// What the handles share with the task that reads and writes.
+/// State that the handles share with the task that reads and writes.
 pub(super) struct Shared {
     pub options: Options,
     pub outbox: Outbox<Error>,
-    /// Somebody may find room in the outbox.
+    /// Notification of senders that the outbox may have room, or that a connection ended.
     pub room: Notify,
     state: Mutex<State>,
     pub incoming: Inbox<Slot>,
-    /// The task has ended.
+    /// Token that is cancelled when the task has ended.
     pub done: CancellationToken,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct State {
     pub connections: HashMap<u32, Arc<Inbox<Bytes>>>,
 }
 
-/// A virtual connection's place at its endpoint.
+/// State of one virtual connection at its endpoint.
 pub(super) struct Slot {
     pub id: u32,
     pub remote: u32,
@@ -66,7 +67,7 @@ impl Shared {
         }
     }
 
-    /// Why the endpoint has ended.
+    /// Returns the reason for which the endpoint has ended.
     pub fn end(&self) -> Error {
         self.outbox.ended().unwrap_or(Error::Closed)
     }
@@ -83,7 +84,8 @@ impl Drop for Owner {
 }
 
 impl Slot {
-    /// Ends the connection at this end and tells the gateway, unless it is over.
+    /// Ends the connection at this end, and tells the gateway unless the connection is already
+    /// over.
     pub fn close(&self, error: Error) {
         let mut state = self.shared.state();
         if state.connections.remove(&self.id).is_some() {
@@ -92,7 +94,7 @@ impl Slot {
         }
         drop(state);
         self.inbox.end(error);
-        // For those of its senders who wait.
+        // Wakes senders of this connection that wait for room.
         self.shared.room.notify_waiters();
     }
 }

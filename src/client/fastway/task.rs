@@ -1,4 +1,4 @@
-//! The one task of an endpoint: all its reading and writing.
+//! Task that does all reading and writing of an endpoint.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,13 +16,13 @@ use crate::proto::fastway::{Decoder, EndpointEvent, Frame};
 use crate::timer::IdleTimer;
 use crate::wire::fastway::FramedLink;
 
-/// Room for one read, bytes.
+/// Size of one read, bytes.
 const READ: usize = 16 * 1024;
 
-/// How long the stream may take for the last bytes of a closed endpoint.
+/// Time limit for writing the queued frames of a closed endpoint.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Runs the endpoint to its end.
+/// Runs an endpoint until it ends.
 pub(super) async fn run<S>(shared: Arc<Shared>, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -67,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 .link
                 .poll_write(cx, &self.shared.outbox, || room.notify_waiters());
             if let Poll::Ready(Err(error)) = written {
-                // A session that has ended says why only to those who read.
+                // A session that has ended gives its reason only to readers.
                 let error = match self.link.poll_fill(cx) {
                     Poll::Ready(Err(reason)) => reason,
                     _ => error,
@@ -90,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         }
         while self.pings.poll_tick(cx).is_ready() {
             let ping = self.shared.state().protocol.ping();
-            // What it leaves wakes us again.
+            // The queued ping wakes this task again.
             self.shared.outbox.push_anyway(ping);
         }
         self.silence.poll(cx).map(|()| Error::TimedOut)
@@ -113,21 +113,21 @@ impl Shared {
             }
             EndpointEvent::Nothing => {}
             EndpointEvent::Refused { dial } => {
-                // Whoever dialled may have given up.
+                // The dialling task may have given up.
                 let _ = dial.send(Err(Error::Refused));
             }
             EndpointEvent::Connected { dial, conn, remote } => {
                 let slot = self.slot(conn, remote);
                 state.connections.insert(conn, slot.inbox.clone());
                 drop(state);
-                // One that nobody waits for closes itself when it is dropped.
+                // A connection that no task waits for is closed when its slot is dropped.
                 let _ = dial.send(Ok(slot));
             }
             EndpointEvent::Incoming { conn, remote } => {
                 let slot = self.slot(conn, remote);
                 state.connections.insert(conn, slot.inbox.clone());
                 drop(state);
-                // The same if too many wait.
+                // A connection beyond the limit is closed when its slot is dropped.
                 let _ = self.incoming.push(slot);
             }
             EndpointEvent::Closed { conn } => {
@@ -140,7 +140,7 @@ impl Shared {
             }
             EndpointEvent::Data { conn, payload } => {
                 let Some(inbox) = state.connections.get(&conn) else {
-                    // It crossed our close.
+                    // The message was sent before our close arrived.
                     return Ok(());
                 };
                 if inbox.push(payload).is_err() {
@@ -164,11 +164,11 @@ impl Shared {
         }
     }
 
-    /// Nothing will come any more.
+    /// Ends all connections and pending dials of an endpoint that has ended.
     fn finish(&self, end: Error) {
         let mut state = self.state();
         let connections = std::mem::take(&mut state.connections);
-        // With it the dials that wait.
+        // Dropped with it are the dials that wait for an answer.
         let version = state.protocol.version();
         let protocol = std::mem::replace(
             &mut state.protocol,

@@ -1,4 +1,4 @@
-//! The handshake by which a server proves that it knows the key and says who it is.
+//! Handshake by which a server proves that it knows the key and names its id.
 //!
 //! The gateway sends 8 random bytes. The server answers with MD5(challenge ‖ key), 16 bytes, and
 //! its id, LE32.
@@ -6,17 +6,17 @@
 use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;
 
-/// Bytes that the gateway sends.
+/// Length of the gateway's challenge, bytes.
 pub const CHALLENGE_LEN: usize = 8;
-/// Bytes that the server answers.
+/// Length of the server's answer, bytes.
 pub const ANSWER_LEN: usize = 16 + 4;
 
-/// What the gateway sends, never the same twice.
+/// Random challenge of the gateway, never the same twice.
 pub type Challenge = [u8; CHALLENGE_LEN];
-/// What the server answers.
+/// Answer of the server.
 pub type Answer = [u8; ANSWER_LEN];
 
-/// The server's answer.
+/// Computes the server's answer.
 pub fn answer(challenge: &Challenge, key: &[u8], server: u32) -> Answer {
     let mut answer = [0; ANSWER_LEN];
     // invariant: an answer is a digest of 16 bytes and an id of four.
@@ -25,7 +25,7 @@ pub fn answer(challenge: &Challenge, key: &[u8], server: u32) -> Answer {
     answer
 }
 
-/// The server's id, if it knows the key.
+/// Returns the server's id if the answer proves that the server knows the key.
 pub fn verify(challenge: &Challenge, key: &[u8], answer: &Answer) -> Option<u32> {
     // invariant: an answer is longer than a digest.
     let right = digest(challenge, key).ct_eq(&answer[..16]);

@@ -1,63 +1,68 @@
-//! Commands: who dials whom, in the words of three versions.
+//! Commands in the three versions of the wire format.
 
 use bytes::Bytes;
 
 use super::error::Error;
 use super::frame::{DATA_HEADER, header};
 
-/// A version of the wire format.
+/// Version of the wire format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
-    /// Asks for a connection id before it dials. The gateway pings.
-    V1,
-    /// Dials at once; a refusal names the id that was dialled. The gateway pings.
+    /// Version in which an endpoint asks for a connection id before it dials.
     ///
-    /// At first it named nothing, in the original of the 5th of October 2016. From the next day on
-    /// all endpoints read the id, and those of that day do not mind it: it is always said.
+    /// The gateway pings.
+    V1,
+    /// Version in which an endpoint dials at once, and a refusal names the dialled id.
+    ///
+    /// The gateway pings.
+    ///
+    /// In the original of the 5th of October 2016 a refusal named no id. From the next day on all
+    /// endpoints read the id, and those of that day ignore it, so it is always sent.
     V2,
-    /// The same, but endpoints ping.
+    /// Version like v2, except that endpoints ping.
     V3,
 }
 
-/// What a frame with connection id 0 says.
+/// Body of a frame with connection id 0.
 ///
 /// `conn` is 0 in a [`Dial`](Self::Dial) and a [`Refuse`](Self::Refuse) that name no connection
 /// (all but v1), `remote` is 0 in a refusal that names none (v1, the first v2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Endpoint: a connection id, please. v1 only.
+    /// Endpoint to gateway: asks for a connection id. v1 only.
     New,
-    /// Gateway: here it is. v1 only.
+    /// Gateway to endpoint: assigns the connection id. v1 only.
     Open { conn: u32 },
-    /// Endpoint: connect me with `remote`.
+    /// Endpoint to gateway: asks for a connection with `remote`.
     Dial { conn: u32, remote: u32 },
-    /// Gateway: no.
+    /// Gateway to endpoint: refuses a dial.
     Refuse { conn: u32, remote: u32 },
-    /// Gateway to the one who dialled, with the id that it dialled; in v1 to both.
+    /// Gateway to the dialling endpoint, with the id that it dialled; in v1 to both endpoints.
     Accept { conn: u32, remote: u32 },
-    /// Gateway to the one who was dialled; an [`Accept`](Self::Accept) in v1.
+    /// Gateway to the dialled endpoint; an [`Accept`](Self::Accept) in v1.
     Connect { conn: u32, remote: u32 },
-    /// Either: the connection is over.
+    /// Either side: closes the connection.
     Close { conn: u32 },
-    /// See [`Version`] for who asks and who answers.
+    /// Keepalive; [`Version`] says which side asks and which answers.
     Ping,
 }
 
 impl Version {
     pub const ALL: [Self; 3] = [Self::V1, Self::V2, Self::V3];
 
-    /// As it is written in configurations: 1 to 3.
+    /// Returns the number of the version in configurations, 1 to 3.
     pub fn number(self) -> u8 {
         self as u8 + 1
     }
 
-    /// The version with this number.
+    /// Returns the version with this number.
     pub fn of_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|v| v.number() == number)
     }
 
-    /// The version of a client by the body of its first command. v2 and v3 begin alike: both are
-    /// given as v3.
+    /// Detects the version of a client from the body of its first command.
+    ///
+    /// v2 and v3 begin alike: both are returned as v3.
     pub fn of_first(body: &[u8]) -> Result<Self, Error> {
         let (&kind, arguments) = body.split_first().ok_or(Error::NoCommand)?;
         match (kind, arguments.len()) {
@@ -71,7 +76,9 @@ impl Version {
 }
 
 impl Command {
-    /// Reads the body of a frame with connection id 0. Bytes beyond the arguments mean nothing.
+    /// Parses the body of a frame with connection id 0.
+    ///
+    /// Bytes beyond the arguments are ignored.
     pub fn parse(version: Version, body: &[u8]) -> Result<Self, Error> {
         let (&kind, arguments) = body.split_first().ok_or(Error::NoCommand)?;
         let argument = |at: usize| {
@@ -115,7 +122,9 @@ impl Command {
         Ok(command)
     }
 
-    /// The whole frame. `None` for what the version cannot say: only v1 has `New` and `Open`.
+    /// Encodes the whole frame.
+    ///
+    /// Returns `None` for a command that the version lacks: only v1 has `New` and `Open`.
     pub fn encode(self, version: Version) -> Option<Bytes> {
         let v1 = version == Version::V1;
         let (kind, arguments) = match self {
@@ -147,7 +156,7 @@ impl Command {
         Some(Bytes::copy_from_slice(&frame[..len]))
     }
 
-    /// Its name.
+    /// Returns the name of the command.
     pub fn name(self) -> &'static str {
         match self {
             Self::New => "New",

@@ -1,4 +1,4 @@
-//! The other end: what a client or a server says and is told.
+//! Protocol of an endpoint, a client or a server.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -6,39 +6,40 @@ use bytes::Bytes;
 
 use super::{Command, Error, Frame, Version};
 
-/// One end of a physical connection to a gateway, without I/O. `D` is what the caller knows a dial
-/// by.
+/// Endpoint's side of a physical connection to a gateway, without I/O.
 ///
-/// Frames that come go to [`receive`](Self::receive), which says what they mean. All other
-/// functions give the frame to be sent. Dials may be many at once: the gateway answers in their
+/// `D` is the caller's handle of a dial.
+///
+/// Received frames go to [`receive`](Self::receive), which returns their meaning. All other
+/// functions return the frame to be sent. Many dials may run at once: the gateway answers them in
 /// order.
 #[derive(Debug)]
 pub struct Endpoint<D> {
     version: Version,
-    /// v1: those that wait for their connection id.
+    /// Dials of v1 that wait for their connection id.
     unopened: VecDeque<(u32, D)>,
-    /// v1: those that have it and wait for the answer, by it.
+    /// Dials of v1 that wait for the answer, by connection id.
     opened: HashMap<u32, D>,
-    /// v2, v3: those that wait for the answer.
+    /// Dials of v2 and v3 that wait for the answer.
     dialled: VecDeque<D>,
 }
 
-/// What a frame means.
+/// Meaning of a received frame.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<D> {
     /// A dial of `remote` has become a connection.
     Connected { dial: D, conn: u32, remote: u32 },
     /// The gateway has refused a dial.
     Refused { dial: D },
-    /// `remote` has dialled us.
+    /// `remote` has dialled this endpoint.
     Incoming { conn: u32, remote: u32 },
-    /// A message.
+    /// A message has arrived on a connection.
     Data { conn: u32, payload: Bytes },
-    /// A connection is over; at this end too.
+    /// A connection is closed, at this end too.
     Closed { conn: u32 },
-    /// Nothing but a frame to be sent.
+    /// The frame is to be sent in answer, and there is nothing else to do.
     Send(Bytes),
-    /// Nothing.
+    /// There is nothing to do.
     Nothing,
 }
 
@@ -56,7 +57,7 @@ impl<D> Endpoint<D> {
         self.version
     }
 
-    /// Asks for a connection with `remote`.
+    /// Dials `remote`; returns the frame to be sent.
     pub fn dial(&mut self, remote: u32, dial: D) -> Bytes {
         if self.version == Version::V1 {
             self.unopened.push_back((remote, dial));
@@ -66,18 +67,17 @@ impl<D> Endpoint<D> {
         self.frame(Command::Dial { conn: 0, remote })
     }
 
-    /// Ends a connection. The gateway confirms with an [`Event::Closed`].
+    /// Closes a connection; the gateway confirms with an [`Event::Closed`].
     pub fn close(&self, conn: u32) -> Bytes {
         self.frame(Command::Close { conn })
     }
 
-    /// Shows that we are there, and asks the gateway to do the same; only in v3, where it is not
-    /// the gateway that asks.
+    /// Pings the gateway, which answers; v3 only, as in the others the gateway pings.
     pub fn ping(&self) -> Option<Bytes> {
         (self.version == Version::V3).then(|| self.frame(Command::Ping))
     }
 
-    /// Takes in a frame.
+    /// Handles a received frame.
     pub fn receive(&mut self, frame: Frame) -> Result<Event<D>, Error> {
         let conn = frame.conn();
         if conn != 0 {
@@ -114,7 +114,7 @@ impl<D> Endpoint<D> {
         }
     }
 
-    /// The dial that an answer belongs to.
+    /// Takes the dial that an answer belongs to.
     fn answered(&mut self, conn: u32) -> Option<D> {
         match self.version {
             Version::V1 => self.opened.remove(&conn),

@@ -1,6 +1,6 @@
-//! Offences of a peer.
+//! Protocol errors of a peer.
 
-/// What a peer did that ends its physical connection.
+/// Protocol error of a peer, which ends its physical connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("a frame of length {0}, which leaves no room for a connection id")]
@@ -24,7 +24,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable label for logs and metrics.
+    /// Returns a stable label for logs and metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Silent => "silent",

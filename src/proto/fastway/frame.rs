@@ -1,22 +1,24 @@
-//! Frames, cut from a stream of bytes.
+//! Frames, and the decoder that splits a stream of bytes into frames.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::error::Error;
 
-/// Length and connection id, before the body.
+/// Length of a frame's header, bytes: the length field and the connection id.
 pub const DATA_HEADER: usize = 8;
 
 const LENGTH: usize = 4;
 
-/// What the length field counts besides the body.
+/// Length of the connection id, which the length field counts with the body, bytes.
 const ID: usize = 4;
 
-/// A whole frame, with its length.
+/// Complete frame, with its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame(Bytes);
 
-/// Cuts frames from bytes as they come. Frames share the memory they were read into.
+/// Decoder that splits received bytes into frames.
+///
+/// Frames share the memory they were read into.
 #[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
@@ -24,7 +26,9 @@ pub struct Decoder {
     read_size: usize,
 }
 
-/// A data frame. Panics when the payload does not fit in a length field.
+/// Encodes a data frame.
+///
+/// Panics when the payload does not fit in a length field.
 pub fn data(conn: u32, payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(DATA_HEADER + payload.len());
     frame.put_slice(&header(conn, payload.len()));
@@ -32,7 +36,9 @@ pub fn data(conn: u32, payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// What stands before the body of a frame. Panics when the body does not fit in a length field.
+/// Encodes the header of a frame.
+///
+/// Panics when the body does not fit in a length field.
 pub(super) fn header(conn: u32, body: usize) -> [u8; DATA_HEADER] {
     // invariant: packets are limited to far less than 4 GiB before they are written.
     let length = u32::try_from(ID + body).expect("a length in 32 bits");
@@ -43,32 +49,35 @@ pub(super) fn header(conn: u32, body: usize) -> [u8; DATA_HEADER] {
 }
 
 impl Frame {
-    /// The connection id; 0 for a command.
+    /// Returns the connection id; 0 for a command.
     pub fn conn(&self) -> u32 {
         // invariant: a frame is not shorter than its header.
         u32::from_le_bytes(*self.0[LENGTH..].first_chunk().expect("a header"))
     }
 
-    /// What follows the connection id.
+    /// Returns the body, which follows the connection id.
     pub fn body(&self) -> &[u8] {
         // invariant: a frame is not shorter than its header.
         &self.0[DATA_HEADER..]
     }
 
-    /// The same, sharing the frame's memory.
+    /// Returns the body, sharing the frame's memory.
     pub fn into_body(mut self) -> Bytes {
         self.0.split_off(DATA_HEADER)
     }
 
-    /// The frame as it is on the wire.
+    /// Returns the frame as it is on the wire.
     pub fn into_bytes(self) -> Bytes {
         self.0
     }
 }
 
 impl Decoder {
-    /// `max_packet` limits the length field. `read_size` is how many bytes a read should have
-    /// room for; a frame in the making may get more, but never more than has already come of it.
+    /// Creates a decoder.
+    ///
+    /// `max_packet` limits the length field. `read_size` is the room that a read should have,
+    /// bytes; for an incomplete frame the room may be larger, but not larger than the part that has
+    /// arrived.
     pub fn new(max_packet: u32, read_size: usize) -> Self {
         Self {
             buffer: BytesMut::new(),
@@ -77,7 +86,9 @@ impl Decoder {
         }
     }
 
-    /// Where to put what comes next, with room for it. To be asked for once no whole frame is left.
+    /// Returns the buffer to read into, with room reserved.
+    ///
+    /// Call once no complete frame is left.
     pub fn space(&mut self) -> &mut BytesMut {
         let room = self.buffer.capacity() - self.buffer.len();
         let missing = match self.length() {
@@ -91,7 +102,9 @@ impl Decoder {
         &mut self.buffer
     }
 
-    /// The next frame; `None` until it is complete. Nothing can be decoded after an error.
+    /// Returns the next frame; `None` until it is complete.
+    ///
+    /// Nothing can be decoded after an error.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
         match self.length()? {
             Some(length) if self.buffer.len() >= LENGTH + length => {
@@ -101,7 +114,7 @@ impl Decoder {
         }
     }
 
-    /// The length field of the frame at the front.
+    /// Returns the length field of the frame at the front, if it has arrived.
     fn length(&self) -> Result<Option<usize>, Error> {
         let Some(field) = self.buffer.first_chunk() else {
             return Ok(None);

@@ -1,14 +1,15 @@
-//! Messages on their way out.
+//! Encoding of messages.
 
 use bytes::Bytes;
 
 use super::frame::{data, header};
 
-/// Up to that many bytes, a message is copied behind its header.
+/// Size up to which a message is copied behind its header, bytes.
 const COPIED: usize = 1024;
 
-/// The frame of a message, in one piece or in two. Panics when the payload does not fit in a
-/// length field.
+/// Encodes the frame of a message, in one chunk or in two.
+///
+/// Panics when the payload does not fit in a length field.
 pub fn frame(conn: u32, payload: Bytes) -> Outgoing {
     if payload.len() <= COPIED {
         return Outgoing([data(conn, &payload), Bytes::new()]);
@@ -17,12 +18,12 @@ pub fn frame(conn: u32, payload: Bytes) -> Outgoing {
     Outgoing([header, payload])
 }
 
-/// A frame whose payload was not necessarily copied.
+/// Encoded frame, whose payload may share the memory of the message.
 #[derive(Debug, Clone)]
 pub struct Outgoing([Bytes; 2]);
 
 impl Outgoing {
-    /// Its bytes, in order.
+    /// Returns the bytes of the frame, in order.
     pub fn chunks(&self) -> impl Iterator<Item = Bytes> {
         self.0.iter().filter(|chunk| !chunk.is_empty()).cloned()
     }

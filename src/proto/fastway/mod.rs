@@ -1,13 +1,13 @@
 //! fastway: many virtual connections over one physical connection, without I/O.
 //!
-//! Clients and servers both dial the gateway. What they send are frames: LE32 length of what
-//! follows, LE32 connection id, body. Id 0 carries a [`Command`], every other id the data of a
-//! virtual connection. Data frames are the same in all [versions](Version) of the wire format;
-//! commands are not.
+//! Clients and servers both connect to the gateway and exchange frames with it. A frame is the LE32
+//! length of the rest, the LE32 connection id, and the body. Id 0 carries a [`Command`], every
+//! other id the data of a virtual connection. Data frames are the same in all [versions](Version)
+//! of the wire format; commands are not.
 //!
-//! [`Decoder`] cuts a stream of bytes into frames. [`Hub`] is the gateway: it knows all endpoints
-//! and their virtual connections, and says what each of them gets. [`Endpoint`] is the other end.
-//! [`auth`] is the handshake of servers.
+//! [`Decoder`] splits a stream of bytes into frames. [`Hub`] is the gateway: it holds all endpoints
+//! and their virtual connections, and emits the frames for each endpoint. [`Endpoint`] is the other
+//! end. [`auth`] is the handshake of servers.
 //!
 //! Source: the implementations of fast/fastway in Go and C#, of three different years.
 

@@ -1,4 +1,4 @@
-//! What waits to be written to an endpoint.
+//! Write queue of an endpoint.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,43 +6,44 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-/// What a chunk costs besides its bytes: its place, and what keeps its memory.
+/// Overhead charged for each chunk, bytes: its place in the queue and the allocation it holds.
 pub const CHUNK_COST: usize = 192;
 
-/// Chunks taken at once, at most.
+/// Limit of chunks taken at once.
 pub const BATCH: usize = 64;
 
-/// Bytes of them, unless the first alone has more.
+/// Limit of bytes taken at once, unless the first chunk alone has more.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// With more bytes in the queue, chunks up to [`COPIED`] are copied: they may be small parts of the
-/// memory that they were read into, which would stay as long as they do.
+/// Size of the queue from which chunks up to [`COPIED`] are copied, bytes.
+///
+/// Such chunks may be small parts of a read buffer, which they would keep allocated.
 const COPIED_BEHIND: usize = 64 * 1024;
 const COPIED: usize = 16 * 1024;
 
-/// How much may wait in a queue.
+/// Limits of a queue.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// Chunks.
+    /// Limit of chunks.
     pub chunks: usize,
-    /// Bytes, with [`CHUNK_COST`] for each chunk.
+    /// Limit of bytes, with [`CHUNK_COST`] for each chunk.
     pub bytes: usize,
-    /// What the queue has in common with others.
+    /// Pool that the queue shares with others.
     pub pool: Arc<Pool>,
-    /// Bytes in all queues of the pool.
+    /// Limit of bytes in all queues of the pool.
     pub pool_bytes: usize,
 }
 
-/// What all queues hold that have it in common, bytes.
+/// Total of bytes in all queues that share the pool.
 #[derive(Debug, Default)]
 pub struct Pool(AtomicUsize);
 
-/// Chunks of frames in the order in which they are to be written, and what they cost.
+/// Queue of chunks of frames in the order of writing, with their cost in bytes.
 ///
-/// A queue is [full](Self::is_full) with its own bytes or, when its pool runs out, with as many as
-/// the pool has left: then the longest are full first, and each of a few gets its share. Who keeps
-/// to that, and [pushes](Self::push) only to one that is not full, exceeds either bound by one
-/// chunk at most. What was [taken](Self::take) last counts until more is taken.
+/// A queue is [full](Self::is_full) at its own limit of bytes or, when its pool runs out, at as
+/// many bytes as the pool has left. So the longest queues are full first, and each of a few gets
+/// its share. A caller that only [pushes](Self::push) to queues that are not full exceeds either
+/// limit by one chunk at most. Chunks [taken](Self::take) last count until more are taken.
 #[derive(Debug)]
 pub struct Queue {
     chunks: VecDeque<Bytes>,
@@ -52,7 +53,7 @@ pub struct Queue {
 }
 
 impl Pool {
-    /// Bytes in all of its queues.
+    /// Returns the bytes in all queues of the pool.
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -68,7 +69,7 @@ impl Queue {
         }
     }
 
-    /// Puts a chunk at the end, whatever is there.
+    /// Queues a chunk, even beyond the limits.
     pub fn push(&mut self, chunk: Bytes) {
         let chunk = match self.bytes >= COPIED_BEHIND && chunk.len() <= COPIED {
             true => Bytes::copy_from_slice(&chunk),
@@ -80,14 +81,14 @@ impl Queue {
         self.chunks.push_back(chunk);
     }
 
-    /// Adds chunks from the front to `batch`. What was taken before has been written.
+    /// Moves chunks from the front to `batch`; those taken before have been written.
     pub fn take(&mut self, batch: &mut VecDeque<Bytes>) {
         self.give_back(self.taken);
         self.taken = 0;
         let mut count = 0;
         while count < BATCH && self.taken < BATCH_BYTES {
             let Some(chunk) = self.chunks.pop_front() else {
-                // A burst may have made it large.
+                // A burst may have grown the queue.
                 self.chunks.shrink_to(BATCH);
                 break;
             };
@@ -97,32 +98,35 @@ impl Queue {
         }
     }
 
-    /// Whether it should be given nothing that can wait. An empty one is never full.
+    /// Returns whether the queue should get no more chunks that can wait.
+    ///
+    /// An empty queue is never full.
     pub fn is_full(&self) -> bool {
         self.bytes > 0 && self.bytes >= self.threshold()
     }
 
-    /// Whether it has come down so far that it should be given more: to half of what makes it full.
+    /// Returns whether the queue is down to half of the bytes that make it full, and should get
+    /// more.
     pub fn is_low(&self) -> bool {
         self.bytes == 0 || self.bytes <= self.threshold() / 2
     }
 
-    /// Chunks that wait, without those taken last.
+    /// Returns the number of waiting chunks, without those taken last.
     pub fn len(&self) -> usize {
         self.chunks.len()
     }
 
-    /// Whether none waits.
+    /// Returns whether no chunk waits.
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
-    /// What they and those taken last cost.
+    /// Returns the cost of the waiting chunks and those taken last, bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many chunks it should hold at most.
+    /// Returns the limit of chunks.
     pub fn limit(&self) -> usize {
         self.bounds.chunks
     }

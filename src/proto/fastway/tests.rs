@@ -9,7 +9,7 @@ use super::*;
 
 type TestHub = Hub<usize, usize>;
 
-/// What a hub has said: frames by endpoint, and the virtual connections that ended.
+/// Output of a hub: frames by endpoint, and the virtual connections that ended.
 #[derive(Default)]
 struct Said {
     frames: BTreeMap<usize, Vec<Bytes>>,
@@ -35,7 +35,7 @@ impl Said {
         self.frames.remove(&peer).unwrap_or_default().concat()
     }
 
-    /// The commands that an endpoint got.
+    /// Returns the commands that an endpoint got.
     fn commands(&mut self, peer: usize, version: Version) -> Vec<Command> {
         frames(&self.take(peer))
             .into_iter()
@@ -126,7 +126,7 @@ fn lengths_are_checked_before_anything_is_reserved() {
         decoder.space().put_slice(&length.to_le_bytes());
         assert!(decoder.space().capacity() <= 128);
     }
-    // A length that is allowed is not believed at once either.
+    // Nor is an allowed length reserved at once.
     let mut decoder = Decoder::new(1 << 26, 64);
     decoder.space().put_slice(&(1u32 << 26).to_le_bytes());
     assert_eq!(decoder.next_frame(), Ok(None));
@@ -190,7 +190,7 @@ fn commands_are_what_the_table_says() {
             );
             let read = Command::parse(version, frame.body()).unwrap();
             assert_eq!(read.encode(version).unwrap(), frame.clone().into_bytes());
-            // The shortest of them is what v2 said at first.
+            // The shortest is the refusal of the first v2.
             let short = matches!((say, version), (Refuse { .. }, Version::V2));
             for cut in 1 + usize::from(short)..frame.body().len() {
                 let cut = Command::parse(version, &frame.body()[..cut]);
@@ -222,8 +222,9 @@ fn a_server_proves_that_it_knows_the_key() {
     assert_eq!(auth::verify(&challenge, b"key", &answer), None);
 }
 
-/// The recorded sessions: the hub says byte for byte what the original gateway said, but for the
-/// refusal of v2, which was recorded as it was at first, without the id.
+/// Checks that the hub sends byte for byte what the original gateway sent in recorded sessions.
+///
+/// The exception is the refusal of v2, recorded in its first form, without the id.
 #[test]
 fn recorded_sessions_are_replayed() {
     let vectors = vectors();
@@ -266,7 +267,7 @@ fn recorded_sessions_are_replayed() {
                     expected = unhex("090000000000000003e7030000");
                 }
                 let mut got = said.take(link);
-                // Frames that were recorded one by one may be there together.
+                // Frames that were recorded separately may come together.
                 if got.len() > expected.len() {
                     let rest = got.split_off(expected.len());
                     said.frames.insert(link, vec![rest.into()]);
@@ -322,7 +323,7 @@ fn every_version_talks_to_every_other() {
     }
 }
 
-/// Two endpoints and a hub, with frames on their way.
+/// Two endpoints and a hub, with frames in flight.
 struct World {
     hub: TestHub,
     said: Said,
@@ -366,7 +367,7 @@ impl World {
         self.send(from, frame);
     }
 
-    /// Delivers until nothing is on its way.
+    /// Delivers frames until none is in flight.
     fn settle(&mut self) {
         while let Some((from, frame)) = self.to_hub.pop_front() {
             let dial = self
@@ -401,7 +402,7 @@ impl World {
     }
 }
 
-/// A client and a server of v2, and how to have them connected.
+/// Creates a hub with a client and a server of v2.
 fn pair() -> (TestHub, Said, Peer, Peer) {
     let (mut hub, mut said) = (TestHub::default(), Said::default());
     let (c, _) = hub.join(client(Version::V2), 0, &mut said.note());
@@ -426,7 +427,7 @@ fn dial(hub: &mut TestHub, said: &mut Said, peer: Peer, to: u32) -> Result<u32, 
 fn one_connection_too_many_is_refused() {
     let (mut hub, mut said, c, s) = pair();
     assert_eq!(dial(&mut hub, &mut said, c, 9), Ok(1));
-    // One that it was dialled for counts when it dials, but can always be had.
+    // A connection from a server counts for the client's limit when it dials, and is never refused.
     assert_eq!(dial(&mut hub, &mut said, s, 1), Ok(2));
     assert_eq!(dial(&mut hub, &mut said, c, 9), Err(Refusal::TooMany));
     assert_eq!(dial(&mut hub, &mut said, s, 1), Ok(3));
@@ -464,7 +465,7 @@ fn a_server_that_comes_back_replaces_itself() {
     let (new, _) = hub.join(server(Version::V3, 9), 2, &mut said.note());
     assert_eq!(said.replaced, [1]);
     assert_eq!(said.commands(0, Version::V2), [Command::Close { conn }]);
-    // The old one is not heard any more, and leaving twice takes nothing from the new one.
+    // Frames of the replaced server are ignored, and leaving twice takes nothing from the new one.
     let stale = frames(&data(conn, b"late")).remove(0);
     assert_eq!(hub.receive(old, stale, &mut said.note()), Ok(None));
     assert_eq!(hub.leave(old, &mut said.note()), None);
@@ -525,7 +526,7 @@ fn offences() {
         frames(&data(0, b"\x04\x01")).remove(0),
         Error::MissingArguments(4),
     );
-    // Data that crosses a close is none; closing twice neither.
+    // Data that crosses a close is dropped, and closing twice does nothing.
     let answer = hub.receive(s, frames(&data(77, b"x")).remove(0), &mut said.note());
     assert_eq!(answer, Ok(None));
     assert_eq!(said.commands(1, Version::V2), [Close { conn: 77 }]);
@@ -544,7 +545,7 @@ fn a_v1_endpoint_opens_only_so_many() {
     }
     let more = hub.receive(peer, new(), &mut said.note());
     assert_eq!(more, Err(Error::TooManyOpened));
-    // What it closes or dials with does not count, and each can be used once.
+    // Opened ids that were closed or dialled with do not count, and each can be used once.
     let close = command(Version::V1, Command::Close { conn: 1 });
     assert_eq!(hub.receive(peer, close, &mut said.note()), Ok(None));
     let dial = || command(Version::V1, Command::Dial { conn: 2, remote: 9 });
@@ -589,7 +590,7 @@ fn pings_as_each_version_wants_them() {
         let (mut hub, mut said) = (TestHub::default(), Said::default());
         let (peer, _) = hub.join(server(version, 9), 0, &mut said.note());
         let ping = || command(version, Command::Ping);
-        // A ping of v3 is a question, in the others the answer to ours.
+        // A ping of v3 asks for an answer; in the others it answers ours.
         hub.receive(peer, ping(), &mut said.note()).unwrap();
         let answer = said.commands(0, version);
         assert_eq!(answer, if pings { vec![] } else { vec![Command::Ping] });
@@ -618,14 +619,14 @@ fn versions_are_found() {
         let (peer, _) = hub.join(client(None), 0, &mut said.note());
         (hub, said, peer)
     };
-    // v1 by New.
+    // v1 is detected by New.
     let (mut hub, mut said, peer) = joined();
     hub.receive(peer, command(Version::V1, Command::New), &mut said.note())
         .unwrap();
     assert_eq!(said.commands(0, Version::V1), [Command::Open { conn: 1 }]);
     hub.idle(peer, &mut said.note()).unwrap();
     assert_eq!(said.commands(0, Version::V1), [Command::Ping]);
-    // v3 by a ping that nobody asked for.
+    // v3 is detected by an unasked ping.
     let (mut hub, mut said, peer) = joined();
     for frame in [dial(), ping(Version::V3)] {
         let dial = hub.receive(peer, frame, &mut said.note()).unwrap();
@@ -636,7 +637,7 @@ fn versions_are_found() {
     let refused = Command::Refuse { conn: 0, remote: 4 };
     assert_eq!(said.commands(0, Version::V3), [refused, Command::Ping]);
     assert_eq!(hub.idle(peer, &mut said.note()), Err(Error::Silent));
-    // v2 by an answer to one.
+    // v2 is detected by an answer to a ping.
     let (mut hub, mut said, peer) = joined();
     hub.receive(peer, dial(), &mut said.note()).unwrap();
     for _ in 0..3 {
@@ -671,14 +672,14 @@ fn a_queue_is_full_until_half_is_written() {
     }
     assert!(queue.is_full() && !queue.is_low());
     queue.take(&mut batch);
-    // Taken is not written.
+    // Taken chunks are not written yet.
     assert_eq!((queue.bytes(), queue.len(), batch.len()), (4000, 0, 4));
     queue.push(chunk(2000));
     queue.take(&mut batch);
     assert!(queue.is_low() && !queue.is_full());
     queue.take(&mut batch);
     assert_eq!((queue.bytes(), batch.len()), (0, 5));
-    // One chunk can always be had.
+    // One chunk always fits.
     queue.push(chunk(9000));
     assert!(queue.is_full());
 }
@@ -693,7 +694,7 @@ fn queues_of_a_pool_share_it() {
         }
         queue.bytes()
     };
-    // Of what the others leave each gets half, and none of them nothing.
+    // Each gets half of what the others leave, and none gets nothing.
     let filled: Vec<_> = queues.iter_mut().map(fill).collect();
     assert_eq!(filled, [4500, 2500, 1000]);
     assert_eq!(bounds.pool.bytes(), 8000);
@@ -716,7 +717,7 @@ fn a_chunk_that_waits_behind_others_keeps_no_memory_but_its_own() {
     assert_eq!(shares, [true, false]);
 }
 
-/// A client whose version is to be found, with a connection, just pinged.
+/// Creates a client of unknown version, with a connection, that was just pinged.
 fn pinged() -> (TestHub, Said, Peer, u32) {
     let (mut hub, mut said) = (TestHub::default(), Said::default());
     hub.join(server(Version::V3, 9), 1, &mut said.note());
@@ -733,7 +734,7 @@ fn what_crosses_a_ping_makes_no_v3_of_a_v2_client() {
     let crossing = || frames(&data(conn, b"crossing")).remove(0);
     let answer = || command(Version::V2, Command::Ping);
     hub.receive(peer, crossing(), &mut said.note()).unwrap();
-    // Its answer may even take so long that it is pinged again.
+    // The answer may take so long that the client is pinged again.
     hub.idle(peer, &mut said.note()).unwrap();
     assert_eq!(said.commands(0, Version::V2), [Command::Ping]);
     for _ in 0..2 {
@@ -746,7 +747,7 @@ fn what_crosses_a_ping_makes_no_v3_of_a_v2_client() {
 fn a_ping_that_crosses_ours_makes_no_v2_of_a_v3_client() {
     let (mut hub, mut said, peer, _) = pinged();
     let ping = || command(Version::V3, Command::Ping);
-    // Ours is as good as an answer to it.
+    // Our ping serves as an answer to the client's.
     hub.receive(peer, ping(), &mut said.note()).unwrap();
     assert_eq!(said.commands(0, Version::V3), []);
     for _ in 0..2 {
@@ -757,7 +758,7 @@ fn a_ping_that_crosses_ours_makes_no_v2_of_a_v3_client() {
 }
 
 proptest! {
-    /// Any bytes: no panic, the same frames however they are cut, and what is decoded is what came.
+    /// Checks that any bytes decode without a panic, to the same frames however they are split.
     #[test]
     fn any_bytes(bytes: Vec<u8>, chunk in 1..20usize) {
         let (whole, cut) = (decode(&bytes, bytes.len(), 64), decode(&bytes, chunk, 64));

@@ -1,35 +1,38 @@
-//! The PROXY protocol header, receiving side.
+//! Parsing of the PROXY protocol header.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// First bytes of a version 2 header.
 pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest header of version 1, bytes.
+/// Length of the longest header of version 1, bytes.
 const MAX_TEXT: usize = 107;
 const TEXT_START: &[u8] = b"PROXY ";
-/// Signature, version and command, family and protocol, and the length of the rest.
+/// Length of the fixed part of a version 2 header: signature, version and command, family and
+/// protocol, length of the rest.
 const BINARY_START: usize = 16;
 
-/// What a header says.
+/// Parsed header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Who is behind the connection; `None` when it is the sender itself, or somebody without an
-    /// IP address.
+    /// Addresses of the connection behind this one.
+    ///
+    /// `None` if the sender speaks for itself, or for a client without an IP address.
     pub addresses: Option<Addresses>,
-    /// Its length, bytes: at most 65,551. What stands behind the addresses of version 2 need not
-    /// have been there to be read; it is to be skipped.
+    /// Length of the header, bytes, at most 65,551.
+    ///
+    /// Bytes behind the addresses of version 2 may not have arrived yet; they are to be skipped.
     pub len: usize,
 }
 
-/// The two ends of the connection that the sender has accepted.
+/// Both ends of the connection that the sender has accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
     pub client: SocketAddr,
-    /// Where the client connected to.
+    /// Address that the client connected to.
     pub server: SocketAddr,
 }
 
-/// Why bytes are no header.
+/// Reason for which bytes are not a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("no PROXY protocol header")]
@@ -38,8 +41,9 @@ pub enum Error {
     Malformed,
 }
 
-/// Reads the header that `bytes` begin with. `None` when all of them belong to one of which more is
-/// needed: 107 bytes are always enough.
+/// Parses the header at the start of `bytes`.
+///
+/// Returns `None` while more bytes are needed; 107 bytes are always enough.
 pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Error> {
     if begins(bytes, TEXT_START) {
         parse_text(bytes)
@@ -50,7 +54,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Error> {
     }
 }
 
-/// Whether `bytes` begin as `start` does, as far as they go.
+/// Returns whether one of `bytes` and `start` is a prefix of the other.
 fn begins(bytes: &[u8], start: &[u8]) -> bool {
     let len = bytes.len().min(start.len());
     // invariant: `len` is that of the shorter.
@@ -73,7 +77,7 @@ fn parse_text(bytes: &[u8]) -> Result<Option<Header>, Error> {
     let mut words = line.ok_or(Error::Malformed)?.split(' ');
     let len = end + 2;
     let is_v4 = match words.next() {
-        // Whatever follows is to be ignored.
+        // The rest of the line is to be ignored.
         Some("UNKNOWN") => {
             let addresses = None;
             return Ok(Some(Header { addresses, len }));
@@ -117,7 +121,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, Error> {
     };
     let [.., command, family, high, low] = start;
     let len = BINARY_START + usize::from(u16::from_be_bytes([high, low]));
-    // Behind LOCAL anything may stand, to be skipped.
+    // The bytes after a LOCAL command are to be skipped.
     let nobody = Header {
         addresses: None,
         len,
@@ -137,7 +141,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, Error> {
     }
 }
 
-/// A header with two addresses of `N` bytes and their ports.
+/// Parses a header with two addresses of `N` bytes and their ports.
 fn binary_addresses<const N: usize>(
     bytes: &[u8],
     len: usize,
@@ -164,7 +168,7 @@ fn binary_addresses<const N: usize>(
 }
 
 impl Addresses {
-    /// IPv4-mapped addresses count as IPv4.
+    /// Creates a pair of addresses; IPv4-mapped addresses become IPv4.
     fn new(client: (IpAddr, u16), server: (IpAddr, u16)) -> Self {
         let canonical = |(ip, port): (IpAddr, u16)| SocketAddr::new(ip.to_canonical(), port);
         Self {
@@ -191,13 +195,14 @@ mod tests {
         }
     }
 
-    /// A version 2 header.
+    /// Builds a version 2 header.
     fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let len = u16::try_from(rest.len()).unwrap().to_be_bytes();
         [&SIGNATURE[..], &[command, family], &len, rest].concat()
     }
 
-    /// Fed whole, with more behind it, and cut at each byte. The first `needed` tell all of it.
+    /// Checks a header parsed whole, with more bytes behind it, and cut at each byte; the first
+    /// `needed` bytes are enough.
     #[track_caller]
     fn reads_from(header: &[u8], needed: usize, addresses: Option<Addresses>) {
         let len = header.len();
@@ -242,7 +247,7 @@ mod tests {
         reads(&binary(0x21, 0, b""), None);
         // A Unix socket.
         reads_from(&binary(0x21, 0x31, &[b'x'; 216]), BINARY_START, None);
-        // Whatever family it says.
+        // With any family.
         for family in 0..=0xff {
             let local = binary(0x20, family, b"whatever");
             reads_from(&local, BINARY_START, None);
@@ -342,7 +347,7 @@ mod tests {
         fn nothing_panics(bytes: Vec<u8>, start in 0..3) {
             let starts = [&b""[..], TEXT_START, &SIGNATURE];
             let whole = [starts[start as usize], &bytes].concat();
-            // Enough to tell.
+            // Enough bytes for a result.
             let enough = &whole[..whole.len().min(MAX_TEXT)];
             prop_assert_eq!(parse(enough), parse(&whole));
             prop_assert!(enough.len() < MAX_TEXT || parse(enough) != Ok(None));

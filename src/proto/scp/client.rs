@@ -1,17 +1,17 @@
-//! The client's side of a handshake: what it remembers of its session.
+//! Client side of the handshake.
 
 use super::message::{NewRequest, NewResponse, ResumeRequest};
 use super::{Error, Secret};
 use crate::crypto::{Dialect, public_key, shared_secret};
 
-/// A request for a new session that has not been answered.
+/// State of a request for a new session that has not been answered.
 #[derive(Debug)]
 pub struct Hello {
     private: u64,
     dialect: Dialect,
 }
 
-/// Proves to the server, time and again, whose its session is.
+/// Proof of ownership of a session, for each resume.
 #[derive(Debug)]
 pub struct Ticket {
     id: u32,
@@ -20,7 +20,9 @@ pub struct Ticket {
 }
 
 impl Hello {
-    /// The request for a new session. `private` is a fresh random key.
+    /// Creates the request for a new session.
+    ///
+    /// `private` is a fresh random key.
     pub fn new(
         private: u64,
         dialect: Dialect,
@@ -57,8 +59,9 @@ impl Ticket {
         self.secret
     }
 
-    /// The next resume, after `received` bytes of the stream. Each call uses up one index, so
-    /// that a request lost on the way does not spoil the one after it.
+    /// Creates the next resume request, after `received` bytes of the stream.
+    ///
+    /// Each call uses up one index, so that a request lost on the way does not invalidate the next.
     pub fn resume(&mut self, received: u64) -> ResumeRequest {
         self.index += 1;
         let received = received as u32;

@@ -1,4 +1,4 @@
-//! The text of the four handshake messages.
+//! Text of the four handshake messages.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -11,14 +11,14 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::{Error, record};
 use crate::crypto::{hashkey, is_public_key};
 
-/// What a client opens a connection with.
+/// Message that opens a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     New(NewRequest),
     Resume(ResumeRequest),
 }
 
-/// `0\n<public>\n[target[\n[flags[\nmore…]]]]`
+/// Request for a new session: `0\n<public>\n[target[\n[flags[\nmore…]]]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRequest {
     pub public: u64,
@@ -28,52 +28,54 @@ pub struct NewRequest {
     pub extra: Extra,
 }
 
-/// Further lines of a handshake, in one piece and as they came. Of one that was received the first
-/// [`MAX_LINES`](Self::MAX_LINES) are kept, whole.
+/// Further lines of a handshake, unparsed.
+///
+/// Of a received message the first [`MAX_LINES`](Self::MAX_LINES) lines are kept, whole.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Extra(Option<Box<[u8]>>);
 
-/// `id\nindex\nreceived\n<hmac>`
+/// Request to resume a session: `id\nindex\nreceived\n<hmac>`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumeRequest {
     pub id: u32,
-    /// Grows with each resume of a session, from 1.
+    /// Number of the resume, which grows with each resume of a session, from 1.
     pub index: u32,
-    /// Bytes the client has of the stream, modulo 2^32.
+    /// Number of bytes the client has received, modulo 2^32.
     pub received: u32,
     /// Hash of the first three lines, which `hmac` signs.
     pub(super) sum: [u8; 8],
     pub(super) hmac: [u8; 8],
 }
 
-/// `id\n<public>`
+/// Answer to a [`NewRequest`]: `id\n<public>`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewResponse {
     pub id: u32,
     pub public: u64,
 }
 
-/// `received\nCODE`
+/// Answer to a [`ResumeRequest`]: `received\nCODE`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumeResponse {
-    /// Bytes the server has of the stream, modulo 2^32; 0 unless the code is [`Code::Ok`].
+    /// Number of bytes the server has received, modulo 2^32; 0 unless the code is [`Code::Ok`].
     pub received: u32,
     pub code: Code,
 }
 
-/// The result of a resume. On the wire it is the bare number: clients compare it to `200` or
-/// parse it as an integer.
+/// Result of a resume.
+///
+/// The wire has the bare number: clients compare it to `200` or parse it as an integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     Ok = 200,
     Malformed = 400,
-    /// The hmac is not that of the session.
+    /// The hmac does not match the session.
     Unauthorized = 401,
-    /// The index has been used.
+    /// The index was already used.
     Expired = 403,
-    /// No such session, or it has ended.
+    /// The session does not exist or has ended.
     NotFound = 404,
-    /// The bytes to resend are no longer there.
+    /// The bytes to resend are no longer kept.
     NotAcceptable = 406,
     NetworkError = 501,
 }
@@ -90,10 +92,11 @@ impl Request {
 }
 
 impl NewRequest {
-    /// The longest target that fits in a record, whatever the flags, without further lines; bytes.
+    /// Length of the longest target that fits in a record with any flags and no further lines,
+    /// bytes.
     pub const MAX_TARGET: usize = record::MAX_LEN - "0\nAQAAAAAAAAA=\n\n4294967295".len();
 
-    /// Everything after the line of the id.
+    /// Parses the lines after the id.
     fn parse(text: &[u8]) -> Result<Self, Error> {
         let mut text = Some(text.strip_suffix(b"\n").unwrap_or(text));
         let mut line = || {
@@ -124,7 +127,7 @@ impl NewRequest {
 }
 
 impl Extra {
-    /// The most lines that are kept of a message.
+    /// Limit of lines kept of a message.
     pub const MAX_LINES: usize = 32;
 
     fn first_of(text: &[u8]) -> Self {
@@ -134,7 +137,7 @@ impl Extra {
         Self(Some(text[..end.map_or(text.len(), |(at, _)| at)].into()))
     }
 
-    /// The lines, what is no UTF-8 in them replaced.
+    /// Returns the lines; bytes that are not UTF-8 are replaced.
     pub fn lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let lines = self.0.iter().flat_map(|text| text.split(|&b| b == b'\n'));
         lines.map(String::from_utf8_lossy)
@@ -189,7 +192,7 @@ impl ResumeRequest {
         })
     }
 
-    /// The three lines that are signed.
+    /// Returns the three lines that the hmac signs.
     pub(super) fn signed(id: u32, index: u32, received: u32) -> String {
         format!("{id}\n{index}\n{received}\n")
     }
@@ -221,7 +224,9 @@ impl Display for NewResponse {
 }
 
 impl ResumeResponse {
-    /// What stands behind the number of the code is ignored: other servers write `200 OK`.
+    /// Parses a response.
+    ///
+    /// Text behind the number of the code is ignored: other servers write `200 OK`.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let (received, code) = split_line(text);
         let code = code.ok_or(Error::Malformed("one line"))?;
@@ -272,7 +277,9 @@ impl Display for Code {
     }
 }
 
-/// Go's encoder pads; clients written by hand have left it out.
+/// Base64 engine that takes input with and without padding.
+///
+/// Go's encoder pads; some hand-written clients do not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -291,7 +298,9 @@ fn decode_8(text: &[u8]) -> Result<[u8; 8], Error> {
         .map_err(|_| Error::Malformed("base64 of the wrong size"))
 }
 
-/// A key longer than 8 bytes counts with its first 8.
+/// Decodes a public key.
+///
+/// Of a key longer than 8 bytes the first 8 count.
 fn decode_key(text: &[u8]) -> Result<u64, Error> {
     let bytes = BASE64
         .decode(text)
@@ -311,7 +320,7 @@ fn split_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
 }
 
 fn number<T: FromStr>(digits: &[u8], what: &'static str) -> Result<T, Error> {
-    // Rust would take a sign, which the wire does not have.
+    // Rust's parser takes a sign, which the wire does not have.
     digits
         .iter()
         .all(u8::is_ascii_digit)

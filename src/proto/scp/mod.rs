@@ -1,9 +1,9 @@
 //! scp, the stable connection protocol of goscon.
 //!
 //! A connection opens with one record from each side: the client asks for a new session or to
-//! resume one, the server answers. After that it is a raw stream of RC4 bytes. [`record`] frames
-//! those messages, [`message`] is their text, [`client`] and [`server`] are what each side
-//! remembers of a session to prove, or to check, whose it is.
+//! resume one, the server answers. After that the connection is a raw stream of RC4 bytes.
+//! [`record`] frames the messages and [`message`] parses and writes their text. [`client`] and
+//! [`server`] hold the state by which each side proves, or checks, the owner of a session.
 //!
 //! Wire facts: the sources of ejoy/goscon (Go) and lvzixun/sconn_client (Lua).
 
@@ -14,10 +14,10 @@ pub mod server;
 
 use crate::crypto::{Dialect, Rc4, hmac64};
 
-/// Flag bit of a new session: the server does not tell the upstream who the client is.
+/// Flag bit of a new session: the server does not announce the client to the upstream.
 pub const FLAG_NO_ANNOUNCEMENT: u32 = 0x1;
 
-/// Why a message of the peer is refused.
+/// Reason for which a message of the peer is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("record of {0} bytes, a handshake takes at most {max}", max = record::MAX_LEN)]
@@ -27,7 +27,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable label for logs and metrics.
+    /// Returns a stable label for logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::TooLong(_) => "record_too_long",
@@ -36,7 +36,7 @@ impl Error {
     }
 }
 
-/// What both sides of a session know and nobody else: it keys the ciphers and signs resumes.
+/// Shared secret of a session, which keys the ciphers and signs resumes.
 #[derive(Clone, Copy)]
 pub struct Secret {
     secret: [u8; 8],
@@ -51,7 +51,7 @@ impl Secret {
         }
     }
 
-    /// The cipher of one direction; both directions start from the same key.
+    /// Returns the cipher of one direction; both directions start from the same key.
     pub fn cipher(&self) -> Rc4 {
         let mut key = [0; 32];
         for (part, n) in key.chunks_exact_mut(8).zip(0u64..) {
@@ -71,8 +71,9 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// The count that a peer reports modulo 2^32, as the 64-bit count it must be: at most `ours`,
-/// and less than 2^32 behind it. `None` if no such count exists.
+/// Converts a count that a peer reports modulo 2^32 to 64 bits.
+///
+/// The result is at most `ours` and less than 2^32 below it; `None` if no such count exists.
 pub fn widen(reported: u32, ours: u64) -> Option<u64> {
     ours.checked_sub((ours as u32).wrapping_sub(reported).into())
 }

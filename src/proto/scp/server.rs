@@ -1,4 +1,4 @@
-//! The server's side of a handshake: what it remembers of a session.
+//! Server side of the handshake.
 
 use subtle::ConstantTimeEq;
 
@@ -6,7 +6,7 @@ use super::message::{Code, NewRequest, ResumeRequest};
 use super::{Error, Secret};
 use crate::crypto::{Dialect, public_key, shared_secret};
 
-/// Decides whose a session is when somebody comes to resume it.
+/// Owner of a session as the server knows it, against which resumes are checked.
 #[derive(Debug)]
 pub struct Owner {
     secret: Secret,
@@ -15,8 +15,9 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The owner of a new session, and the public key to answer with. `private` is a fresh random
-    /// key.
+    /// Creates the owner of a new session; returns it with the public key for the answer.
+    ///
+    /// `private` is a fresh random key.
     pub fn accept(
         request: &NewRequest,
         private: u64,
@@ -36,8 +37,9 @@ impl Owner {
         self.secret
     }
 
-    /// Whether the request comes from the owner and is no replay. Changes nothing: a resume may
-    /// still fail for other reasons.
+    /// Checks that a request comes from the owner and is not a replay.
+    ///
+    /// Changes nothing: a resume may still fail for other reasons.
     pub fn check(&self, request: &ResumeRequest) -> Result<(), Code> {
         let hmac = self.secret.sign(request.sum);
         if !bool::from(hmac.ct_eq(&request.hmac)) {
@@ -49,12 +51,12 @@ impl Owner {
         }
     }
 
-    /// Whether no later resume has been accepted since.
+    /// Returns whether no later resume has been accepted.
     pub fn is_latest(&self, request: &ResumeRequest) -> bool {
         self.index == request.index
     }
 
-    /// Notes that the resume was accepted: its index, and all before it, are used.
+    /// Records an accepted resume, which uses up its index and all before it.
     pub fn accepted(&mut self, request: &ResumeRequest) {
         self.index = request.index;
     }

@@ -1,4 +1,4 @@
-//! Held against the recorded values and messages of the original.
+//! Tests against the recorded values and messages of the original.
 
 use std::borrow::Cow;
 
@@ -144,7 +144,7 @@ fn forms_of_a_new_request() {
     let extra = vec!["1.2".to_owned(), "gzip".to_owned()];
     assert_eq!(parse("game\n3\n1.2\ngzip"), (Some("game".into()), 3, extra));
     assert_eq!(parse("\n\n\n").2, [""]);
-    // Of many lines the first are kept, whole.
+    // Of too many lines the first are kept, whole.
     let long = "x".repeat(3000);
     let many = parse(&format!("\n\n{long}{}", "\n\n1".repeat(50))).2;
     assert_eq!(
@@ -153,7 +153,7 @@ fn forms_of_a_new_request() {
     );
     assert_eq!(parse(&format!("\n\n{}", "\n".repeat(32))).2.len(), 32);
     assert_eq!(parse(&format!("\n\n{}", "\n".repeat(31))).2.len(), 31);
-    // The first 8 of more bytes count, padding may be missing.
+    // Of a longer key the first 8 bytes count; padding may be missing.
     for key in ["AQAAAAAAAAA", "AQAAAAAAAAAFBQ==", "AQAAAAAAAAAFBQ"] {
         let request = Request::parse(format!("0\n{key}").as_bytes());
         assert!(matches!(request, Ok(Request::New(n)) if n.public == 1));
@@ -216,7 +216,7 @@ fn foreign_responses() {
     }
 }
 
-/// Both sides against each other, in both dialects.
+/// Checks both sides against each other, in both dialects.
 #[test]
 fn a_session_and_its_resumes() {
     for dialect in [Dialect::Current, Dialect::Legacy] {

@@ -1,27 +1,27 @@
-//! The client's side of a handshake: what it remembers of its session.
+//! Client side of the handshake.
 
 use super::message::{Counts, NewRequest, NewResponse, Proof, ResumeRequest, ResumeResponse};
 use super::{Error, Secret, Version};
 use crate::crypto::{Rc4, public_key, shared_secret};
 
-/// A request for a new session that has not been answered.
+/// State of a request for a new session that has not been answered.
 #[derive(Debug)]
 pub struct Hello {
     private: u64,
 }
 
-/// A session that the server has opened.
+/// Session that the server has opened.
 #[derive(Debug)]
 pub struct Opened {
     pub ticket: Ticket,
-    /// The ciphers of an encrypted session.
+    /// Cipher of an encrypted session, for bytes from the server; `outgoing` is for bytes to it.
     pub incoming: Rc4,
     pub outgoing: Rc4,
-    /// In version 2 sent before anything else.
+    /// Proof to be sent before any payload, in version 2.
     pub proof: Option<Proof>,
 }
 
-/// Proves to the server, time and again, whose its session is.
+/// Proof of ownership of a session, for each resume.
 #[derive(Debug)]
 pub struct Ticket {
     version: Version,
@@ -30,7 +30,9 @@ pub struct Ticket {
 }
 
 impl Hello {
-    /// The request for a new session. `private` is a fresh random key.
+    /// Creates the request for a new session.
+    ///
+    /// `private` is a fresh random key.
     pub fn new(private: u64, version: Version) -> (NewRequest, Self) {
         let public = public_key(private);
         (NewRequest { version, public }, Self { private })
@@ -72,7 +74,7 @@ impl Ticket {
         self.version
     }
 
-    /// A resume after the `counts` of this side.
+    /// Creates a resume request with the `counts` of this side.
     pub fn resume(&self, counts: Counts) -> ResumeRequest {
         ResumeRequest {
             version: self.version,
@@ -82,7 +84,7 @@ impl Ticket {
         }
     }
 
-    /// What the response wants to be sent before anything else, in version 2.
+    /// Returns the answer to a response's challenge, to be sent before any payload; version 2 only.
     pub fn prove(&self, response: &ResumeResponse) -> Option<Proof> {
         let challenge = response.challenge?.get().to_le_bytes();
         Some(self.secret.mac(&challenge))

@@ -1,32 +1,34 @@
-//! What goes over the wire before the payload.
+//! Messages of the handshake.
 
 use std::num::NonZeroU64;
 
 use super::{Error, Version};
 
-/// The longest request: a resume of version 2, bytes.
+/// Length of the longest request, a resume of version 2, bytes.
 pub const MAX_REQUEST: usize = 41;
-/// What clients of version 1 send behind the 16 bytes of a new request, all of it zero.
+/// Length of the zero bytes that clients of version 1 send behind the 16 bytes of a new request.
 pub const PADDING: usize = 24;
-/// What a client answers a challenge with.
+/// Answer of a client to a challenge.
 pub type Proof = [u8; 16];
 
-/// First byte of a connection in version 2.
+/// First byte of a new request in version 2; [`RESUME`] is that of a resume.
 const NEW: u8 = 0x00;
 const RESUME: u8 = 0xff;
 
-/// What a client opens a connection with.
+/// Message that opens a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     New(NewRequest),
     Resume(ResumeRequest),
 }
 
+/// Request for a new session.
+///
 /// In version 1 without its [`PADDING`], which not all clients send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewRequest {
     pub version: Version,
-    /// Not 0.
+    /// Public key, not 0.
     pub public: u64,
 }
 
@@ -38,23 +40,24 @@ pub struct ResumeRequest {
     pub(super) mac: [u8; 16],
 }
 
-/// How far one side of a session got.
+/// Byte counts of one side of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// Payload bytes handed to connections, delivered or not.
+    /// Number of payload bytes handed to connections, delivered or not.
     pub sent: u64,
-    /// Payload bytes received.
+    /// Number of payload bytes received.
     pub received: u64,
 }
 
-/// What the client has to answer to in version 2; `None` is version 1. Never 0: that is how a
-/// refusal looks.
+/// Challenge to the client in version 2; `None` in version 1.
+///
+/// Never 0, as a refusal has 0 there.
 pub type Challenge = Option<NonZeroU64>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewResponse {
     pub public: u64,
-    /// The id, encrypted by the cipher of the server's direction.
+    /// Session id, encrypted by the cipher of the server's direction.
     pub sealed_id: [u8; 8],
     pub challenge: Challenge,
 }
@@ -65,21 +68,23 @@ pub struct ResumeResponse {
     pub challenge: Challenge,
 }
 
-/// How a server of version 2 refuses a request of either kind; one of version 1 just closes.
+/// Refusal of a request of either kind in version 2; a server of version 1 just closes.
 pub const REFUSED: [u8; response_len(Version::V2)] = [0; response_len(Version::V2)];
 
 impl Request {
-    /// How many bytes, at least, are missing from the request that begins with `bytes`; 0 when it
-    /// is complete. `only` is the version that is taken, or `None` for either.
+    /// Returns how many bytes, at least, are missing from the request at the start of `bytes`.
     ///
-    /// A request of version 1 begins with the id, which is 0 for a new session; one of version 2
-    /// with `00` or `FF`. Seven more zero bytes after a `00` mean version 1: the odds that they
-    /// are part of a public key are 2^-56.
+    /// Returns 0 when the request is complete. `only` is the accepted version, or `None` for
+    /// either.
+    ///
+    /// A request of version 1 begins with the id, which is 0 for a new session; a request of
+    /// version 2 begins with `00` or `FF`. Seven more zero bytes after a `00` mean version 1: the
+    /// odds that they are part of a public key are 2^-56.
     pub fn missing(bytes: &[u8], only: Option<Version>) -> usize {
         Self::len(bytes, only).saturating_sub(bytes.len())
     }
 
-    /// The length of a request, as far as its first bytes tell.
+    /// Returns the length of a request, as far as its first bytes determine it.
     fn len(bytes: &[u8], only: Option<Version>) -> usize {
         let id = bytes.first_chunk().map(|id| u64::from_le_bytes(*id));
         let version = only.or(match (bytes.first(), id) {
@@ -93,12 +98,14 @@ impl Request {
             (Some(Version::V2), _) if bytes.first() == Some(&RESUME) => 41,
             (Some(Version::V1), Some(1..)) => 40,
             (Some(Version::V1), _) => 16,
-            // Also the least that a request of either version has.
+            // Also the length of the shortest request of either version.
             (Some(Version::V2) | None, _) => 9,
         }
     }
 
-    /// Reads a request. `Ok(None)` while bytes are missing; those behind it are left alone.
+    /// Parses a request; `Ok(None)` while bytes are missing.
+    ///
+    /// Bytes behind the request are ignored.
     pub fn parse(bytes: &[u8], only: Option<Version>) -> Result<Option<Self>, Error> {
         if let (Some(Version::V2), Some(&first)) = (only, bytes.first())
             && !matches!(first, NEW | RESUME)
@@ -133,7 +140,7 @@ impl Request {
 }
 
 impl NewRequest {
-    /// As it is sent, padding included.
+    /// Encodes the request, padding included.
     pub fn to_bytes(self) -> Vec<u8> {
         let public = self.public.to_le_bytes();
         match self.version {
@@ -145,7 +152,7 @@ impl NewRequest {
 }
 
 impl ResumeRequest {
-    /// From the 40 bytes that both versions have in common.
+    /// Parses the 40 bytes that both versions have in common.
     fn parse(version: Version, bytes: &[u8]) -> Self {
         Self {
             version,
@@ -164,7 +171,7 @@ impl ResumeRequest {
         [first, &Self::signed(self.id, self.counts), &self.mac].concat()
     }
 
-    /// What the MAC covers.
+    /// Returns the bytes that the MAC covers.
     pub(super) fn signed(id: u64, counts: Counts) -> [u8; 24] {
         let mut bytes = [0; 24];
         // invariant: 8 and 16 bytes are 24.
@@ -175,8 +182,9 @@ impl ResumeRequest {
 }
 
 impl Counts {
-    /// Whether the two ends of one session can be there: neither has received more than the other
-    /// has sent.
+    /// Returns whether the counts of both ends are consistent.
+    ///
+    /// Neither end may have received more than the other has sent.
     pub fn fit(self, other: Self) -> bool {
         self.received <= other.sent && other.received <= self.sent
     }
@@ -197,7 +205,7 @@ impl Counts {
     }
 }
 
-/// The length of either response, bytes.
+/// Returns the length of either response, bytes.
 pub const fn response_len(version: Version) -> usize {
     match version {
         Version::V1 => 16,
@@ -206,8 +214,9 @@ pub const fn response_len(version: Version) -> usize {
 }
 
 impl NewResponse {
-    /// Reads the response of a version. `Ok(None)` while bytes are missing; those behind it are
-    /// left alone.
+    /// Parses a response; `Ok(None)` while bytes are missing.
+    ///
+    /// Bytes behind the response are ignored.
     pub fn parse(bytes: &[u8], version: Version) -> Result<Option<Self>, Error> {
         let Some((bytes, challenge)) = parse_response(bytes, version)? else {
             return Ok(None);
@@ -234,8 +243,9 @@ impl NewResponse {
 }
 
 impl ResumeResponse {
-    /// Reads the response of a version. `Ok(None)` while bytes are missing; those behind it are
-    /// left alone.
+    /// Parses a response; `Ok(None)` while bytes are missing.
+    ///
+    /// Bytes behind the response are ignored.
     pub fn parse(bytes: &[u8], version: Version) -> Result<Option<Self>, Error> {
         let response = parse_response(bytes, version)?;
         Ok(response.map(|(bytes, challenge)| Self {
@@ -255,7 +265,7 @@ impl ResumeResponse {
     }
 }
 
-/// The two fields that each response has, and the challenge.
+/// Parses the 16 bytes that both responses have, and the challenge.
 fn parse_response(bytes: &[u8], version: Version) -> Result<Option<([u8; 16], Challenge)>, Error> {
     let Some(bytes) = bytes.get(..response_len(version)) else {
         return Ok(None);
@@ -275,8 +285,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array_at(bytes, at))
 }
 
+/// Copies `N` bytes from position `at`.
+///
 /// # Panics
-/// If the bytes are not all there: callers have checked the length.
+/// If fewer bytes are there; callers have checked the length.
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     // invariant: callers have checked the length.
     *bytes[at..].first_chunk().expect("a checked length")

@@ -16,11 +16,11 @@
 //! | refused, server | closes | 24 zero bytes, then closes |
 //! | proof, client | | MD5(challenge, key) |
 //!
-//! A resume of version 1 proves itself by counts alone: whoever recorded one can send it again as
-//! long as the counts still fit. That is what the challenge of version 2 is for.
+//! A resume of version 1 is protected by its counts alone: a recorded resume can be sent again as
+//! long as the counts still fit. The challenge of version 2 prevents that.
 //!
-//! [`message`] is what goes over the wire, [`client`] and [`server`] are what each side remembers
-//! of a session to prove, or to check, whose it is.
+//! [`message`] parses and writes the messages. [`client`] and [`server`] hold the state by which
+//! each side proves, or checks, the owner of a session.
 //!
 //! Wire facts: the sources and the recorded sessions of funny/snet (Go, C#).
 
@@ -32,15 +32,15 @@ use md5::{Digest, Md5};
 
 use crate::crypto::Rc4;
 
-/// Which of the two wire formats.
+/// Version of the wire format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     V1,
-    /// With a challenge to the client, since 2018.
+    /// Version with a challenge to the client, since 2018.
     V2,
 }
 
-/// Why a message of the peer is refused.
+/// Reason for which a message of the peer is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("public key of zero")]
@@ -56,7 +56,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable label for logs and metrics.
+    /// Returns a stable label for logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -65,8 +65,7 @@ impl Error {
     }
 }
 
-/// What both sides of a session know and nobody else: it keys the ciphers, signs resumes and
-/// answers challenges.
+/// Shared secret of a session, which keys the ciphers, signs resumes and answers challenges.
 #[derive(Clone, Copy)]
 pub struct Secret([u8; 8]);
 
@@ -75,13 +74,14 @@ impl Secret {
         Self(shared.to_le_bytes())
     }
 
-    /// The cipher of one direction; both start from the same key.
+    /// Returns the cipher of one direction; both directions start from the same key.
     pub fn cipher(&self) -> Rc4 {
         Rc4::new(&self.0)
     }
 
-    /// The cipher of the direction from server to client, in which the id of the session is
-    /// always sent first, and that id: encrypted if it was plain, plain if it was encrypted.
+    /// Returns the cipher from server to client, behind the session id that is always sent first.
+    ///
+    /// Also returns the id, encrypted if it was plain and plain if it was encrypted.
     fn cipher_past_id(&self, mut id: [u8; 8]) -> (Rc4, [u8; 8]) {
         let mut cipher = self.cipher();
         cipher.apply(&mut id);
@@ -103,8 +103,9 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Whether a server may give an id away. One whose lowest byte is `00` or `FF` would make a resume
-/// of version 1 look like version 2.
+/// Returns whether a server may assign an id.
+///
+/// With a lowest byte of `00` or `FF` a resume of version 1 would look like version 2.
 pub fn is_unambiguous(id: u32) -> bool {
     !matches!(id.to_le_bytes()[0], 0x00 | 0xff)
 }

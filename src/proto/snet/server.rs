@@ -1,4 +1,4 @@
-//! The server's side of a handshake: what it remembers of a session.
+//! Server side of the handshake.
 
 use std::num::NonZeroU64;
 
@@ -8,7 +8,7 @@ use super::message::{NewRequest, NewResponse, Proof, ResumeRequest};
 use super::{Error, Secret, Version};
 use crate::crypto::{Rc4, public_key, shared_secret};
 
-/// Decides whose a session is when somebody comes to resume it.
+/// Owner of a session as the server knows it, against which resumes are checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner {
     version: Version,
@@ -16,19 +16,21 @@ pub struct Owner {
     public: u64,
 }
 
-/// Why a session is not resumed. The peer is not told: a server just closes, in version 2 after
-/// 24 zero bytes.
+/// Reason for which a session is not resumed.
+///
+/// The peer is not told: a server just closes, in version 2 after 24 zero bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("no such session")]
     NotFound,
-    /// A recorded resume of version 2 would need no challenge in version 1.
+    /// The request is of another version than the session.
+    ///
+    /// Otherwise a recorded resume of version 2 could be sent in version 1, without a challenge.
     #[error("it speaks another version")]
     OtherVersion,
     #[error("wrong MAC")]
     Unauthorized,
-    /// Received here is what the client never sent, or the other way round, or the bytes to
-    /// resend are gone.
+    /// The counts of both sides do not fit, or the bytes to resend are no longer kept.
     #[error("the counts do not fit")]
     NotAcceptable,
     #[error("wrong answer to the challenge")]
@@ -36,7 +38,9 @@ pub enum Refusal {
 }
 
 impl Owner {
-    /// The owner of a new session. `private` is a fresh random key.
+    /// Creates the owner of a new session.
+    ///
+    /// `private` is a fresh random key.
     pub fn accept(request: &NewRequest, private: u64) -> Result<Self, Error> {
         let shared = shared_secret(private, request.public).ok_or(Error::ZeroKey)?;
         Ok(Self {
@@ -46,13 +50,15 @@ impl Owner {
         })
     }
 
-    /// The ciphers of an encrypted session: of what the client sends, and of what it gets.
+    /// Returns the ciphers of an encrypted session: from the client, and to the client.
     pub fn ciphers(&self) -> (Rc4, Rc4) {
         let (outgoing, _) = self.secret.cipher_past_id([0; 8]);
         (self.secret.cipher(), outgoing)
     }
 
-    /// The answer to the request. The challenge, fresh and random, is sent in version 2.
+    /// Creates the answer to the request.
+    ///
+    /// `challenge` is fresh and random, and is sent in version 2 only.
     pub fn answer(&self, id: u64, challenge: NonZeroU64) -> NewResponse {
         let (_, sealed_id) = self.secret.cipher_past_id(id.to_le_bytes());
         NewResponse {
@@ -62,13 +68,15 @@ impl Owner {
         }
     }
 
-    /// The challenge in an answer: `challenge` in version 2, none in version 1.
+    /// Returns the challenge for an answer: `challenge` in version 2, `None` in version 1.
     pub fn challenge(&self, challenge: NonZeroU64) -> Option<NonZeroU64> {
         (self.version == Version::V2).then_some(challenge)
     }
 
-    /// Whether the request comes from somebody who has, or has listened to, the owner. In version
-    /// 1 that is all there is.
+    /// Checks the version and the MAC of a request.
+    ///
+    /// The request comes from the owner, or repeats one that the owner has sent. In version 1 there
+    /// is no further proof.
     pub fn check(&self, request: &ResumeRequest) -> Result<(), Refusal> {
         let mac = self
             .secret
@@ -82,7 +90,7 @@ impl Owner {
         }
     }
 
-    /// Whether the proof comes from the owner, here and now.
+    /// Checks that a proof answers `challenge`, and so comes from the owner now.
     pub fn check_proof(&self, challenge: NonZeroU64, proof: &Proof) -> Result<(), Refusal> {
         let expected = self.secret.mac(&challenge.get().to_le_bytes());
         if bool::from(expected.ct_eq(proof)) {
@@ -94,7 +102,7 @@ impl Owner {
 }
 
 impl Refusal {
-    /// A stable label for logs and metrics.
+    /// Returns a stable label for logs and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::NotFound => "not_found",

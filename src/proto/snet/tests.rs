@@ -1,4 +1,4 @@
-//! Held against the recorded sessions of the original.
+//! Tests against the recorded sessions of the original.
 
 use std::num::NonZeroU64;
 
@@ -18,7 +18,7 @@ fn hex(digits: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(pair).collect()
 }
 
-/// A recorded session.
+/// Recorded session.
 struct Recording {
     version: Version,
     value: Value,
@@ -55,12 +55,12 @@ impl Recording {
         Core::new(
             encrypt.then_some(incoming),
             encrypt.then_some(outgoing),
-            // Of ours only half may be in flight.
+            // Only half of our replay buffer may be in flight.
             2 * limit,
         )
     }
 
-    /// All bytes of one side on one connection.
+    /// Returns all bytes of one side on one connection.
     fn bytes(&self, connection: u64, from: &str) -> Vec<u8> {
         let pieces = self.value["stream"].as_array().unwrap().iter();
         pieces
@@ -69,7 +69,7 @@ impl Recording {
             .collect()
     }
 
-    /// What one side's program wrote before and after the cut.
+    /// Returns what one side's program wrote before and after the cut.
     fn script(&self, side: &str) -> (Vec<u8>, Vec<u8>) {
         let lines = self.value["script"].as_array().unwrap().iter();
         let lines: Vec<&str> = lines.map(|line| line.as_str().unwrap()).collect();
@@ -84,13 +84,13 @@ impl Recording {
     }
 }
 
-/// Takes the first `len` bytes away.
+/// Removes and returns the first `len` bytes.
 fn take(bytes: &mut Vec<u8>, len: usize) -> Vec<u8> {
     let rest = bytes.split_off(len);
     std::mem::replace(bytes, rest)
 }
 
-/// What `core` puts on a connection that takes `len` bytes.
+/// Returns the bytes `core` sends over a connection that takes `len` bytes.
 fn put(core: &mut Core, len: usize) -> Vec<u8> {
     let (a, b) = core.unsent();
     let bytes: Vec<u8> = a.iter().chain(b).copied().take(len).collect();
@@ -98,8 +98,9 @@ fn put(core: &mut Core, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Our server and our client, each in the place of the original's, byte for byte: what one side
-/// recorded is fed to the other, and what that says must be what was recorded.
+/// Checks our server and our client, each in the place of the original's, byte for byte.
+///
+/// The recorded bytes of one side are fed to the other, which must produce the recorded answer.
 #[test]
 fn recorded_sessions() {
     for recording in recordings() {
@@ -190,7 +191,7 @@ fn recorded_sessions() {
     }
 }
 
-/// Reads a request as a connection would, with what comes after it in the way.
+/// Parses a request in steps, as from a connection with further bytes behind it.
 fn read(mut wire: &[u8], only: Option<Version>, step: usize) -> (Result<Request, Error>, usize) {
     let whole = wire.len();
     let mut bytes = Vec::new();
@@ -240,8 +241,8 @@ fn to_bytes(request: Request) -> Vec<u8> {
     }
 }
 
-/// Whole, split at each byte and byte by byte, alone and before other bytes: a request is the
-/// same, and no more is read than belongs to it.
+/// Checks that a request parses the same whole, split at each byte and byte by byte, alone and
+/// before other bytes.
 #[test]
 fn requests_in_pieces() {
     for request in requests() {
@@ -314,7 +315,7 @@ fn requests_that_no_version_takes() {
     ] {
         assert_eq!(Request::parse(bytes, only), Err(error));
     }
-    // Seven zero bytes after the first: with version 1 at the door that is what it is.
+    // Seven zero bytes after the first: version 1, where that is accepted.
     let mut wire = [0; 16];
     wire[8] = 5;
     let new = |version, public| Ok(Some(Request::New(NewRequest { version, public })));
@@ -340,7 +341,7 @@ fn answers_that_are_refusals() {
         NewResponse::parse(&[0; 16], Version::V1),
         Err(Error::ZeroKey)
     );
-    // A session that has moved nothing looks like that in version 1.
+    // In version 1 a session that has moved nothing looks like this.
     let counts = Counts {
         sent: 0,
         received: 0,

@@ -1,4 +1,4 @@
-//! The core against a plain byte vector, with cuts at every point.
+//! Tests of the core against a plain byte vector, with cuts at every point.
 
 use std::collections::VecDeque;
 
@@ -11,30 +11,33 @@ use crate::proto::snet::message::{Counts, ResumeResponse};
 
 const LIMIT: usize = 512;
 
-/// One direction: a sending core, a connection that queues and may be cut, a receiving core.
-/// What a connection holds comes in two parts, as with TCP: bytes not acknowledged, and bytes
-/// that the receiver's system has acknowledged but the receiver has not read.
+/// Model of one direction: a sending core, a connection that queues and may be cut, a receiving
+/// core.
+///
+/// As with TCP, a connection holds unacknowledged bytes, and bytes that the receiver's system has
+/// acknowledged and the receiver has not read.
 struct Link {
     sender: Core,
     receiver: Core,
     unacknowledged: VecDeque<u8>,
     unread: VecDeque<u8>,
-    /// How the receiver's count reaches the sender, which has sent as much as the second number.
+    /// Encoding of the receiver's count on the wire; the second argument is the sender's sent
+    /// count.
     wire: Wire,
-    /// All that was ever pushed, and all that ever arrived.
+    /// All bytes ever pushed; `arrived` has all bytes ever received.
     model: Vec<u8>,
     arrived: Vec<u8>,
     memory: Arc<Memory>,
-    /// What is acknowledged may have been forgotten early.
+    /// Flag that acknowledged bytes may have been dropped early.
     forgetful: bool,
 }
 
 type Wire = fn(u64, u64) -> Option<u64>;
 
-/// The low 32 bits.
+/// Encoding of scp: the low 32 bits.
 const SCP: Wire = |received, sent| widen(received as u32, sent);
 
-/// All 64 bits, beside the count of what the receiver has sent itself.
+/// Encoding of snet: all 64 bits, with the receiver's own sent count.
 const SNET: Wire = |received, _| {
     let counts = Counts { sent: 0, received };
     let response = ResumeResponse {
@@ -53,11 +56,11 @@ enum Step {
     Acknowledge(usize),
     Read(usize),
     Confirm,
-    /// There is too little memory, or no more.
+    /// Memory becomes short, or plentiful again.
     Short(bool),
     Shrink,
-    /// The receiver tells what it has and reads up to this many bytes more, then the connection
-    /// is lost.
+    /// The receiver reports its count and reads up to this many bytes more, then the connection is
+    /// lost.
     Cut(usize),
 }
 
@@ -74,7 +77,7 @@ impl Link {
         sender.confirmed = start;
         receiver.received = start;
         let memory = Arc::new(Memory::new());
-        // Of another buffer.
+        // One byte of another buffer.
         memory.resized(0, 1);
         Self {
             sender: sender.within(memory.clone()),
@@ -104,7 +107,7 @@ impl Link {
                 self.sender.handed(len);
             }
             Step::Acknowledge(len) => {
-                // A receiver whose buffer is half the replay buffer.
+                // The receive buffer is half the replay buffer.
                 let space = LIMIT / 2 - self.unread.len();
                 let len = len.min(self.unacknowledged.len()).min(space);
                 self.unread.extend(self.unacknowledged.drain(..len));
@@ -131,7 +134,7 @@ impl Link {
                 let received = (self.wire)(told, self.sender.sent()).unwrap();
                 assert_eq!(received, told);
                 if self.forgetful && self.sender.can_resume(received).is_err() {
-                    // Said, and not papered over.
+                    // The loss is reported, not hidden.
                     assert!(received < self.sender.confirmed);
                     return;
                 }
@@ -152,7 +155,8 @@ impl Link {
     }
 
     fn drain(&mut self) {
-        // Each round moves all that may be in flight, and repeats after a cut are no more.
+        // Each round moves all bytes that may be in flight; repeats after a cut are no more than
+        // that.
         for _ in 0..3 {
             for step in [Step::Hand, Step::Acknowledge, Step::Read] {
                 self.step(step(LIMIT));
@@ -175,7 +179,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The same, and memory comes and goes.
+/// Generates the steps of [`steps`], with memory that becomes short and plentiful.
 fn short_steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => steps(),
@@ -191,8 +195,8 @@ fn wire() -> impl Strategy<Value = Wire> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Every cut resumes and no byte is lost, doubled or reordered, also where the counts on the
-    /// wire wrap.
+    /// Checks that every cut resumes and no byte is lost, doubled or reordered, also where the
+    /// counts on the wire wrap.
     #[test]
     fn no_byte_is_lost(
         start in prop_oneof![Just(0), (1u64 << 32) - 2000..1 << 32],
@@ -206,7 +210,8 @@ proptest! {
         link.drain();
     }
 
-    /// Nor is any for lack of memory; but those who have not read all may not come back.
+    /// Checks that no byte is lost when memory is short; a peer with unread bytes may fail to
+    /// resume.
     #[test]
     fn no_byte_is_lost_for_lack_of_memory(
         start in prop_oneof![Just(0), (1u64 << 32) - 2000..1 << 32],
@@ -223,7 +228,7 @@ proptest! {
         assert_eq!(memory.used(), 1);
     }
 
-    /// A cut after each single byte of a transfer.
+    /// Checks a cut after each byte of a transfer.
     #[test]
     fn cut_at_every_byte(
         wire in wire(),
@@ -297,7 +302,7 @@ fn without_memory_it_goes_on_with_what_it_has() {
     assert_eq!(small.push(&[1; 100]), 100);
     assert_eq!(memory.used(), 32 * 1024 + 256);
     memory.set_limit(Some(20_000));
-    // Nobody grows by much. Of what is there, half is for what is not confirmed.
+    // No buffer grows by much. Half of each buffer is for unconfirmed bytes.
     assert_eq!((large.room(), small.room()), (0, 412));
     for core in [&mut large, &mut small] {
         core.handed(core.unsent_len() as usize);
@@ -307,7 +312,7 @@ fn without_memory_it_goes_on_with_what_it_has() {
     let mut new = core();
     assert_eq!(new.push(&[1; 1000]), 512);
     assert_eq!(new.replay_memory(), 512);
-    // All is confirmed, so nothing has to stay.
+    // All bytes are confirmed, so none need be kept.
     large.shrink();
     assert_eq!((large.replay_memory(), memory.used()), (0, 768));
     assert!(!memory.is_short());

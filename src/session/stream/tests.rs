@@ -1,4 +1,4 @@
-//! Two streams against each other, over pipes that the tests hand out.
+//! Tests of two streams against each other, over pipes that the tests hand out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::crypto::Rc4;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A connection whose system acknowledges all it takes, and what of that has been seen to be there.
+/// Connection whose system acknowledges all bytes, with the bytes that were counted as unread.
 struct Pipe(Mutex<(DuplexStream, BytesMut)>);
 
 impl Pipe {
@@ -40,7 +40,7 @@ impl Connection for Pipe {
     fn unread(&self) -> usize {
         let (pipe, seen) = &mut *self.0.lock().unwrap();
         loop {
-            // Whatever the scheduler has let the task read before.
+            // Not limited by the scheduler's budget for reads of this task.
             let mut reading = std::pin::pin!(unconstrained(pipe.read_buf(seen)));
             match reading
                 .as_mut()
@@ -89,7 +89,7 @@ impl AsyncWrite for Pipe {
 
 type End = (Stream<Pipe>, Handle<Pipe>);
 
-/// Both ends of a session over a pipe that holds `space` bytes in each direction.
+/// Creates both ends of a session over a pipe that holds `space` bytes in each direction.
 fn session(space: usize, replay: usize) -> (End, End) {
     let cipher = || Some(Rc4::new(b"the same on both ends"));
     let (a, b) = duplex(space);
@@ -100,7 +100,7 @@ fn session(space: usize, replay: usize) -> (End, End) {
     (end(a), end(b))
 }
 
-/// Does what a handshake does: both ends tell each other how far they got.
+/// Resumes as a handshake would: both ends exchange their received counts.
 async fn resume(a: &Handle<Pipe>, b: &Handle<Pipe>, space: usize) {
     let (near, far) = duplex(space);
     let (at_a, at_b) = (a.offer().await.unwrap(), b.offer().await.unwrap());
@@ -119,13 +119,14 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Both have a full replay buffer of lost bytes, and a connection that holds one byte: each sends
-/// again what the other lacks while it reads what it lacks itself.
+/// Checks that both ends resend a full replay buffer over a connection that holds one byte.
+///
+/// Each end sends what the other lacks while it reads what it lacks itself.
 #[tokio::test(start_paused = true)]
 async fn both_ends_resend_everything_at_once() {
     const REPLAY: usize = 128 * 1024;
     for space in [1, 7, 4096] {
-        // Half of it waits in the pipe, acknowledged and unread, the other half behind it.
+        // Half of the bytes wait in the pipe, acknowledged and unread, the other half behind them.
         let ((mut a, to_a), (mut b, to_b)) = session(REPLAY / 2, REPLAY);
         let sent = pattern(3 * REPLAY);
         for (stream, handle) in [(&mut a, &to_a), (&mut b, &to_b)] {
@@ -157,7 +158,7 @@ async fn both_ends_resend_everything_at_once() {
     }
 }
 
-/// Who has sent a request and awaits the answer need not do more for it to be sent again.
+/// Checks that an end that only reads resends a lost request.
 #[tokio::test(start_paused = true)]
 async fn a_reader_resends() {
     let ((mut a, to_a), (mut b, to_b)) = session(1, 1024);
@@ -188,7 +189,7 @@ async fn a_reader_resends() {
     assert_eq!(answer, b"answer");
 }
 
-/// An offer stops nothing, and what moves after it is neither lost nor doubled.
+/// Checks that bytes moved after an offer are neither lost nor doubled.
 #[tokio::test(start_paused = true)]
 async fn the_session_goes_on_after_an_offer() {
     let ((mut a, to_a), (mut b, to_b)) = session(64, 1024);
@@ -226,8 +227,8 @@ async fn an_offer_that_is_dropped_changes_nothing() {
     assert_eq!(a.resumes(), 0);
 }
 
-/// What has been delivered counts as received although nobody has read it; it takes no memory as
-/// long as the connection lives.
+/// Checks that unread delivered bytes count as received, and as memory only after the connection is
+/// lost.
 #[tokio::test(start_paused = true)]
 async fn an_offer_counts_what_was_delivered() {
     const MUCH: usize = UNREAD as usize;
@@ -243,7 +244,7 @@ async fn an_offer_counts_what_was_delivered() {
         .unwrap();
     b.drive(tokio::task::yield_now()).await.unwrap();
     assert_eq!((b.resumes(), b.held(), b.memory()), (1, 2 * MUCH, 2 * MUCH));
-    // As long as that much is unread no connection is left behind that has delivered more.
+    // With that many unread bytes, no connection that has delivered more is replaced.
     a.write_all(&sent[2 * MUCH..]).await.unwrap();
     let mut second = std::pin::pin!(to_b.offer());
     let waiting = b.drive(tokio::time::timeout(MINUTE, &mut second)).await;
@@ -254,21 +255,22 @@ async fn an_offer_counts_what_was_delivered() {
     assert_eq!(second.await.unwrap().received(), sent.len() as u64);
     assert!(read(&mut b, rest + 2).await == sent[len..]);
     assert_eq!((b.held(), b.memory()), (0, 0));
-    // Nor does it count any more when the first of its offers is taken.
+    // Nor do the bytes count when the first offer is attached.
     let (_near, far) = duplex(64);
     first.attach(Pipe::new(far), 0).unwrap();
     b.drive(tokio::task::yield_now()).await.unwrap();
     assert_eq!((b.resumes(), b.held()), (2, 0));
 }
 
-/// A peer that has no connection gets one, whatever is unread: the reader may be waiting for it.
+/// Checks that a peer without a connection gets one whatever is unread, as the reader may wait for
+/// it.
 #[tokio::test(start_paused = true)]
 async fn a_peer_without_a_connection_never_waits() {
     let ((mut a, to_a), (mut b, to_b)) = session(4096, 64 * 1024);
     let sent = pattern(3 * LOST * 10);
     for part in sent.chunks(10) {
         a.write_all(part).await.unwrap();
-        // This end finds that it has lost its connection.
+        // This end notices that its connection is lost.
         b.lose_connection();
         assert!(b.connection().is_none());
         b.drive(a.drive(resume(&to_a, &to_b, 4096)))
@@ -281,7 +283,7 @@ async fn a_peer_without_a_connection_never_waits() {
     assert!(read(&mut b, sent.len()).await == sent);
 }
 
-/// Lost connections with little in them are not too many.
+/// Checks how many lost connections with few unread bytes are kept.
 #[tokio::test(start_paused = true)]
 async fn so_many_lost_connections_are_kept() {
     let ((mut a, to_a), (mut b, to_b)) = session(4096, 64 * 1024);
@@ -297,8 +299,9 @@ async fn so_many_lost_connections_are_kept() {
     assert!(read(&mut b, sent.len()).await == sent);
 }
 
-/// However often its connection is cut and however much each has acknowledged, a reader that waits
-/// loses nothing; nor does the session end while its peer tries to come back.
+/// Checks that a late reader loses no byte of several lost connections.
+///
+/// The session does not end while its peer tries to resume.
 #[tokio::test(start_paused = true)]
 async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
     const EACH: usize = UNREAD as usize / 2 + 1;
@@ -335,7 +338,7 @@ async fn what_each_connection_delivered_is_kept_for_a_late_reader() {
     assert_eq!(memory.used(), 0);
 }
 
-/// While there is too little memory one connection is left behind, and no further one.
+/// Checks that one lost connection is kept while memory is short, and no further one.
 #[tokio::test(start_paused = true)]
 async fn without_memory_little_is_left_behind() {
     let memory = Arc::new(Memory::new());
@@ -358,8 +361,7 @@ async fn without_memory_little_is_left_behind() {
     assert_eq!(offer.await.unwrap().received(), 6);
 }
 
-/// A connection that breaks under a writer has delivered what it has delivered, however much the
-/// task has done before, and whatever becomes of the session.
+/// Checks that bytes delivered before a failed write are read, whether or not the session resumes.
 #[tokio::test(start_paused = true)]
 async fn what_came_before_a_failed_write() {
     const MUCH: usize = UNREAD as usize;
@@ -396,7 +398,7 @@ async fn what_came_before_a_failed_write() {
     }
 }
 
-/// Whatever it reads, a session that ends takes what is left of it before it tells how far it got.
+/// Checks that a finishing session reads lost connections before it reports its received count.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_finishes_counts_what_was_left_behind() {
     let ((mut a, to_a), (mut b, to_b)) = session(1024, 1024);
@@ -444,8 +446,7 @@ async fn of_two_connections_the_last_wins() {
     assert_eq!(a.resumes(), 2);
 }
 
-/// While the peer proves who it is, the session sends so much over its old connection that the
-/// peer can no longer be served.
+/// Checks an attach that comes after the bytes the peer lacks were dropped.
 #[tokio::test(start_paused = true)]
 async fn an_offer_that_came_too_late() {
     let ((mut a, to_a), (mut b, _)) = session(4096, 1024);
@@ -459,7 +460,7 @@ async fn an_offer_that_came_too_late() {
     let mut rest = Vec::new();
     assert_eq!(far.read_to_end(&mut rest).await.unwrap(), 0, "closed");
     assert_eq!(a.resumes(), 0);
-    // Without a connection there is none afterwards either, and the handle says so.
+    // A session without a connection still has none afterwards, and the handle reports that.
     let offer = to_a.offer();
     let offer = a.drive(offer).await.unwrap().unwrap();
     let received = offer.sent();
@@ -476,7 +477,7 @@ async fn an_offer_that_came_too_late() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Two streams, each with a reader and a writer, that are cut at any time.
+    /// Checks two streams, each with a reader and a writer, that are cut at any time.
     #[test]
     fn no_byte_is_lost(
         len in 1usize..20_000,
@@ -500,7 +501,7 @@ proptest! {
                     written.unwrap();
                     assert!(arrived == sent);
                     to.flush().await.unwrap();
-                    // What this end has yet to send again is sent by reading.
+                    // Reading also sends the bytes that this end has to send again.
                     (from.read(&mut [0]).await, to)
                 })
             };
@@ -509,14 +510,14 @@ proptest! {
                 for _ in 0..steps {
                     tokio::task::yield_now().await;
                 }
-                // The one that comes back has lost its connection, the other may not know.
+                // The resuming end has lost its connection; the other end may not have noticed.
                 to_a.cut();
                 if cut_both {
                     to_b.cut();
                 }
                 resume(&to_a, &to_b, space).await;
             }
-            // The streams outlive their bytes; paused time passes once nothing is left to do.
+            // The streams outlive their bytes; paused time advances once no task is ready.
             tokio::time::sleep(Duration::from_secs(1)).await;
             for end in &ends {
                 assert!(!end.is_finished(), "both wait for more");
@@ -541,7 +542,7 @@ async fn a_session_gives_memory_back_when_it_is_asked() {
     assert_eq!((to_a.spare().bytes, memory.used()), (0, 0));
     a.write_all(&pattern(20_000)).await.unwrap();
     assert_eq!((to_a.spare().bytes, memory.used()), (32_768, 32_768));
-    // Whether it has a connection or not; but what is to be sent again stays.
+    // With and without a connection; bytes to be sent again stay.
     for away in [false, true] {
         if away {
             to_a.cut();
@@ -569,7 +570,7 @@ async fn a_session_gives_memory_back_when_it_is_asked() {
     assert!(to_a.spare().bytes > 0, "it can be asked again");
 }
 
-/// A connection whose peer acknowledges nothing, and which breaks when it is told to.
+/// Connection whose peer acknowledges nothing, and which breaks when its flag is set.
 struct Stuck(Arc<AtomicBool>);
 
 impl Connection for Stuck {

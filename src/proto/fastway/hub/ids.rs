@@ -1,9 +1,9 @@
-//! Ids: how they are given out and looked up.
+//! Assignment of ids, and maps by id.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// The next id that is not taken; 0 is none.
+/// Returns the next id that is not taken; 0 is not an id.
 pub(super) fn next_id(last: &mut u32, is_taken: impl Fn(u32) -> bool) -> u32 {
     loop {
         *last = last.wrapping_add(1);
@@ -16,8 +16,9 @@ pub(super) fn next_id(last: &mut u32, is_taken: impl Fn(u32) -> bool) -> u32 {
 pub(super) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 pub(super) type IdSet = HashSet<u32, BuildHasherDefault<IdHasher>>;
 
-/// For ids that no attacker chooses (we give most of them out, and servers have proven who they
-/// are): one multiplication.
+/// Hasher for ids that no attacker chooses; one multiplication.
+///
+/// The gateway assigns most ids, and servers, which choose their own, are authenticated.
 #[derive(Debug, Default)]
 pub(super) struct IdHasher(u64);
 

@@ -1,4 +1,4 @@
-//! The gateway's side, for all endpoints at once.
+//! Protocol of the gateway, for all endpoints.
 
 mod ids;
 mod words;
@@ -10,18 +10,19 @@ pub use words::{Cause, Dial, Event, Identity, Refusal, Role};
 
 use super::{Command, Error, Frame, Version};
 
-/// Connection ids that a v1 endpoint may have asked for and not dialled with.
+/// Limit of connection ids that a v1 endpoint has asked for and not dialled with.
 const MAX_OPENED: usize = 1024;
 
-/// All endpoints of a gateway and the virtual connections between them: a state machine without
-/// I/O. `P` is what the caller knows an endpoint by, `C` what it knows a virtual connection by.
+/// State machine of all endpoints of a gateway and their virtual connections, without I/O.
 ///
-/// An endpoint [joins](Self::join), then its frames go to [`receive`](Self::receive) and its
-/// silences to [`idle`](Self::idle), until it [leaves](Self::leave); an error of either is reason
-/// to make it leave. Dials are returned for the caller to decide, with
-/// [`connect`](Self::connect) or [`refuse`](Self::refuse), those of one endpoint in their order: an
-/// endpoint may know by nothing else which dial an answer belongs to. What comes of all that is
-/// emitted as [`Event`]s, which must reach the endpoints in their order.
+/// `P` is the caller's handle of an endpoint, `C` its context of a virtual connection.
+///
+/// An endpoint [joins](Self::join). Then its frames go to [`receive`](Self::receive) and its
+/// silences to [`idle`](Self::idle), until it [leaves](Self::leave); after an error of either the
+/// caller makes it leave. Dials are returned for the caller to decide, with
+/// [`connect`](Self::connect) or [`refuse`](Self::refuse). Those of one endpoint are decided in
+/// order, as the order may be all that tells an endpoint which dial an answer belongs to. Results
+/// are emitted as [`Event`]s, which must reach the endpoints in order.
 ///
 /// ```text
 ///            v1: New             Dial            connect
@@ -39,7 +40,7 @@ pub struct Hub<P, C> {
     last_connection: u32,
 }
 
-/// An endpoint that has joined. Never the same for two.
+/// Key of an endpoint that has joined, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Peer(u64);
 
@@ -50,28 +51,28 @@ struct Member<P> {
     id: u32,
     version: Version,
     known: Known,
-    /// Silent since it was last looked at, and pinged for that.
+    /// Flag that the endpoint was pinged and has been silent since.
     pinged: bool,
-    /// Pings that it has not answered, whatever else it has said since.
+    /// Number of pings without an answer, whatever else the endpoint has sent since.
     unanswered: u32,
     max_connections: usize,
     connections: IdSet,
     opened: IdSet,
 }
 
-/// What is known of a version.
+/// Certainty about the version of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
-    /// All.
+    /// The version is known.
     Certain,
-    /// It is not v1.
+    /// The version is not v1.
     NotFirst,
     Nothing,
 }
 
 #[derive(Debug)]
 enum Connection<C> {
-    /// By a v1 endpoint that has not dialled yet, or waits for an answer.
+    /// Opened by a v1 endpoint that has not dialled yet, or waits for an answer.
     Opened {
         by: Peer,
         dialled: bool,
@@ -83,16 +84,16 @@ enum Connection<C> {
 struct Link<C> {
     dialler: Peer,
     dialled: Peer,
-    /// Payload bytes from the dialler.
+    /// Number of payload bytes from the dialling end.
     received: u64,
-    /// Payload bytes to it.
+    /// Number of payload bytes to the dialling end.
     sent: u64,
     context: C,
 }
 
 #[cfg(test)]
 impl Peer {
-    /// The one that joined as number `n`, from 1.
+    /// Returns the key of the endpoint that joined as number `n`, from 1.
     pub(super) fn nth(n: u64) -> Self {
         Self(n)
     }
@@ -113,8 +114,9 @@ impl<P, C> Default for Hub<P, C> {
 }
 
 impl<P, C> Hub<P, C> {
-    /// Takes an endpoint in; returns it with its id. A server whose id is taken replaces the one
-    /// that has it, which leaves.
+    /// Adds an endpoint; returns its key and id.
+    ///
+    /// A server whose id is taken replaces the older server, which leaves.
     pub fn join(
         &mut self,
         identity: Identity,
@@ -161,8 +163,9 @@ impl<P, C> Hub<P, C> {
         (peer, id)
     }
 
-    /// Takes in a frame of an endpoint. Frames of one that has left, because it was replaced, say,
-    /// do nothing.
+    /// Handles a frame of an endpoint.
+    ///
+    /// Frames of an endpoint that has left, for example because it was replaced, do nothing.
     pub fn receive(
         &mut self,
         peer: Peer,
@@ -179,7 +182,9 @@ impl<P, C> Hub<P, C> {
         }
     }
 
-    /// An endpoint has been silent for the idle interval. v1 and v2 are pinged first.
+    /// Handles the silence of an endpoint for the idle interval.
+    ///
+    /// v1 and v2 endpoints are pinged first; the error is for those silent again, and for v3.
     pub fn idle(
         &mut self,
         peer: Peer,
@@ -189,8 +194,8 @@ impl<P, C> Hub<P, C> {
             return Ok(());
         };
         if member.known != Known::Certain {
-            // A v3 client should have pinged, and would be lost now; one that never pings may not
-            // bear to be pinged either, but looks like v2.
+            // A v3 client should have pinged and would be lost now. A client that never pings may
+            // not expect pings either, but looks like v2.
             member.version = Version::V2;
         }
         if member.version == Version::V3 || std::mem::replace(&mut member.pinged, true) {
@@ -201,8 +206,10 @@ impl<P, C> Hub<P, C> {
         Ok(())
     }
 
-    /// Connects the two ends of a dial; `to` is the id that it was found to mean. Returns the
-    /// connection's id. If it cannot be, the dial is refused, and `context` comes back.
+    /// Connects the two ends of a dial; returns the id of the connection.
+    ///
+    /// `to` is the id that the dialled id was found to mean. If the connection cannot be made, the
+    /// dial is refused and `context` comes back.
     pub fn connect(
         &mut self,
         peer: Peer,
@@ -243,7 +250,8 @@ impl<P, C> Hub<P, C> {
             context,
         };
         self.connections.insert(conn, Connection::Linked(link));
-        // An endpoint finds its dial by the id that it dialled, whatever that was found to mean.
+        // An endpoint finds its dial by the id that it dialled, not by the id that was found for
+        // it.
         let remote = dial.to;
         let accept = Command::Accept { conn, remote };
         let connect = Command::Connect { conn, remote: from };
@@ -278,14 +286,16 @@ impl<P, C> Hub<P, C> {
         member.send(refuse, emit);
     }
 
-    /// An endpoint is gone, and with it all its virtual connections. `None` if it was already.
+    /// Removes an endpoint and all its virtual connections; returns its handle.
+    ///
+    /// Returns `None` if the endpoint had already left.
     pub fn leave(&mut self, peer: Peer, emit: &mut impl FnMut(Event<'_, P, C>)) -> Option<P> {
         let member = self.members.remove(&peer)?;
         let ids = match member.role {
             Role::Client => &mut self.clients,
             Role::Server => &mut self.servers,
         };
-        // Its successor may have it already.
+        // A successor may already have the id.
         if ids.get(&member.id) == Some(&peer) {
             ids.remove(&member.id);
         }
@@ -305,7 +315,9 @@ impl<P, C> Hub<P, C> {
         Some(member.handle)
     }
 
-    /// Who gets a frame of an endpoint: `None` for a command, and for data of no connection.
+    /// Returns the endpoint that a frame goes to.
+    ///
+    /// Returns `None` for a command, and for data of no connection.
     pub fn destination(&self, peer: Peer, frame: &Frame) -> Option<&P> {
         let Some(Connection::Linked(link)) = self.connections.get(&frame.conn()) else {
             return None;
@@ -317,13 +329,13 @@ impl<P, C> Hub<P, C> {
         self.members.get(&other).map(|member| &member.handle)
     }
 
-    /// How many virtual connections an endpoint has.
+    /// Returns the number of virtual connections of an endpoint.
     pub fn connections_of(&self, peer: Peer) -> usize {
         let member = self.members.get(&peer);
         member.map_or(0, |member| member.connections.len())
     }
 
-    /// The endpoints of a kind from an id on, in their order: id, handle, virtual connections.
+    /// Returns the endpoints of a kind from an id on, in order: id, handle, number of connections.
     pub fn endpoints(&self, role: Role, from: u32) -> impl Iterator<Item = (u32, &P, usize)> {
         let ids = self.ids(role);
         ids.range(from..).filter_map(|(&id, peer)| {
@@ -332,12 +344,12 @@ impl<P, C> Hub<P, C> {
         })
     }
 
-    /// How many endpoints of a kind there are.
+    /// Returns the number of endpoints of a kind.
     pub fn count(&self, role: Role) -> usize {
         self.ids(role).len()
     }
 
-    /// How many virtual connections there are.
+    /// Returns the number of virtual connections.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
@@ -367,7 +379,7 @@ impl<P, C> Hub<P, C> {
             }
             Some(_) => return Err(Error::NotItsOwn(conn)),
             None => {
-                // It may be on its way when the other end closes.
+                // The frame may have been sent before the close of the other end arrived.
                 if let Some(member) = self.members.get(&peer) {
                     member.send(Command::Close { conn }, emit);
                 }
@@ -449,7 +461,7 @@ impl<P, C> Hub<P, C> {
         }
     }
 
-    /// One end wants no more of a connection. Both are told.
+    /// Closes a connection at the request of one end, and tells both.
     fn close(
         &mut self,
         peer: Peer,
@@ -482,7 +494,7 @@ impl<P, C> Hub<P, C> {
         Ok(())
     }
 
-    /// An end of a connection hears that it is over.
+    /// Tells an end of a connection that the connection is closed.
     fn unlink(&mut self, end: Peer, conn: u32, emit: &mut impl FnMut(Event<'_, P, C>)) {
         if let Some(member) = self.members.get_mut(&end) {
             member.connections.remove(&conn);
@@ -490,7 +502,7 @@ impl<P, C> Hub<P, C> {
         }
     }
 
-    /// Whether a dial is still wanted: a v1 endpoint can close what it dials.
+    /// Returns whether a dial is still wanted, as a v1 endpoint can close what it dials.
     fn stands(&self, dial: &Dial) -> bool {
         dial.conn.is_none_or(|conn| {
             matches!(
@@ -511,7 +523,7 @@ impl<P> Member<P> {
         });
     }
 
-    /// Tells v1 from the others by the first command. What it is of those, its pings show.
+    /// Tells v1 from v2 and v3 by the first command; pings tell v2 from v3 later.
     fn learn(&mut self, body: &[u8]) -> Result<(), Error> {
         if self.known == Known::Nothing {
             match Version::of_first(body)? {

@@ -1,81 +1,83 @@
-//! What a hub is told and what it says.
+//! Inputs and events of a hub.
 
 use bytes::Bytes;
 
 use crate::proto::fastway::Version;
 
-/// One of the two kinds of endpoints; each kind has ids of its own and dials the other.
+/// Kind of an endpoint; each kind has ids of its own and dials the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     Client,
     Server,
 }
 
-/// What an endpoint is when it joins.
+/// Identity with which an endpoint joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
     Client {
-        /// `None`: found from its first command. Until then, and between v2 and v3, which begin
-        /// alike, it is taken for v3; if it is silent where a v3 client would ping, for v2, unless
-        /// it pings unasked after all.
+        /// Version of the client; `None` to detect it.
+        ///
+        /// Until its first command, and between v2 and v3, which begin alike, the client counts as
+        /// v3. If it is silent where a v3 client would ping, it counts as v2, unless it pings
+        /// unasked later.
         version: Option<Version>,
-        /// How many virtual connections it may have when it dials one more; 0 is no limit.
+        /// Limit of virtual connections for a client that dials one more; 0 for no limit.
         max_connections: usize,
     },
-    /// With the id of its handshake.
+    /// Server with the id of its handshake.
     Server { version: Version, id: u32 },
 }
 
-/// A dial to be decided.
+/// Dial that the caller has to accept or refuse.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Dial {
-    /// Id of the endpoint that dials.
+    /// Id of the dialling endpoint.
     pub from: u32,
-    /// Id that it dials.
+    /// Dialled id.
     pub to: u32,
-    /// The connection it opened for that; v1 only.
+    /// Id of the connection that was opened for the dial; v1 only.
     pub(super) conn: Option<u32>,
 }
 
-/// Something to be done.
+/// Event for the caller to act on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a, P, C> {
-    /// An endpoint gets a frame.
+    /// A frame is to be sent to an endpoint.
     Frame { to: &'a P, frame: Bytes },
     /// Another endpoint has taken the id of this one, which has left.
     Replaced { peer: &'a P },
-    /// A virtual connection is over.
+    /// A virtual connection has ended.
     Ended {
         connection: C,
-        /// Payload bytes from the end that dialled.
+        /// Number of payload bytes from the dialling end.
         received: u64,
-        /// Payload bytes to it.
+        /// Number of payload bytes to the dialling end.
         sent: u64,
         cause: Cause,
     },
 }
 
-/// Why a virtual connection is over.
+/// Cause of the end of a virtual connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The end that dialled has closed it.
+    /// The dialling end has closed the connection.
     Closed,
-    /// The end that was dialled has closed it.
+    /// The dialled end has closed the connection.
     RemoteClosed,
-    /// The physical connection of the end that dialled is gone.
+    /// The physical connection of the dialling end is lost.
     Lost,
-    /// The physical connection of the end that was dialled is gone.
+    /// The physical connection of the dialled end is lost.
     RemoteLost,
 }
 
-/// Why a dial gave no virtual connection.
+/// Reason for which a dial gave no virtual connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nobody has the id.
+    /// No endpoint has the id.
     Unknown,
-    /// The one who dials has as many connections as it may.
+    /// The dialling endpoint has reached its limit of connections.
     TooMany,
-    /// The one who dials has left, or closed what it had opened.
+    /// The dialling endpoint has left, or has closed the connection it had opened.
     Withdrawn,
 }
 
@@ -89,7 +91,7 @@ impl Role {
 }
 
 impl Cause {
-    /// A stable label for logs, hooks and metrics.
+    /// Returns a stable label for logs, hooks and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -101,7 +103,7 @@ impl Cause {
 }
 
 impl Refusal {
-    /// A stable label for logs, hooks and metrics.
+    /// Returns a stable label for logs, hooks and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unknown => "unknown_id",
