@@ -81,6 +81,8 @@ pub(super) struct Resume<C> {
     pub received: u64,
     /// Number of bytes the peer was told this end has received; the peer continues behind them.
     pub told: u64,
+    /// Last message of the handshake, which goes out before the first byte of the session.
+    pub answer: Vec<u8>,
 }
 
 pub(super) enum Mail<C> {
@@ -217,12 +219,27 @@ impl<C> Offer<C> {
     /// If the session has ended meanwhile, or has sent so much that the bytes the peer lacks are no
     /// longer kept, the connection is closed and nothing else changes.
     pub fn attach(self, connection: C, received: u64) -> Result<u64, NotReplayable> {
+        self.attach_with_answer(connection, received, Vec::new())
+    }
+
+    /// Attaches `connection` as [`attach`](Self::attach) does, and writes `answer` to it first.
+    ///
+    /// `answer` tells the peer the counts of this offer. A peer that has read it sends at once, and
+    /// may be back over another connection in no time: what it has sent counts only if this one is
+    /// attached by then.
+    pub fn attach_with_answer(
+        self,
+        connection: C,
+        received: u64,
+        answer: Vec<u8>,
+    ) -> Result<u64, NotReplayable> {
         self.can_resume(received)?;
         self.mailbox.attached();
         self.mailbox.put(Mail::Attach(Resume {
             connection,
             received,
             told: self.counts.received,
+            answer,
         }));
         Ok(self.counts.sent - received)
     }

@@ -72,6 +72,8 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 pub struct Stream<C> {
     core: Core,
     connection: Option<C>,
+    /// Rest of the handshake's answer, which goes to the connection before anything else.
+    answer: Vec<u8>,
     /// Flag that the connection is lost and kept only to read the bytes it has delivered.
     broken: bool,
     /// Lost connections with unread bytes, oldest first.
@@ -129,6 +131,7 @@ impl<C: Connection> Stream<C> {
         let stream = Self {
             core,
             connection: Some(connection),
+            answer: Vec::new(),
             broken: false,
             replaced: VecDeque::new(),
             promised: 0,
@@ -294,7 +297,11 @@ impl<C: Connection> Stream<C> {
                     self.waiting_offers.retain(|offer| !offer.is_closed());
                     self.waiting_offers.push(reply);
                 }
-                Mail::Attach(resume) => self.attach(resume),
+                Mail::Attach(resume) => {
+                    self.attach(resume);
+                    // The peer gets its answer even if the next mail brings another connection.
+                    let _ = self.poll_hand_over();
+                }
                 Mail::Cut if self.connection().is_none() => {}
                 // Bytes that the peer was told are received must not be lost any more.
                 Mail::Cut if self.promised > self.kept() => self.lose_connection(),
@@ -444,6 +451,7 @@ impl<C: Connection> Stream<C> {
             return;
         }
         let mut last = self.connection.replace(resume.connection);
+        self.answer = resume.answer;
         last.iter_mut().for_each(C::abandon);
         self.broken = false;
         if let Some(connection) = last
@@ -550,6 +558,13 @@ impl<C: Connection> Stream<C> {
             && let Some(connection) = &mut self.connection
         {
             let cx = &mut Context::from_waker(&self.both);
+            if !self.answer.is_empty() {
+                match ready!(Pin::new(connection).poll_write(cx, &self.answer)) {
+                    Ok(0) | Err(_) => self.lose_connection(),
+                    Ok(len) => drop(self.answer.drain(..len)),
+                }
+                continue;
+            }
             let (a, b) = self.core.unsent();
             if a.is_empty() {
                 break;

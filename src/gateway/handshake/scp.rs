@@ -14,7 +14,7 @@ use crate::gateway::state::{Entry, Owner, State};
 use crate::proto::scp::message::{
     self, Code, NewRequest, NewResponse, ResumeRequest, ResumeResponse,
 };
-use crate::proto::scp::{server, widen};
+use crate::proto::scp::{record, server, widen};
 use crate::session::{Core, Offer};
 use crate::sync::Mutex;
 use crate::transport;
@@ -103,7 +103,7 @@ impl Handshake for Scp<'_> {
 
     async fn resume(
         &self,
-        mut connection: transport::Stream,
+        connection: transport::Stream,
         request: ResumeRequest,
     ) -> Result<(), Refused> {
         let (entry, offer, received) = match self.admit(&request).await {
@@ -117,14 +117,13 @@ impl Handshake for Scp<'_> {
             received: offer.received() as u32,
             code: Code::Ok,
         };
-        write_record(&mut connection, response)
-            .await
-            .map_err(Error::from)?;
+        let answer = record::encode(&response.to_string())?;
         let (client, transport) = (connection.peer_addr(), connection.transport());
         let resent = {
-            // Of two accepted resumes the later one stays, whichever was answered first.
+            // Of two accepted resumes the one with the higher index stays.
             let owner = entry.scp().filter(|owner| owner.is_latest(&request));
-            let attached = owner.and_then(|_| offer.attach(connection, received).ok());
+            let attached =
+                owner.and_then(|_| offer.attach_with_answer(connection, received, answer).ok());
             attached.ok_or(Error::ScpRefused(request.id, Code::Expired))?
         };
         self.state

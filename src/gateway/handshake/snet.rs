@@ -129,14 +129,15 @@ impl Handshake for Snet<'_> {
             counts: counts(&offer),
             challenge: owner.challenge(challenge),
         };
-        write_message(&mut connection, &response.to_bytes()).await?;
+        let mut answer = response.to_bytes();
         if response.challenge.is_some() {
+            write_message(&mut connection, &std::mem::take(&mut answer)).await?;
             let proof = read_proof(&mut connection).await?;
             owner.check_proof(challenge, &proof).map_err(failed)?;
         }
         let (client, transport) = (connection.peer_addr(), connection.transport());
         let resent = offer
-            .attach(connection, request.counts.received)
+            .attach_with_answer(connection, request.counts.received, answer)
             .map_err(|_| failed(Refusal::NotAcceptable))?;
         self.state
             .resumed(request.id as u32, self.listener, client, transport, resent);

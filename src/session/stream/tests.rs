@@ -635,3 +635,26 @@ async fn who_waits_for_delivery_finds_out_about_a_break() {
     };
     tokio::time::timeout(MINUTE / 2, noticed).await.unwrap();
 }
+
+/// The peer of a resume may be back over a third connection before anybody has run.
+#[tokio::test]
+async fn an_answer_goes_first_and_what_follows_it_counts() {
+    let ((mut a, to_a), _) = session(4096, 4096);
+    let connection = |near| Pipe::new(near);
+    let (near, mut far) = duplex(4096);
+    let offer = to_a.offer();
+    let offer = a.drive(offer).await.unwrap().unwrap();
+    let told = offer.received();
+    let answer = b"answer".to_vec();
+    offer
+        .attach_with_answer(connection(near), 0, answer)
+        .unwrap();
+    // It has the answer and sends behind it; then it asks anew.
+    far.write_all(b"payload").await.unwrap();
+    let next = a.drive(to_a.offer()).await.unwrap().unwrap();
+    assert_eq!(next.received(), told + 7);
+    a.write_all(b"data").await.unwrap();
+    let mut got = [0; 10];
+    far.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got[..6], b"answer");
+}

@@ -350,7 +350,7 @@ async fn resumes_do_not_get_around_back_pressure() {
     let (gateway, bystander) = watched_gateway(&server).await;
     let mut client = Raw::open(gateway.addr(), Dialect::Current, "\nserver").await;
     let mut connection = server.accept().await;
-    let chunk = vec![0; 60_000];
+    let chunk = vec![0; 65_536];
     loop {
         client.send(&chunk).await;
         let arrived = async {
