@@ -273,11 +273,11 @@ impl Explained {
                 .round_trip
                 .filter(|_| !record.is_away())
                 .map(|time| time.as_secs_f64()),
-            undelivered_bytes: look.undelivered.filter(|_| !record.is_away()),
+            undelivered_bytes: look.unacked.filter(|_| !record.is_away()),
             replay_buffer: look.replay.map(|replay| ReplayView {
                 memory_bytes: replay.memory,
                 kept_bytes: replay.kept,
-                unconfirmed_bytes: replay.unconfirmed,
+                unconfirmed_bytes: replay.unacked,
                 window_bytes: replay.window,
                 unread_bytes: replay.unread,
             }),

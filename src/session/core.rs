@@ -12,8 +12,8 @@ use super::replay::Replay;
 /// Positions count payload bytes of the session, as they are on the wire, from 0. For the bytes to
 /// the peer there are three marks: `confirmed ≤ handed ≤ sent`. Bytes that were
 /// [`push`](Self::push)ed count as sent and wait in the replay buffer. [`unsent`](Self::unsent)
-/// returns the bytes that the connection has yet to take, [`handed`](Self::handed) records that the
-/// connection took some, and [`confirm`](Self::confirm) that the peer's system has acknowledged
+/// returns the bytes that the connection has yet to take, [`written`](Self::written) records that the
+/// connection took some, and [`confirm`](Self::acknowledge) that the peer's system has acknowledged
 /// some.
 ///
 /// The old connection may deliver more bytes after the peer was told how many were received. The
@@ -32,8 +32,8 @@ pub struct Core {
     received: u64,
     repeated: u64,
     replay: Replay,
-    handed: u64,
-    confirmed: u64,
+    written: u64,
+    acked: u64,
     window: usize,
 }
 
@@ -53,8 +53,8 @@ impl Core {
             received: 0,
             repeated: 0,
             replay: Replay::new(replay_limit),
-            handed: 0,
-            confirmed: 0,
+            written: 0,
+            acked: 0,
             window: replay_limit / 2,
         }
     }
@@ -131,7 +131,7 @@ impl Core {
     pub fn room(&self) -> usize {
         self.window
             .min(self.replay.limit() / 2)
-            .saturating_sub((self.sent() - self.confirmed) as usize)
+            .saturating_sub((self.sent() - self.acked) as usize)
     }
 
     /// Encrypts and queues the first bytes of `plain`, as many as there is [`room`](Self::room)
@@ -142,7 +142,7 @@ impl Core {
         let len = plain.len().min(self.room());
         let cipher = &mut self.outgoing;
         self.replay
-            .append(len, self.confirmed, |to, range| match cipher {
+            .append(len, self.acked, |to, range| match cipher {
                 // invariant: the ranges are parts of `0..len`, and `len` is its length at most.
                 Some(cipher) => cipher.apply_to(&plain[range], to),
                 None => to.copy_from_slice(&plain[range]),
@@ -155,35 +155,35 @@ impl Core {
     /// Afterwards a peer cannot resume if its system acknowledged bytes and lost them with the
     /// connection.
     pub fn shrink(&mut self) {
-        self.replay.shrink(self.confirmed);
+        self.replay.shrink(self.acked);
     }
 
     /// Returns the bytes the connection has not taken yet, in two slices.
     pub fn unsent(&self) -> (&[u8], &[u8]) {
-        self.replay.from(self.handed)
+        self.replay.from(self.written)
     }
 
     /// Returns the length of [`unsent`](Self::unsent).
     pub fn unsent_len(&self) -> u64 {
-        self.sent() - self.handed
+        self.sent() - self.written
     }
 
     /// Records that the connection took the first `len` bytes of [`unsent`](Self::unsent).
-    pub fn handed(&mut self, len: usize) {
-        self.handed += len as u64;
-        debug_assert!(self.handed <= self.sent());
+    pub fn written(&mut self, len: usize) {
+        self.written += len as u64;
+        debug_assert!(self.written <= self.sent());
     }
 
     /// Records that the bytes handed to the connection are acknowledged, except the last
-    /// `undelivered`.
-    pub fn confirm(&mut self, undelivered: usize) {
-        let confirmed = self.handed.saturating_sub(undelivered as u64);
-        self.confirmed = self.confirmed.max(confirmed);
+    /// `unacked`.
+    pub fn acknowledge(&mut self, unacked: usize) {
+        let acked = self.written.saturating_sub(unacked as u64);
+        self.acked = self.acked.max(acked);
     }
 
     /// Returns whether all sent bytes are confirmed.
-    pub fn is_confirmed(&self) -> bool {
-        self.confirmed == self.sent()
+    pub fn is_acked(&self) -> bool {
+        self.acked == self.sent()
     }
 
     /// Checks that all bytes a peer lacks can be sent again.
@@ -203,8 +203,8 @@ impl Core {
     /// changes on error.
     pub fn resume(&mut self, received: u64) -> Result<u64, NotReplayable> {
         self.can_resume(received)?;
-        self.handed = received;
-        self.confirmed = received;
+        self.written = received;
+        self.acked = received;
         Ok(self.sent() - received)
     }
 }

@@ -28,7 +28,7 @@ const LOST: usize = 16;
 /// Connection that carries a session.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Returns how many written bytes the peer's system has not acknowledged.
-    fn undelivered(&self) -> usize;
+    fn unacked(&self) -> usize;
 
     /// Returns whether the peer has closed or lost the connection.
     ///
@@ -190,7 +190,7 @@ impl<C: Connection> Stream<C> {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
             if self.core.room() < self.core.window() / 2 {
-                self.confirm();
+                self.acknowledge();
             }
             if self.core.room() > 0 {
                 self.look = FIRST_LOOK;
@@ -307,7 +307,7 @@ impl<C: Connection> Stream<C> {
                 Mail::Cut if self.promised > self.kept() => self.lose_connection(),
                 Mail::Cut => self.detach(false),
                 Mail::Shrink => {
-                    self.confirm();
+                    self.acknowledge();
                     self.core.shrink();
                 }
                 Mail::Refused(refusal) => self.give_up(refusal),
@@ -359,9 +359,9 @@ impl<C: Connection> Stream<C> {
     }
 
     /// Records how many bytes the peer's system has acknowledged.
-    fn confirm(&mut self) {
-        if let Some(undelivered) = self.connection().map(C::undelivered) {
-            self.core.confirm(undelivered);
+    fn acknowledge(&mut self) {
+        if let Some(unacked) = self.connection().map(C::unacked) {
+            self.core.acknowledge(unacked);
         }
     }
 
@@ -434,7 +434,7 @@ impl<C: Connection> Stream<C> {
 
     /// Handles the end of the connection, which ends a session that has delivered all bytes.
     fn closed_by_peer(&mut self, clean: bool) {
-        let delivered = |connection: &C| connection.undelivered() == 0;
+        let delivered = |connection: &C| connection.unacked() == 0;
         if clean && self.closing == Closing::Told && self.connection.as_ref().is_some_and(delivered)
         {
             self.finish(End::Eof);
@@ -511,7 +511,7 @@ impl<C: Connection> Stream<C> {
     fn detach(&mut self, clean: bool) {
         if let Some(mut connection) = self.connection.take() {
             if clean {
-                self.core.confirm(connection.undelivered());
+                self.core.acknowledge(connection.unacked());
             }
             connection.abandon();
         }
@@ -532,7 +532,7 @@ impl<C: Connection> Stream<C> {
     fn give_up(&mut self, refusal: Refusal) {
         let regular = refusal == Refusal::UnknownSession
             && self.mailbox.ended_cleanly()
-            && self.core.is_confirmed();
+            && self.core.is_acked();
         self.finish(if regular {
             End::Eof
         } else {
@@ -577,7 +577,7 @@ impl<C: Connection> Stream<C> {
             };
             match ready!(written) {
                 Ok(0) | Err(_) => self.lose_connection(),
-                Ok(len) => self.core.handed(len),
+                Ok(len) => self.core.written(len),
             }
         }
         Poll::Ready(())
@@ -675,12 +675,12 @@ impl<C: Connection> AsyncWrite for Stream<C> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.core.is_confirmed() {
+            if self.core.is_acked() {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.as_mut().poll_flush(cx))?;
-            self.confirm();
-            if !self.core.is_confirmed() {
+            self.acknowledge();
+            if !self.core.is_acked() {
                 ready!(self.poll_timer());
                 self.look_for_a_break();
             }

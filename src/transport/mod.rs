@@ -167,8 +167,8 @@ impl Stream {
 }
 
 impl Connection for Stream {
-    fn undelivered(&self) -> usize {
-        each!(self, stream => stream.undelivered())
+    fn unacked(&self) -> usize {
+        each!(self, stream => stream.unacked())
     }
 
     fn is_broken(&self) -> bool {

@@ -211,7 +211,7 @@ impl Stream {
     }
 
     /// Returns how many written bytes the peer's system has not acknowledged, sent or not.
-    pub fn undelivered(&self) -> usize {
+    pub fn unacked(&self) -> usize {
         let mut queued: libc::c_int = 0;
         // SAFETY: the descriptor is open as long as `inner` lives, and TIOCOUTQ, which is
         // SIOCOUTQ, writes one int.

@@ -177,7 +177,7 @@ impl State {
 
     /// Takes in a datagram of the session's peer.
     pub fn input(&mut self, incoming: &Incoming<'_>, now: u64) {
-        let (readable, undelivered) = (self.kcp.readable(), self.kcp.undelivered());
+        let (readable, unacked) = (self.kcp.readable(), self.kcp.unacked());
         let timestamp = self.timestamp(now);
         // What is wrong with a datagram is counted there.
         if let Some(payload) = incoming.payload() {
@@ -195,7 +195,7 @@ impl State {
         if self.kcp.readable() > readable {
             self.data_came = now;
         }
-        if self.kcp.undelivered() < undelivered {
+        if self.kcp.unacked() < unacked {
             self.delivered = now;
         }
     }
@@ -217,7 +217,7 @@ impl State {
         }
         match self.phase {
             Phase::Open => {}
-            Phase::Shut(since) if self.kcp.undelivered() == 0 => {
+            Phase::Shut(since) if self.kcp.unacked() == 0 => {
                 if since.max(self.heard) + QUIET_END <= now {
                     self.phase = Phase::Eof;
                 }
@@ -226,7 +226,7 @@ impl State {
                 self.phase = Phase::Broken(io::ErrorKind::TimedOut);
             }
             Phase::Lingering(since) => {
-                let done = self.kcp.undelivered() == 0 && self.heard + REPEATS <= now;
+                let done = self.kcp.unacked() == 0 && self.heard + REPEATS <= now;
                 if done || self.gives_up(since) <= now {
                     return Next::Gone;
                 }
@@ -259,7 +259,7 @@ impl State {
         let reader = (over || self.kcp.readable() > 0)
             .then(|| self.reader.take())
             .flatten();
-        let room = || self.kcp.writable() >= WORTHWHILE || self.kcp.undelivered() == 0;
+        let room = || self.kcp.writable() >= WORTHWHILE || self.kcp.unacked() == 0;
         let writer = (self.writer.is_some() && (over || room()))
             .then(|| self.writer.take())
             .flatten();
@@ -317,11 +317,11 @@ impl State {
         // Its reader does not tell when it has taken everything and memory can be given back.
         let unread = (self.kcp.readable() > 0).then_some(now + UNREAD);
         let phase = match self.phase {
-            Phase::Shut(since) if self.kcp.undelivered() == 0 => {
+            Phase::Shut(since) if self.kcp.unacked() == 0 => {
                 Some(since.max(self.heard) + QUIET_END)
             }
             Phase::Shut(since) => Some(self.gives_up(since)),
-            Phase::Lingering(since) if self.kcp.undelivered() == 0 => {
+            Phase::Lingering(since) if self.kcp.unacked() == 0 => {
                 Some(self.gives_up(since).min(self.heard + REPEATS))
             }
             Phase::Lingering(since) => Some(self.gives_up(since)),

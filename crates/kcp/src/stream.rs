@@ -72,8 +72,8 @@ impl Stream {
     }
 
     /// Counts the bytes written, from the first that the peer has not acknowledged on.
-    pub fn undelivered(&self) -> usize {
-        self.session.lock().kcp.undelivered()
+    pub fn unacked(&self) -> usize {
+        self.session.lock().kcp.unacked()
     }
 
     /// Returns the smoothed round-trip time, once there is one.

@@ -475,7 +475,7 @@ async fn a_shut_stream_ends_once_the_peer_has_everything() {
     client.write_all(b"so long").await.unwrap();
     let mut rest = Vec::new();
     server.read_to_end(&mut rest).await.unwrap();
-    assert_eq!((&*rest, server.undelivered()), (&b"so long"[..], 0));
+    assert_eq!((&*rest, server.unacked()), (&b"so long"[..], 0));
     let mut bye = [0; 3];
     client.read_exact(&mut bye).await.unwrap();
     assert_eq!(&bye, b"bye");

@@ -24,7 +24,7 @@ pub(crate) enum Client {
 pub(crate) struct Snapshot {
     pub round_trip: Option<Duration>,
     /// Bytes written to the connection that the client's system has not acknowledged.
-    pub undelivered: Option<usize>,
+    pub unacked: Option<usize>,
     pub replay: Option<ReplayUse>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct ReplayUse {
     /// Bytes that could be sent again.
     pub kept: u64,
     /// Bytes that the client has not confirmed; `window` is the most there may be.
-    pub unconfirmed: usize,
+    pub unacked: usize,
     pub window: usize,
     /// Bytes from the client, read from lost connections, that the upstream has not taken.
     pub unread: usize,
@@ -87,10 +87,10 @@ impl Client {
     }
 
     /// Returns the bytes written to the connection that the client's system has not acknowledged.
-    pub fn undelivered(&self) -> usize {
+    pub fn unacked(&self) -> usize {
         match self {
-            Self::Plain(stream) => stream.undelivered(),
-            Self::Resumable(stream) => stream.connection().map_or(0, Connection::undelivered),
+            Self::Plain(stream) => stream.unacked(),
+            Self::Resumable(stream) => stream.connection().map_or(0, Connection::unacked),
         }
     }
 
@@ -111,13 +111,13 @@ impl Client {
         };
         Snapshot {
             round_trip: connection.and_then(transport::Stream::round_trip),
-            undelivered: connection.map(Connection::undelivered),
+            unacked: connection.map(Connection::unacked),
             replay: stream.map(|stream| {
                 let core = stream.core();
                 ReplayUse {
                     memory: core.replay_memory(),
                     kept: core.sent() - core.replay_start(),
-                    unconfirmed: core.window() - core.room(),
+                    unacked: core.window() - core.room(),
                     window: core.window(),
                     unread: stream.held(),
                 }

@@ -66,7 +66,7 @@ struct Moved {
     /// Bytes read that the other side has not taken.
     waiting: usize,
     /// Bytes written that the systems of both peers have not acknowledged.
-    undelivered: usize,
+    unacked: usize,
 }
 
 /// Reason why a relay ended.
@@ -198,10 +198,10 @@ impl Relay {
             received: self.received,
             sent: self.sent,
             waiting: self.to_upstream.len() + self.to_client.len(),
-            undelivered: self
+            unacked: self
                 .client
-                .undelivered()
-                .saturating_add(self.upstream.undelivered()),
+                .unacked()
+                .saturating_add(self.upstream.unacked()),
         }
     }
 
@@ -426,7 +426,7 @@ mod tests {
                 .unwrap();
         }
         // The system takes its time to acknowledge the last of it.
-        while relay.moved().undelivered > 0 {
+        while relay.moved().unacked > 0 {
             Stage::until(relay, yield_now()).await;
         }
         Stage::until(relay, yield_now()).await;

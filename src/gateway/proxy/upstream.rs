@@ -276,11 +276,11 @@ impl Connector<'_> {
 
 impl Upstream {
     /// Returns the bytes written to the connection that the server's system has not acknowledged.
-    pub fn undelivered(&self) -> usize {
+    pub fn unacked(&self) -> usize {
         match self {
             Self::Echo(_) => 0,
-            Self::Tcp(stream) => stream.undelivered(),
-            Self::Scp(stream) => stream.connection().map_or(0, Connection::undelivered),
+            Self::Tcp(stream) => stream.unacked(),
+            Self::Scp(stream) => stream.connection().map_or(0, Connection::unacked),
         }
     }
 }

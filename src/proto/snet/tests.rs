@@ -94,7 +94,7 @@ fn take(bytes: &mut Vec<u8>, len: usize) -> Vec<u8> {
 fn put(core: &mut Core, len: usize) -> Vec<u8> {
     let (a, b) = core.unsent();
     let bytes: Vec<u8> = a.iter().chain(b).copied().take(len).collect();
-    core.handed(bytes.len());
+    core.written(bytes.len());
     bytes
 }
 

@@ -73,8 +73,8 @@ impl Link {
         let mut sender = Core::new(None, cipher(), LIMIT);
         let mut receiver = Core::new(cipher(), None, LIMIT);
         sender.replay = Replay::starting_at(LIMIT, start);
-        sender.handed = start;
-        sender.confirmed = start;
+        sender.written = start;
+        sender.acked = start;
         receiver.received = start;
         let memory = Arc::new(Memory::new());
         // One byte of another buffer.
@@ -104,7 +104,7 @@ impl Link {
                 let (a, b) = self.sender.unsent();
                 let len = len.min(a.len() + b.len());
                 self.unacknowledged.extend(a.iter().chain(b).take(len));
-                self.sender.handed(len);
+                self.sender.written(len);
             }
             Step::Acknowledge(len) => {
                 // The receive buffer is half the replay buffer.
@@ -117,7 +117,7 @@ impl Link {
                 let mut bytes: Vec<u8> = self.unread.drain(..len).collect();
                 self.arrived.extend(&*self.receiver.receive(&mut bytes));
             }
-            Step::Confirm => self.sender.confirm(self.unacknowledged.len()),
+            Step::Confirm => self.sender.acknowledge(self.unacknowledged.len()),
             Step::Short(short) => {
                 self.memory.set_limit(short.then_some(0));
                 self.forgetful |= short;
@@ -126,7 +126,7 @@ impl Link {
                 let before = self.sender.replay_memory();
                 self.sender.shrink();
                 let after = self.sender.replay_memory();
-                assert!(after <= before && (after == 0 || !self.sender.is_confirmed()));
+                assert!(after <= before && (after == 0 || !self.sender.is_acked()));
                 self.forgetful = true;
             }
             Step::Cut(late) => {
@@ -135,7 +135,7 @@ impl Link {
                 assert_eq!(received, told);
                 if self.forgetful && self.sender.can_resume(received).is_err() {
                     // The loss is reported, not hidden.
-                    assert!(received < self.sender.confirmed);
+                    assert!(received < self.sender.acked);
                     return;
                 }
                 self.step(Step::Read(late));
@@ -151,7 +151,7 @@ impl Link {
         assert!(self.model.starts_with(&self.arrived));
         assert!(self.sender.replay_memory() <= LIMIT);
         assert_eq!(self.memory.used(), self.sender.replay_memory() + 1);
-        assert!(self.sender.replay_start() <= self.sender.confirmed);
+        assert!(self.sender.replay_start() <= self.sender.acked);
     }
 
     fn drain(&mut self) {
@@ -164,7 +164,7 @@ impl Link {
             self.step(Step::Confirm);
         }
         assert_eq!(self.arrived, self.model);
-        assert!(self.sender.is_confirmed());
+        assert!(self.sender.is_acked());
     }
 }
 
@@ -252,8 +252,8 @@ fn a_peer_that_lacks_too_much_or_too_little() {
     let mut core = Core::new(None, None, LIMIT);
     for _ in 0..8 {
         assert_eq!(core.push(&[7; 200]), 200);
-        core.handed(200);
-        core.confirm(0);
+        core.written(200);
+        core.acknowledge(0);
     }
     assert_eq!(core.resume(1600 - LIMIT as u64 - 1), Err(NotReplayable));
     assert_eq!(core.resume(1601), Err(NotReplayable));
@@ -272,14 +272,14 @@ fn what_is_not_confirmed_holds_the_sender_back() {
     let mut core = Core::new(None, None, LIMIT);
     assert_eq!(core.push(&[1; LIMIT]), LIMIT / 2);
     assert_eq!(core.push(&[1]), 0);
-    core.handed(100);
-    core.confirm(40);
+    core.written(100);
+    core.acknowledge(40);
     assert_eq!(core.room(), 60);
-    core.confirm(90);
+    core.acknowledge(90);
     assert_eq!(core.room(), 60, "an acknowledgement is not taken back");
-    core.handed(LIMIT / 2 - 100);
-    core.confirm(0);
-    assert!(core.is_confirmed());
+    core.written(LIMIT / 2 - 100);
+    core.acknowledge(0);
+    assert!(core.is_acked());
     assert_eq!(core.room(), LIMIT / 2);
 }
 
@@ -305,8 +305,8 @@ fn without_memory_it_goes_on_with_what_it_has() {
     // No buffer grows by much. Half of each buffer is for unconfirmed bytes.
     assert_eq!((large.room(), small.room()), (0, 412));
     for core in [&mut large, &mut small] {
-        core.handed(core.unsent_len() as usize);
-        core.confirm(0);
+        core.written(core.unsent_len() as usize);
+        core.acknowledge(0);
     }
     assert_eq!((large.room(), small.room()), (16 * 1024, 512));
     let mut new = core();

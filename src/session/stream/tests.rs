@@ -27,7 +27,7 @@ impl Pipe {
 }
 
 impl Connection for Pipe {
-    fn undelivered(&self) -> usize {
+    fn unacked(&self) -> usize {
         0
     }
 
@@ -574,7 +574,7 @@ async fn a_session_gives_memory_back_when_it_is_asked() {
 struct Stuck(Arc<AtomicBool>);
 
 impl Connection for Stuck {
-    fn undelivered(&self) -> usize {
+    fn unacked(&self) -> usize {
         5
     }
 

@@ -38,7 +38,7 @@ const LEAST_DATAGRAM: usize = 128;
 ///    later than that.
 ///
 /// Several calls may come before 1, such as all datagrams of one batch. KCP has
-/// no end of stream: the driver lingers until [`undelivered`](Self::undelivered)
+/// no end of stream: the driver lingers until [`unacked`](Self::unacked)
 /// is 0 and drops the session. It ends one that it has heard nothing from for
 /// its read timeout.
 ///
@@ -189,8 +189,8 @@ impl Kcp {
 
     /// Counts the bytes taken by [`write`](Self::write), from the first that the peer has not
     /// acknowledged on.
-    pub fn undelivered(&self) -> usize {
-        self.send.undelivered()
+    pub fn unacked(&self) -> usize {
+        self.send.unacked()
     }
 
     /// Copies received bytes to `out` and returns how many; 0 when there are none.

@@ -81,7 +81,7 @@ impl SendQueue {
 
     /// Bytes from the first on that is not acknowledged. What was acknowledged behind it counts:
     /// until the gap closes the peer's reader has nothing of it.
-    pub(super) fn undelivered(&self) -> usize {
+    pub(super) fn unacked(&self) -> usize {
         if self.missing == self.end {
             return 0;
         }
@@ -287,13 +287,13 @@ mod tests {
         assert!(queue.was_sent_below(1) && !queue.was_sent_below(2));
         assert!(queue.acknowledge(0) && !queue.acknowledge(0));
         assert!(!queue.acknowledge(1), "not sent yet");
-        assert_eq!(queue.undelivered(), 40, "behind a gap");
+        assert_eq!(queue.unacked(), 40, "behind a gap");
         assert_eq!(queue.acknowledge_below(u32::MAX), 0);
         assert_eq!(queue.acknowledge_below(1), 2);
-        assert_eq!(queue.undelivered(), 20);
+        assert_eq!(queue.unacked(), 20);
         assert!(!queue.acknowledge(0), "old");
         launch_all(&mut queue);
         assert_eq!(queue.acknowledge_below(3), 2);
-        assert_eq!((queue.undelivered(), queue.in_flight()), (0, 0));
+        assert_eq!((queue.unacked(), queue.in_flight()), (0, 0));
     }
 }

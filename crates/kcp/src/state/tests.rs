@@ -86,7 +86,7 @@ impl End for Kcp {
     }
 
     fn is_done(&self) -> bool {
-        self.undelivered() == 0
+        self.unacked() == 0
     }
 }
 
@@ -260,9 +260,7 @@ impl End for Door {
     }
 
     fn is_done(&self) -> bool {
-        self.session
-            .as_ref()
-            .is_some_and(|it| it.undelivered() == 0)
+        self.session.as_ref().is_some_and(|it| it.unacked() == 0)
     }
 }
 
@@ -645,11 +643,11 @@ fn recorded_exchanges() {
             }
         }
         assert!(received == payload, "the server's side");
-        assert_eq!(server.undelivered(), 0);
+        assert_eq!(server.unacked(), 0);
         let mut echoed = vec![0; len];
         assert_eq!(client.read(&mut echoed), len);
         assert!(echoed == payload, "the client's side");
-        assert_eq!(client.undelivered(), 0);
+        assert_eq!(client.unacked(), 0);
         their_pushes.sort();
         their_pushes.dedup();
         assert!(our_pushes == their_pushes, "we cut and number as they do");
@@ -785,7 +783,7 @@ fn missing_segments_are_sent_again_when_later_ones_arrive() {
     assert_eq!(resent(&mut kcp, 500), 3, "timeout");
     assert_eq!(kcp.stats().lost_segments, 3);
     kcp.input(&segment(Command::Ack, 6, 7, 100, &[]), 501);
-    assert_eq!((kcp.undelivered(), kcp.next_deadline()), (0, Some(1501)));
+    assert_eq!((kcp.unacked(), kcp.next_deadline()), (0, Some(1501)));
 }
 
 /// An acknowledgement names the newest copy of a segment. Taking it for a fast answer to that would
@@ -819,7 +817,7 @@ fn who_holds_acknowledgements_back_soon_gets_nothing_twice() {
             now += 1;
         }
         peer.read(&mut message);
-        assert_eq!(us.undelivered(), 0);
+        assert_eq!(us.unacked(), 0);
         resent.push(us.stats().retransmitted_segments - before);
     }
     assert!(resent[0] > 0, "the peer had answered at once before");
@@ -838,14 +836,14 @@ fn a_closed_window_is_probed_and_its_opening_told() {
     pass(&mut b, &mut a, 10);
     assert_eq!(b.readable(), 8 * 1376);
     let mut now = 10;
-    while a.undelivered() > 12 * 1376 {
+    while a.unacked() > 12 * 1376 {
         now += 200;
         pass(&mut a, &mut b, now);
         pass(&mut b, &mut a, now + 10);
         now += 10;
     }
     // Segments beyond the window time out until then; the probe comes when none are in flight.
-    assert!(a.undelivered() > 0);
+    assert!(a.unacked() > 0);
     b.read(&mut [0; 1376]);
     assert_eq!(pass(&mut b, &mut a, now), [0; 0], "a slit is not worth it");
     b.read(&mut [0; 7 * 1376]);
@@ -856,7 +854,7 @@ fn a_closed_window_is_probed_and_its_opening_told() {
         b.read(&mut [0; 9_999]);
         pass(&mut b, &mut a, now);
     }
-    assert_eq!(a.undelivered(), 0);
+    assert_eq!(a.unacked(), 0);
 
     let mut kcp = Kcp::new(CONV, &Settings::default());
     kcp.input(&segment(Command::WindowTell, 0, 0, 0, &[]), 0);
@@ -908,7 +906,7 @@ fn a_peer_that_never_moves_una_keeps_nobody_awake() {
         wakes += 1;
         assert!(wakes <= 2);
     }
-    assert_eq!(kcp.undelivered(), 0);
+    assert_eq!(kcp.unacked(), 0);
 }
 
 #[test]
@@ -1156,7 +1154,7 @@ fn recovered_datagrams_carry_data_but_no_news_of_the_path() {
     kcp.transmit(0, &mut |_| {});
     let closed = segment(Command::Push, 0, 1, 0, b"late");
     kcp.handle_recovered(&closed, 50).expect("good");
-    assert_eq!((kcp.chunk(), kcp.undelivered()), (&b"late"[..], 0));
+    assert_eq!((kcp.chunk(), kcp.unacked()), (&b"late"[..], 0));
     kcp.write(b"y", 50);
     let mut sent = 0;
     kcp.transmit(50, &mut |_| sent += 1);
