@@ -52,10 +52,11 @@ async fn bombs_beside_live_traffic() {
         let closed = gateway.log().of(victim.id(), "session closed").await;
         assert_eq!(closed["reason"], "denied", "{bomb}");
         let failed = gateway.log().of(victim.id(), "hook failed").await;
-        // On a busy machine the time may be over before the memory is.
-        let timeout = HookErrorKind::Timeout.label();
+        // On a busy machine the time, of either clock, may be over before the memory is.
+        let kinds = [kind, HookErrorKind::Timeout, HookErrorKind::WallTimeout];
         let of = failed["kind"].as_str().unwrap();
-        assert!(of == kind.label() || of == timeout, "{bomb}: {failed}");
+        let fits = kinds.iter().any(|kind| kind.label() == of);
+        assert!(fits, "{bomb}: {failed}");
     }
     echoed(&mut live, b"after").await;
 }
