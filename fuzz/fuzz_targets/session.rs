@@ -24,13 +24,13 @@ fuzz_target!(|steps: Vec<(u8, u8)>| {
             1 => {
                 let (a, b) = sender.unsent();
                 let taken: Vec<u8> = a.iter().chain(b).copied().take(amount).collect();
-                sender.handed(taken.len());
+                sender.written(taken.len());
                 flying.extend(taken);
             }
             2 => {
                 let mut bytes: Vec<u8> = flying.drain(..amount.min(flying.len())).collect();
                 arrived.extend(&*receiver.receive(&mut bytes));
-                sender.confirm(flying.len());
+                sender.acknowledge(flying.len());
             }
             _ => {
                 // Some arrives after the receiver has told what it has.
