@@ -62,9 +62,9 @@ const LEAST_DATAGRAM: usize = 128;
 ///
 /// // It is acknowledged when the interval has passed.
 /// let now = server.next_deadline().expect("an acknowledgement to send");
-/// assert_eq!((client.undelivered(), now), (5, 10));
+/// assert_eq!((client.unacked(), now), (5, 10));
 /// carry(&mut server, &mut client, now)?;
-/// assert_eq!(client.undelivered(), 0);
+/// assert_eq!(client.unacked(), 0);
 /// # Ok::<(), InputError>(())
 /// ```
 #[derive(Debug)]
