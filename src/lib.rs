@@ -9,6 +9,9 @@
 //! - [`client`], to dial a gateway: streams that resume by themselves, and fastway's endpoints;
 //! - [`config`], the configuration as values.
 //!
+//! [`admin`] is the admin interface, for a gateway that is to have one; [`gateway`] has what goes with
+//! [`Gateway`].
+//!
 //! # A gateway inside a program
 //!
 //! ```
@@ -118,6 +121,7 @@ pub mod hooks;
 mod hosts;
 mod io;
 mod metrics;
+mod processor;
 #[allow(missing_docs, reason = "not of the public face")]
 mod proto;
 #[allow(missing_docs, reason = "not of the public face")]

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::fastway;
 use super::gate::{Admission, Limit, Permit};
-use super::handshake::{self, Error, Hello, Outcome, Refused, Scp, Snet};
+use super::generation::Generation;
+use super::handshake::{self, Acceptor, Error, Hello, Outcome, Refused};
 use super::live::Client;
 use super::proxy::{Opened, Session};
 use super::state::State;
@@ -179,29 +180,28 @@ async fn open(
     }
     let (client_addr, gateway_addr) = (connection.peer_addr(), connection.local_addr());
     let transport = connection.transport();
-    let node = generation.config.node;
     let shaking = async {
         match listener.session {
             config::Session::Plain => plain(&state, connection, &mut permit, limits),
             config::Session::Scp => {
-                let scp = Scp {
-                    state: &state,
-                    node,
-                    config: &listener.scp,
-                    listener: &listener.name,
-                };
-                let accepting = handshake::accept(&scp, connection, &state, &mut permit, limits);
-                Box::pin(accepting).await
+                let acceptor = acceptor(&state, &generation, listener, &listener.scp);
+                Box::pin(handshake::accept(
+                    &acceptor,
+                    connection,
+                    &mut permit,
+                    limits,
+                ))
+                .await
             }
             config::Session::Snet => {
-                let snet = Snet {
-                    state: &state,
-                    node,
-                    config: &listener.snet,
-                    listener: &listener.name,
-                };
-                let accepting = handshake::accept(&snet, connection, &state, &mut permit, limits);
-                Box::pin(accepting).await
+                let acceptor = acceptor(&state, &generation, listener, &listener.snet);
+                Box::pin(handshake::accept(
+                    &acceptor,
+                    connection,
+                    &mut permit,
+                    limits,
+                ))
+                .await
             }
         }
     };
@@ -259,6 +259,21 @@ async fn open(
         permit,
     };
     session.open().await
+}
+
+/// Returns the server side of handshakes on a listener.
+fn acceptor<'a, C>(
+    state: &'a Arc<State>,
+    generation: &Generation,
+    listener: &'a config::Listener,
+    config: &'a C,
+) -> Acceptor<'a, C> {
+    Acceptor {
+        state,
+        node: generation.config.node,
+        listener: &listener.name,
+        config,
+    }
 }
 
 /// Opens a session on a connection that is a session from its first byte.

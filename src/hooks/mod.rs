@@ -26,7 +26,6 @@ mod hook;
 mod load;
 #[doc(hidden)]
 pub mod lua;
-mod processor;
 #[doc(hidden)]
 pub mod roster;
 #[doc(hidden)]

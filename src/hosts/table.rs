@@ -174,6 +174,7 @@ impl Drop for SessionGuard {
 mod tests {
     use super::*;
     use crate::hosts::settings::Check;
+    use crate::processor::Clock;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -303,31 +304,20 @@ mod tests {
         assert_eq!(counts(&moved), 0);
     }
 
-    /// What this thread has computed, however busy the machine is.
-    fn computed() -> Duration {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: writes `time` and nothing else.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-    }
-
     #[test]
     fn building_takes_time_by_the_number_of_hosts() {
         let build = |count: usize| {
             let names: Vec<_> = (0..count).map(|at| format!("h{at}:1")).collect();
             let list: Vec<_> = names.iter().map(|addr| ("a", addr.as_str())).collect();
             let config = hosts(&list);
-            let (now, started) = (Instant::now(), computed());
+            let (now, started) = (Instant::now(), Clock::OWN.computed());
             let old = built(&config, None, now);
             let new = built(&config, Some(&old), now);
             assert!(Arc::ptr_eq(
                 &new.backends[count - 1].name,
                 &old.backends[count - 1].name
             ));
-            computed() - started
+            Clock::OWN.computed() - started
         };
         let fastest = |count| (0..5).map(|_| build(count)).min().unwrap();
         let (few, many) = (fastest(1_000), fastest(16_000));

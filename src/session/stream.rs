@@ -561,6 +561,7 @@ impl<C: Connection> Stream<C> {
             if !self.answer.is_empty() {
                 match ready!(Pin::new(connection).poll_write(cx, &self.answer)) {
                     Ok(0) | Err(_) => self.lose_connection(),
+                    Ok(len) if len == self.answer.len() => self.answer = Vec::new(),
                     Ok(len) => drop(self.answer.drain(..len)),
                 }
                 continue;

@@ -1,6 +1,6 @@
 //! A name server, and processes that ask it.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::soon;
+use super::{skipped, soon};
 
 /// Answers questions for names that begin with `works` with 127.0.0.1, and no others.
 pub struct NameServer {
@@ -30,13 +30,17 @@ impl NameServer {
         let addr = Ipv4Addr::from(0x7f00_0000 | rand::random_range(0x1_0000..0xff_0000));
         let socket = match UdpSocket::bind((addr, 53)).await {
             Ok(socket) => socket,
-            Err(error) => return skip("port 53", &error),
+            Err(error) => {
+                skipped(&format!("port 53 cannot be had: {error}"));
+                return None;
+            }
         };
         if let Err(error) = in_namespace(Command::new("true"), Path::new("/dev/null"))
             .status()
             .await
         {
-            return skip("a mount namespace", &error);
+            skipped(&format!("a mount namespace cannot be had: {error}"));
+            return None;
         }
         let (count, unanswered) = watch::channel(0);
         let task = tokio::spawn(async move {
@@ -69,12 +73,6 @@ impl NameServer {
         let enough = unanswered.wait_for(|now| *now >= count);
         let _ = soon("questions", enough).await.unwrap();
     }
-}
-
-fn skip<T>(what: &str, error: &io::Error) -> Option<T> {
-    let mut stderr = io::stderr();
-    writeln!(stderr, "SKIPPED: {what} cannot be had: {error}").unwrap();
-    None
 }
 
 /// What is answered to a question for an IPv4 address; to other types that there is none.

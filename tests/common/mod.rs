@@ -11,6 +11,7 @@ mod raw;
 mod relay;
 mod server;
 
+use std::io::Write;
 use std::time::Duration;
 
 pub use client::{connect, connect_with, echoed, options};
@@ -59,4 +60,10 @@ pub fn seed() -> u64 {
         Ok(seed) => seed.parse().expect("STABLEGATE_SEED is a number"),
         Err(_) => rand::random(),
     }
+}
+
+/// Says why a test did not run: past the capture of what tests print.
+pub fn skipped(why: &str) {
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "SKIPPED: {why}").unwrap();
 }

@@ -8,17 +8,13 @@ use tokio::task::JoinSet;
 
 use crate::common::*;
 use crate::time::time;
-use crate::traffic::{Moved, Plan, session};
+use crate::traffic::{Moved, Plan, seeded, session};
 
 const SESSIONS: u64 = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_sessions_lose_nothing() {
-    let seed = seed();
-    let soaking = tokio::spawn(soak(seed)).await;
-    if let Err(panicked) = soaking {
-        panic!("with STABLEGATE_SEED={seed}: {panicked}");
-    }
+    seeded(soak).await;
 }
 
 async fn soak(seed: u64) {

@@ -10,11 +10,22 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::common::{Budget, Cut, Pattern, Relay, soon};
+use crate::common::{Budget, Cut, Pattern, Relay, seed, soon};
 
 /// What a session writes at once, bytes, and how long it pauses after that, milliseconds.
 const PIECE: std::ops::Range<usize> = 1..2000;
 const PAUSE: std::ops::Range<u64> = 5..60;
+
+/// Runs a test by a seed, which is shown if it fails.
+pub async fn seeded<F>(test: impl FnOnce(u64) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let seed = seed();
+    if let Err(panicked) = tokio::spawn(test(seed)).await {
+        panic!("with STABLEGATE_SEED={seed}: {panicked}");
+    }
+}
 
 /// When there is traffic, and when it is disturbed.
 #[derive(Debug, Clone, Copy)]

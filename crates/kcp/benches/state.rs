@@ -4,12 +4,14 @@
 //! Per round both sides handle what came, the writer fills up to 64 KiB, and the
 //! simulated clock moves by 1 ms. `loss` drops each n-th datagram.
 
-use std::cell::RefCell;
-use std::io;
-use std::rc::Rc;
+#[path = "transport/outbox.rs"]
+mod outbox;
+
 use std::time::{Duration, Instant};
 
 use stablegate_kcp::{Kcp, Settings};
+
+use outbox::Outbox;
 
 const WRITE: usize = 65_536;
 const MSS: usize = 1376;
@@ -167,23 +169,6 @@ impl Dropper {
 struct Theirs {
     kcp: kcp::Kcp<Outbox>,
     outbox: Outbox,
-}
-
-/// Datagrams end to end in one buffer, so that collecting them costs the crate a copy and no more.
-#[derive(Clone, Default)]
-struct Outbox(Rc<RefCell<(Vec<u8>, Vec<usize>)>>);
-
-impl io::Write for Outbox {
-    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
-        let (bytes, ends) = &mut *self.0.borrow_mut();
-        bytes.extend_from_slice(datagram);
-        ends.push(bytes.len());
-        Ok(datagram.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Theirs {

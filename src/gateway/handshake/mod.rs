@@ -1,6 +1,6 @@
 //! Handshakes: a connection opens a session, resumes one, or is refused.
 //!
-//! [`Scp`] and [`Snet`] exchange the messages of their protocols; [`accept`] is common to both.
+//! `scp` and `snet` exchange the messages of their protocols; [`accept`] is common to both.
 
 mod error;
 mod outcome;
@@ -8,6 +8,4 @@ mod scp;
 mod snet;
 
 pub(super) use error::Error;
-pub(super) use outcome::{Hello, Opened, Outcome, Refused, accept};
-pub(super) use scp::Scp;
-pub(super) use snet::Snet;
+pub(super) use outcome::{Acceptor, Hello, Opened, Outcome, Refused, accept};

@@ -1,5 +1,6 @@
 //! Handshakes, as far as all protocols share them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -51,6 +52,16 @@ pub(in crate::gateway) enum Request<N, R> {
     Resume(R),
 }
 
+/// Server side of handshakes, with the settings `C` of their protocol.
+pub(in crate::gateway) struct Acceptor<'a, C> {
+    pub state: &'a Arc<State>,
+    /// Number of this gateway, the top bits of session ids.
+    pub node: u8,
+    /// Name of the listener, for the log.
+    pub listener: &'a str,
+    pub config: &'a C,
+}
+
 /// Server side of a protocol's handshake.
 pub(in crate::gateway) trait Handshake: Sync {
     type New: Send;
@@ -94,13 +105,15 @@ pub(in crate::gateway) type Reading<N, R> = (transport::Stream, Request<N, R>);
 /// Runs a handshake. `permit` admits a new session before it is opened.
 ///
 /// Cancel safe: a session that was being opened ends.
-pub(in crate::gateway) async fn accept<H: Handshake>(
-    handshake: &H,
+pub(in crate::gateway) async fn accept<'a, C>(
+    handshake: &Acceptor<'a, C>,
     connection: transport::Stream,
-    state: &State,
     permit: &mut Permit,
     limits: &Limits,
-) -> Outcome {
+) -> Outcome
+where
+    Acceptor<'a, C>: Handshake,
+{
     let accepting = async {
         let (connection, request) = handshake.read(connection).await?;
         let request = match request {
@@ -110,7 +123,7 @@ pub(in crate::gateway) async fn accept<H: Handshake>(
                 return Ok(Outcome::Resumed);
             }
         };
-        let admitted = match state.draining.is_cancelled() {
+        let admitted = match handshake.state.draining.is_cancelled() {
             true => Err(Error::Draining),
             false => permit.admit(limits).map_err(Error::Limited),
         };

@@ -6,11 +6,11 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::error::Error;
-use super::outcome::{Handshake, Hello, Opened, Reading, Refused, Request};
+use super::outcome::{Acceptor, Handshake, Hello, Opened, Reading, Refused, Request};
 use crate::config::{self, Hmac};
 use crate::crypto::Dialect;
 use crate::gateway::live::Client;
-use crate::gateway::state::{Entry, Owner, State};
+use crate::gateway::state::{Entry, Owner};
 use crate::proto::scp::message::{
     self, Code, NewRequest, NewResponse, ResumeRequest, ResumeResponse,
 };
@@ -21,15 +21,7 @@ use crate::transport;
 use crate::wire;
 use crate::wire::scp::{read_record, write_record};
 
-/// Server side of an scp handshake.
-pub(in crate::gateway) struct Scp<'a> {
-    pub state: &'a Arc<State>,
-    pub node: u8,
-    pub config: &'a config::Scp,
-    pub listener: &'a str,
-}
-
-impl Handshake for Scp<'_> {
+impl Handshake for Acceptor<'_, config::Scp> {
     type New = NewRequest;
     type Resume = ResumeRequest;
 
@@ -132,7 +124,7 @@ impl Handshake for Scp<'_> {
     }
 }
 
-impl Scp<'_> {
+impl Acceptor<'_, config::Scp> {
     /// Checks whether a session can be resumed over a new connection, in the order of the error
     /// codes.
     ///

@@ -1,15 +1,14 @@
 //! Server side of snet handshakes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
 
 use super::error::Error;
-use super::outcome::{Handshake, Hello, Opened, Reading, Refused, Request};
+use super::outcome::{Acceptor, Handshake, Hello, Opened, Reading, Refused, Request};
 use crate::config::{self, SnetVersion};
 use crate::gateway::live::Client;
-use crate::gateway::state::{Entry, Owner, State};
+use crate::gateway::state::{Entry, Owner};
 use crate::proto::snet::message::{
     self, Counts, NewRequest, REFUSED, ResumeRequest, ResumeResponse,
 };
@@ -19,15 +18,7 @@ use crate::session::{Core, Offer};
 use crate::transport;
 use crate::wire::snet::{read_proof, read_request, skip_padding, write_message};
 
-/// Server side of an snet handshake.
-pub(in crate::gateway) struct Snet<'a> {
-    pub state: &'a Arc<State>,
-    pub node: u8,
-    pub config: &'a config::Snet,
-    pub listener: &'a str,
-}
-
-impl Handshake for Snet<'_> {
+impl Handshake for Acceptor<'_, config::Snet> {
     type New = NewRequest;
     type Resume = ResumeRequest;
 
@@ -145,7 +136,7 @@ impl Handshake for Snet<'_> {
     }
 }
 
-impl Snet<'_> {
+impl Acceptor<'_, config::Snet> {
     /// Checks whether a session can be resumed over a new connection, as far as the request tells.
     ///
     /// Returns the session's owner and the offer to attach a connection.

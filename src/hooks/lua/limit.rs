@@ -26,7 +26,8 @@ use std::time::{Duration, Instant};
 
 use mlua::{Lua, ffi, lua_State};
 
-use crate::hooks::{HookErrorKind, processor};
+use crate::hooks::HookErrorKind;
+use crate::processor;
 
 /// Error message that a script sees when it catches the error of its time limit.
 const TIME_IS_UP: &str = "time limit exceeded";

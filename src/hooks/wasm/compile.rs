@@ -16,7 +16,7 @@ use wit_parser::{Resolve, SourceMap, WorldId};
 
 use super::engine::Engine;
 use super::late::Hash;
-use crate::hooks::processor::{Clock, background};
+use crate::processor::{Clock, background};
 use crate::sync::Mutex;
 
 /// Wall-clock time of a compilation, as a multiple of its limit: its threads have the lowest

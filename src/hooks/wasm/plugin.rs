@@ -28,10 +28,10 @@ use super::slow::{Limits, Pace, Running, Unfinished};
 use super::{imports, wasi};
 use crate::files::{Files, MAX_FILE};
 use crate::hooks::contract::{Function, MAX_ERROR, MAX_MESSAGE, MAX_REASON, clip, is_addr};
-use crate::hooks::processor::Clock;
 use crate::hooks::spec::Instance;
 use crate::hooks::spec::Spec;
 use crate::hooks::{Answer, Call, HookError, HookErrorKind, Question, Reply, SessionInfo, Target};
+use crate::processor::Clock;
 
 /// Most bytes that a plugin passes to the gateway at once: the longest message, and some more.
 const MAX_PASSED: usize = MAX_MESSAGE + 64 * 1024;

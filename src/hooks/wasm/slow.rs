@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::hooks::Reply;
-use crate::hooks::processor::{Clock, background};
+use crate::processor::{Clock, background};
 
 /// Most slow calls of one plugin at once. Each holds an instance with all its memory.
 const MAX_SLOW: usize = 64;

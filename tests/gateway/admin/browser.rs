@@ -9,8 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::process::{Child, Command};
 
-use super::skipped;
-use crate::common::soon;
+use crate::common::{skipped, soon};
 
 /// A page in a browser of its own; the browser is killed when it is dropped.
 pub struct Browser {
@@ -67,7 +66,7 @@ impl Browser {
         // SAFETY: see there.
         unsafe { command.pre_exec(place) };
         let Ok(child) = command.spawn() else {
-            skipped("chromium");
+            skipped("chromium is not installed");
             return None;
         };
         let mut browser = Self {

@@ -12,10 +12,9 @@ use tokio::process::Command;
 
 use crate::common::http::{get, post};
 use crate::common::{
-    Cut, Gateway, Raw, ask, connect, connect_with, dead_addr, echoed, options, record, soon,
+    Cut, Gateway, Raw, ask, connect, connect_with, dead_addr, echoed, options, record, skipped,
+    soon,
 };
-
-use super::skipped;
 
 const DOCS: &str = include_str!("../../../docs/metrics.md");
 const DASHBOARD: &str = include_str!("../../../examples/grafana/stablegate.json");
@@ -439,7 +438,7 @@ async fn has(program: &str) -> bool {
         .await
         .is_ok();
     if !there {
-        skipped(program);
+        skipped(&format!("{program} is not installed"));
     }
     there
 }

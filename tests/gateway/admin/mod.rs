@@ -1,7 +1,5 @@
 //! The admin interface of a running gateway.
 
-use std::io::Write;
-
 mod browser;
 mod clock;
 mod metrics;
@@ -23,9 +21,3 @@ listeners: [{name: game, bind: ['tcp://127.0.0.1:0'], session: scp, hooks: [rout
 hosts: [{name: echo, addr: 'builtin:echo'}]
 hooks: [{name: route, lua: route.lua, timeout: 5s, config: {key: sesame}}]
 ";
-
-/// Says that a test did not run for want of a program: past the capture of what tests print.
-fn skipped(program: &str) {
-    let mut stderr = std::io::stderr();
-    writeln!(stderr, "SKIPPED: {program} is not installed").unwrap();
-}

@@ -1,11 +1,9 @@
 //! The baseline: one loop over a socket and the crate `kcp`, with lazy timers.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::{self, IoSliceMut};
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use kcp::Kcp;
@@ -13,24 +11,9 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::outbox::Outbox;
+
 const LONGEST: usize = 65_535;
-
-/// Datagrams of a flush end to end, and where each ends.
-#[derive(Clone, Default)]
-struct Outbox(Rc<RefCell<(Vec<u8>, Vec<usize>)>>);
-
-impl io::Write for Outbox {
-    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
-        let (bytes, ends) = &mut *self.0.borrow_mut();
-        bytes.extend_from_slice(datagram);
-        ends.push(bytes.len());
-        Ok(datagram.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 struct Session {
     kcp: Kcp<Outbox>,

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 /// Clock of a thread's processor time.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock(libc::clockid_t);
+pub(crate) struct Clock(libc::clockid_t);
 
 impl Clock {
     /// Clock of whichever thread reads it.
-    pub(super) const OWN: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
+    pub(crate) const OWN: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
 
     /// Returns the clock of this thread, for other threads to read.
     #[cfg(feature = "wasm")]
-    pub(super) fn of_this_thread() -> Self {
+    pub(crate) fn of_this_thread() -> Self {
         let mut id = libc::CLOCK_THREAD_CPUTIME_ID;
         // SAFETY: this thread is there while it asks; writes `id` and nothing else.
         let failed = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut id) };
@@ -22,7 +22,7 @@ impl Clock {
     }
 
     /// Returns the processor time that the thread has had; zero once the thread is gone.
-    pub(super) fn computed(self) -> Duration {
+    pub(crate) fn computed(self) -> Duration {
         let mut time = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -36,7 +36,7 @@ impl Clock {
 
 /// Lowers the priority of this thread below that of the threads that carry sessions.
 #[cfg(feature = "wasm")]
-pub(super) fn background() {
+pub(crate) fn background() {
     // SAFETY: takes and changes nothing but the priority of this thread, which on Linux is what
     // a process id of 0 means. Failing leaves it as it was.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
