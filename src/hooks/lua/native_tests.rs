@@ -5,16 +5,20 @@ use proptest::prelude::*;
 
 use super::native;
 
-/// Helpers in Lua that show what was returned or raised, with the lists in tables.
+/// Helpers in Lua that show what was returned or raised, with the lists in tables. What has an
+/// address is shown by its type: the address differs between two interpreters.
 const SHOW: &str = r#"
+    local addressed = {table = true, ["function"] = true, thread = true, userdata = true}
+    local function show_element(value)
+      return addressed[type(value)] and "a " .. type(value) or tostring(value)
+    end
     local function show(value)
       if type(value) == "table" then
         local parts = {}
-        for i = 1, rawlen(value) do parts[i] = tostring(rawget(value, i)) end
+        for i = 1, rawlen(value) do parts[i] = show_element(rawget(value, i)) end
         return "{" .. table.concat(parts, ",") .. "}"
       end
-      if type(value) == "function" then return "a function" end
-      return math.type(value) and math.type(value) .. " " .. value or type(value) .. " " .. tostring(value)
+      return (math.type(value) or type(value)) .. " " .. show_element(value)
     end
     function shown(...)
       local values = table.pack(...)
