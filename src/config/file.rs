@@ -18,7 +18,7 @@ use super::types::{
 use super::{
     Admin, Announce, Bind, Config, Error, Fastway, Hook, Host, Instance, Kcp, LOAD_TIMEOUT, Limits,
     Listener, OnError, Peek, Program, ProxyHeader, Resolve, Scp, Service, Session, Snet, Tcp,
-    Transport, Upstream, UpstreamSession, wall_timeout,
+    Transport, Unknown, Upstream, UpstreamSession, wall_timeout,
 };
 
 /// Keys of a configuration file. Listeners have only the settings that they set themselves.
@@ -224,6 +224,12 @@ impl File {
         {
             let message = "is for session: scp; plain servers get announce.proxy_header";
             return Err(("upstream.proxy_header".to_owned(), message.to_owned()));
+        }
+        if let Some(Unknown::Host(name)) = self.upstream.as_ref().map(|u| &u.unknown)
+            && !self.hosts.iter().flatten().any(|host| host.name == *name)
+        {
+            let message = format!("no host is named `{name}`: write any, deny or a host's name");
+            return Err(("upstream.unknown".to_owned(), message));
         }
         Ok(())
     }

@@ -186,6 +186,7 @@ fn what_is_left_out_has_its_default() {
             connect_timeout: Duration::from_secs(5),
             keepalive: Some(Duration::from_secs(60)),
             resolve: None,
+            unknown: Unknown::Any,
             proxy_header: None,
             choose: Choose::Weighted,
             health: Health {
@@ -724,7 +725,7 @@ fn errors_name_line_and_key() {
         ),
         (
             "listeners: []\nhosts:\n- name: a\n  weight: 1000001\n",
-            "4: hosts[0].weight: 1000001 must be 1 to 1000000",
+            "4: hosts[0].weight: 1000001 must be 0 to 1000000",
         ),
         (
             "listeners: []\nhooks:\n- name: a\n  memory: 1025MiB\n",
@@ -844,6 +845,10 @@ fn references_that_lead_nowhere_name_line_and_key() {
             "listeners: []\nupstream:\n  proxy_header: v1\n".to_owned(),
             "3: upstream.proxy_header: is for session: scp; plain servers get \
                  announce.proxy_header",
+        ),
+        (
+            format!("{HOSTS}listeners: []\nupstream:\n  unknown: x\n"),
+            "4: upstream.unknown: no host is named `x`: write any, deny or a host's name",
         ),
     ] {
         assert_eq!(parse(&text).unwrap_err(), expected, "{text}");

@@ -303,6 +303,10 @@ settings! {
         keepalive: Option<Duration> as OffOr<1000, 32_767> = Some(Duration::from_secs(60)),
         /// Looks names that no host has up in DNS. Default off; the block turns it on.
         resolve: Option<Resolve> as Option<Resolve> = None,
+        /// What becomes of sessions that ask for a name which no host has and `resolve` does not
+        /// find: `any` host, as if they had asked for none; `deny`, they are ended; or the name of
+        /// the host that they go to. Default `any`.
+        unknown: Unknown as Unknown = Unknown::Any,
         /// With `session: scp`: the version of the PROXY protocol header that each connection
         /// begins with, for the next gateway's `proxy_header`. Default `null`: none.
         proxy_header: Option<ProxyVersion> as Option<ProxyVersion> = None,
@@ -423,10 +427,43 @@ spelled_as_is!(
     Hmac,
     SnetVersion,
     UpstreamSession,
+    Unknown,
     Resolve,
     ProxyVersion,
     Vec<Network>,
 );
+
+/// Rule for sessions that ask for a name which no host has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Unknown {
+    /// Any host takes them.
+    Any,
+    /// They are ended.
+    Deny,
+    /// The host of this name takes them.
+    Host(String),
+}
+
+impl From<String> for Unknown {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "any" => Self::Any,
+            "deny" => Self::Deny,
+            _ => Self::Host(text),
+        }
+    }
+}
+
+impl From<Unknown> for String {
+    fn from(unknown: Unknown) -> Self {
+        match unknown {
+            Unknown::Any => "any".to_owned(),
+            Unknown::Deny => "deny".to_owned(),
+            Unknown::Host(name) => name,
+        }
+    }
+}
 
 impl Resolve {
     /// Checks that the rule does not let clients choose any address. Returns the key at fault and
@@ -477,10 +514,11 @@ pub struct Host {
     /// Where it is: `host:port`, the host a name or an IP address, or `builtin:echo`, a server inside the gateway that sends back
     /// what it gets.
     pub addr: HostAddr,
-    /// Its share of the sessions among the hosts to choose from; 1 to 1000000. Default 100.
+    /// Its share of the sessions among the hosts to choose from; up to 1000000. With 0 it gets only
+    /// those that ask for it by name. Default 100.
     #[serde(
         default = "default_weight",
-        deserialize_with = "read::<Int<_, 1, 1_000_000>, _, _>"
+        deserialize_with = "read::<Int<_, 0, 1_000_000>, _, _>"
     )]
     pub weight: u32,
     /// Gets no new sessions; those that it has go on. Default false.

@@ -10,7 +10,7 @@ use super::settings::Choose;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate<'a> {
     pub addr: &'a str,
-    /// Configured weight.
+    /// Configured weight, at least 1.
     pub weight: u32,
     /// Part of the weight that counts now, up to 1.
     pub share: f64,

@@ -12,7 +12,8 @@ pub struct Server {
     /// Name that clients and hooks ask for.
     pub name: String,
     pub addr: HostAddr,
-    /// Weight, the server's share of sessions relative to the other candidates.
+    /// Weight, the server's share of sessions relative to the other candidates; 0 for a server that
+    /// is chosen only by its name.
     pub weight: u32,
     /// Flag that the server gets no new sessions.
     pub drain: bool,

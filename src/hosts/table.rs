@@ -118,7 +118,8 @@ impl Hosts {
 
     /// Chooses a host that fits `wish`, is not in `tried` and does not drain.
     ///
-    /// Unhealthy hosts are chosen only if no healthy one is left.
+    /// Unhealthy hosts are chosen only if no healthy one is left, hosts without weight only by their
+    /// name and if none with weight is left.
     pub fn choose(
         &self,
         wish: &Query<'_>,
@@ -128,19 +129,19 @@ impl Hosts {
     ) -> Option<Backend> {
         let fits = |backend: &&Backend| {
             let host = &backend.host;
-            wish.name.is_none_or(|name| host.name == name)
+            wish.name.map_or(host.weight > 0, |name| host.name == name)
                 && !host.draining
                 && !tried.iter().any(|other| Arc::ptr_eq(&other.host, host))
         };
         let is_healthy = |backend: &&Backend| backend.host.health.state(now) == State::Healthy;
-        let fitting: Vec<_> = self.backends.iter().filter(fits).collect();
-        let healthy: Vec<_> = fitting.iter().copied().filter(is_healthy).collect();
-        let usable = if healthy.is_empty() { fitting } else { healthy };
+        let has_weight = |backend: &&Backend| backend.host.weight > 0;
+        let fitting = self.backends.iter().filter(fits).collect();
+        let usable = preferred(preferred(fitting, is_healthy), has_weight);
         let hosts = usable.iter().map(|backend| &backend.host);
         let candidates: Vec<_> = hosts
             .map(|host| Candidate {
                 addr: &host.addr,
-                weight: host.weight,
+                weight: host.weight.max(1),
                 share: host.health.share(self.slow_start, now),
                 sessions: host.sessions(),
             })
@@ -149,6 +150,15 @@ impl Hosts {
         // invariant: it was chosen among the candidates, of which there is one for each.
         Some(usable[at].clone())
     }
+}
+
+/// Returns those that are preferred, or all if none is.
+fn preferred<'a>(
+    all: Vec<&'a Backend>,
+    is_preferred: impl Fn(&&Backend) -> bool,
+) -> Vec<&'a Backend> {
+    let preferred: Vec<_> = all.iter().copied().filter(is_preferred).collect();
+    if preferred.is_empty() { all } else { preferred }
 }
 
 impl Backend {
@@ -284,6 +294,21 @@ mod tests {
         // Not even when nobody else is healthy.
         hosts.backends[1].host.health.checked(false, 1, 1, now);
         assert_eq!(addrs(&hosts, None, now), ["x:2"]);
+    }
+
+    #[test]
+    fn one_without_weight_is_reached_by_its_name_only() {
+        let now = Instant::now();
+        let mut config = hosts(&[("a", "x:1"), ("a", "x:2"), ("b", "x:3")]);
+        config[0].weight = 0;
+        config[2].weight = 0;
+        let hosts = built(&config, None, now);
+        assert_eq!(addrs(&hosts, None, now), ["x:2"]);
+        assert_eq!(addrs(&hosts, Some("a"), now), ["x:2", "x:1"]);
+        assert_eq!(addrs(&hosts, Some("b"), now), ["x:3"]);
+        hosts.backends[1].host.health.checked(false, 1, 1, now);
+        assert_eq!(addrs(&hosts, None, now), ["x:2"]);
+        assert_eq!(addrs(&hosts, Some("a"), now), ["x:1", "x:2"]);
     }
 
     #[test]

@@ -316,6 +316,65 @@ async fn a_hash_brings_the_same_to_the_same() {
 }
 
 #[tokio::test]
+async fn a_host_without_weight_is_reached_by_its_name_only() {
+    let (live, canary) = (Named::start('l').await, Named::start('c').await);
+    let hosts = [
+        ("live", live.addr, ", weight: 1"),
+        ("canary", canary.addr, ", weight: 0"),
+    ];
+    for choose in ["weighted", "least_sessions", "hash_client", "hash_target"] {
+        let gateway = start(&hosts, &format!("choose: {choose}")).await;
+        assert_eq!(reached(&gateway, "canary", 1).await, [('c', 1)].into());
+        for target in ["", "live", "unknown"] {
+            assert_eq!(
+                reached(&gateway, target, 3).await,
+                [('l', 3)].into(),
+                "{choose} {target:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_no_host_has_goes_where_it_should() {
+    let (live, staging) = (Named::start('l').await, Named::start('s').await);
+    let lost = dead_addr().await;
+    let hosts = [
+        ("live", live.addr, ""),
+        ("staging", staging.addr, ", weight: 0"),
+    ];
+    let resolve = format!("resolve: {{port: {}, pattern: '^localhost$'}}", lost.port());
+    let gateway = start(&hosts, &format!("unknown: staging, {resolve}")).await;
+    for (target, name) in [("", 'l'), ("live", 'l'), ("nobody", 's')] {
+        assert_eq!(session(&gateway, target).await.1, name, "{target:?}");
+    }
+    // One that is looked up and found, but where nobody is.
+    assert_eq!(session(&gateway, "localhost").await.1, 's');
+    let fallen = gateway.log().nth("falling back to another host", 0).await;
+    assert_eq!(fallen["instead"], "staging", "{fallen}");
+
+    gateway.save(
+        "config.yaml",
+        &config(&hosts, &format!("unknown: deny, {resolve}")),
+    );
+    gateway.log().nth("reloaded", 0).await;
+    for (target, reason) in [
+        ("nobody", "unknown_target"),
+        ("live2", "unknown_target"),
+        ("localhost", "connect_failed"),
+    ] {
+        let mut client =
+            Raw::open(gateway.addr(), Dialect::Current, &format!("\n{target}")).await;
+        assert_eq!(client.receive_to_end().await, b"");
+        client.leave(Cut::Close);
+        let closed = gateway.log().of(client.id, "session closed").await;
+        assert_eq!(closed["reason"], reason, "{closed}");
+    }
+    assert_eq!(session(&gateway, "").await.1, 'l');
+    assert_eq!(gateway.log().all("falling back to another host").len(), 1);
+}
+
+#[tokio::test]
 async fn dns_that_hangs_holds_up_nobody_else() {
     const HANG: usize = 40;
     let Some(dns) = NameServer::start().await else {

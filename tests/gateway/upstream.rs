@@ -146,7 +146,7 @@ async fn names_no_host_has_are_looked_up() {
                 "{name}"
             );
         }
-        let fallen = gateway.log().all("falling back to any host");
+        let fallen = gateway.log().all("falling back to another host");
         assert!(fallen.is_empty(), "{fallen:?}");
     }
 }
@@ -161,7 +161,7 @@ async fn a_name_that_is_not_found_goes_to_any_host() {
     let gateway = gateway(&[("x", known, 1)], &resolve).await;
     // Found, but nobody is there.
     assert_eq!(reached(&gateway, "localhost", 1).await, [('k', 1)].into());
-    gateway.log().nth("falling back to any host", 0).await;
+    gateway.log().nth("falling back to another host", 0).await;
     // Without hosts there is nothing to fall back to.
     let gateway = Gateway::start(&format!(
         "listeners: [{{name: game, bind: ['tcp://127.0.0.1:0'], session: scp}}]\n{resolve}"

@@ -31,6 +31,7 @@ impl Reason {
             Self::Denied(_) => "denied",
             Self::ConnectFailed(ConnectError::Exhausted(_)) => "exhausted",
             Self::ConnectFailed(ConnectError::TargetTooLong(_)) => "target_too_long",
+            Self::ConnectFailed(ConnectError::UnknownTarget(_)) => "unknown_target",
             Self::ConnectFailed(_) => "connect_failed",
             Self::LeftEarly => "left_early",
             Self::Relayed(end) => match end {

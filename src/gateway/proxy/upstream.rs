@@ -9,7 +9,7 @@ use tokio::io::SimplexStream;
 use tokio::time::timeout;
 
 use crate::client;
-use crate::config::{self, HostAddr, ProxyVersion, Transport, UpstreamSession};
+use crate::config::{self, HostAddr, ProxyVersion, Transport, Unknown, UpstreamSession};
 use crate::gateway::live::excerpt;
 use crate::gateway::metrics::Metrics;
 use crate::hooks::{SessionInfo, Target};
@@ -47,6 +47,8 @@ pub(super) struct Connected {
 pub(super) enum ConnectError {
     #[error("no host to connect to")]
     NoHost,
+    #[error("no host has the name {0:?}")]
+    UnknownTarget(String),
     #[error("{addr}: {error}")]
     Failed { addr: String, error: io::Error },
     #[error("the gateway has nothing left to connect with: {0}")]
@@ -69,7 +71,7 @@ impl Connector<'_> {
     /// Connects to `target`.
     ///
     /// A name stands for the host that has it. If no host has it, the resolve rule may make an
-    /// address of it, and any host is taken otherwise. When a host fails, another of the same
+    /// address of it; otherwise `upstream.unknown` holds. When a host fails, another of the same
     /// choice is tried, once.
     pub async fn connect(&self, target: Option<Target>) -> Result<Connected, ConnectError> {
         let asked = match &target {
@@ -79,35 +81,46 @@ impl Connector<'_> {
             Some(Target::Name(name)) => Some(name.as_str()),
             None => None,
         };
-        let wish = Query {
+        let mut wish = Query {
             name: asked.filter(|name| self.hosts.has(name)),
             client: self.info.client_addr.ip(),
             target: asked,
         };
-        if let (None, Some(name)) = (wish.name, asked)
-            && let Some(rule) = &self.config.resolve
-            && let Some(addr) = rule.addr(name)
-        {
-            match self.dial_addr(&addr).await {
-                Err(error) if self.choose(&wish, &[]).is_none() => return Err(error),
-                Err(error) => tracing::warn!(
-                    name = &*excerpt(name),
-                    error = %excerpt(&error.to_string()),
-                    "falling back to any host"
-                ),
-                connected => return connected,
+        if let (None, Some(name)) = (wish.name, asked) {
+            let rule = self.config.resolve.as_ref();
+            let resolved = match rule.and_then(|rule| rule.addr(name)) {
+                Some(addr) => Some(self.dial_addr(&addr).await),
+                None => None,
+            };
+            if let Some(Ok(connected)) = resolved {
+                return Ok(connected);
             }
-        }
-        // A client may ask for any name; a name that a hook chose should be one.
-        if let (None, Some(name)) = (wish.name, asked)
-            && self.info.target.as_deref() != asked
-        {
-            let id = self.info.id;
-            tracing::warn!(
-                id,
-                name = &*excerpt(name),
-                "no host has the name that a hook chose, taking any"
-            );
+            match &self.config.unknown {
+                Unknown::Any => {}
+                Unknown::Host(host) => wish.name = Some(host),
+                Unknown::Deny => {
+                    let unknown = ConnectError::UnknownTarget(excerpt(name).into_owned());
+                    return resolved.unwrap_or(Err(unknown));
+                }
+            }
+            let instead = wish.name.unwrap_or("any");
+            match resolved {
+                Some(failed) if self.choose(&wish, &[]).is_none() => return failed,
+                Some(Err(error)) => tracing::warn!(
+                    name = &*excerpt(name),
+                    instead,
+                    error = %excerpt(&error.to_string()),
+                    "falling back to another host"
+                ),
+                // A client may ask for any name; a name that a hook chose should be one.
+                _ if self.info.target.as_deref() != asked => tracing::warn!(
+                    id = self.info.id,
+                    name = &*excerpt(name),
+                    instead,
+                    "no host has the name that a hook chose"
+                ),
+                _ => {}
+            }
         }
         let first = self.choose(&wish, &[]).ok_or(ConnectError::NoHost)?;
         let error = match self.dial_host(&first).await {
