@@ -363,8 +363,7 @@ async fn a_name_that_no_host_has_goes_where_it_should() {
         ("live2", "unknown_target"),
         ("localhost", "connect_failed"),
     ] {
-        let mut client =
-            Raw::open(gateway.addr(), Dialect::Current, &format!("\n{target}")).await;
+        let mut client = Raw::open(gateway.addr(), Dialect::Current, &format!("\n{target}")).await;
         assert_eq!(client.receive_to_end().await, b"");
         client.leave(Cut::Close);
         let closed = gateway.log().of(client.id, "session closed").await;

@@ -185,7 +185,108 @@ async fn flags_of_goscon_without_their_file() {
     // One that is named has to be there.
     let output = migrate(directory.path(), "goscon-flags", "-config nothing.conf").await;
     assert_eq!(output.code, Some(1));
-    assert!(output.stderr.contains("nothing.conf"), "{}", output.stderr);
+    let named = "nothing.conf is not here: run this where goscon runs";
+    assert!(output.stderr.contains(named), "{}", output.stderr);
+}
+
+/// As goscon took them before its settings of KCP moved to a file.
+#[tokio::test]
+async fn options_of_kcp() {
+    let directory = tempfile::tempdir().unwrap();
+    for (options, windows, rest, read_timeout) in [
+        ("sndWnd:256", (256, 1024), (true, 10, 2, true), 60),
+        ("snd_wnd:256", (256, 1024), (true, 10, 2, true), 60),
+        (
+            "readTimeout:20,rcvWnd:64,nodelay:0,interval:30,resend:0,nc:0",
+            (1024, 64),
+            (false, 30, 0, false),
+            20,
+        ),
+    ] {
+        let line = format!("-kcp={options},read_buffer:65536,fec_data:4,fec_parity:2");
+        let (text, config) = migrated(directory.path(), "goscon-flags", &line).await;
+        let remarks = text.lines().filter(|line| line.starts_with('#'));
+        assert_eq!(remarks.count(), 1, "{text}");
+        let kcp = &config.listeners[0].kcp;
+        assert_eq!((kcp.send_window, kcp.receive_window), windows);
+        let interval = kcp.interval.as_millis();
+        let pace = (kcp.nodelay, interval, kcp.resend, kcp.no_congestion);
+        assert_eq!(pace, rest);
+        assert_eq!(kcp.read_timeout, Some(Duration::from_secs(read_timeout)));
+        assert_eq!((kcp.read_buffer, kcp.write_buffer), (65_536, 4 << 20));
+        assert_eq!((kcp.fec_data, kcp.fec_parity, kcp.reuseport), (4, 2, 8));
+    }
+}
+
+#[tokio::test]
+async fn flags_of_the_first_fastway() {
+    let directory = tempfile::tempdir().unwrap();
+    let common = "-ClientAddr=127.0.0.1:1400 -ServerAddr 127.0.0.1:1401";
+    for (flags, remarked, version) in [
+        ("-MaxPacketSize 256K -ServerAuthPassword key", false, 1),
+        ("-MaxPacketSize 262144 -Password key", false, 1),
+        ("-MaxPacket 256K -ServerAuthKey key", true, 2),
+    ] {
+        let line = format!("{common} {flags} -ClientPingInterval 20 -ServerPingInterval 40s");
+        let (text, config) = migrated(directory.path(), "fastway", &line).await;
+        assert_eq!(text.starts_with("# PingInterval: "), remarked, "{text}");
+        let [clients, servers] = &config.listeners[..] else {
+            panic!("{text}");
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(clients.fastway.max_packet, 256 << 10);
+        assert_eq!(clients.fastway.max_virtual_connections, 8);
+        assert_eq!(clients.fastway.idle, seconds(20));
+        assert_eq!(servers.fastway.idle, seconds(40));
+        assert_eq!(servers.fastway.auth_key, "key");
+        assert_eq!(servers.fastway.auth_timeout, Duration::from_secs(3));
+        assert!(
+            text.contains(&format!("server_version: {version}")),
+            "{text}"
+        );
+    }
+}
+
+/// What goscon's users would miss is not left out in a comment alone.
+#[tokio::test]
+async fn what_is_missing_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("goscon.yaml");
+    let host = "hosts: [{name: a, addr: 'a:1'}]\n";
+    for (from, input, file, missing) in [
+        ("goscon", "goscon.yaml", "ws: ':1250'\n", Some("ws")),
+        (
+            "goscon",
+            "goscon.yaml",
+            "ws: ''\nws_option: {read_timeout: 1}\n",
+            None,
+        ),
+        (
+            "goscon",
+            "goscon.yaml",
+            "etcd: {endpoints: [a:1]}\n",
+            Some("etcd"),
+        ),
+        (
+            "goscon-flags",
+            "-sproto -sprotoFormat LI",
+            "",
+            Some("sprotoFormat"),
+        ),
+    ] {
+        fs::write(&path, format!("{file}{host}")).unwrap();
+        let output = migrate(directory.path(), from, input).await;
+        assert!(output.stdout.contains("listeners:"), "{}", output.stdout);
+        let Some(key) = missing else {
+            assert_eq!((output.code, &*output.stderr), (Some(0), ""));
+            continue;
+        };
+        assert_eq!(output.code, Some(1), "{file}");
+        let named = format!("{key}: has no equivalent");
+        assert!(output.stderr.contains(&named), "{}", output.stderr);
+        let remark = format!("# {key}: MISSING: ");
+        assert!(output.stdout.contains(&remark), "{}", output.stdout);
+    }
 }
 
 #[tokio::test]
@@ -295,9 +396,15 @@ async fn what_is_wrong_is_named() {
         ("goscon-flags", "listen=:1", "", "`listen=:1` is no flag"),
         (
             "fastway",
-            "-ClientIdleTimeout 5",
+            "-ClientIdleTimeout 5x",
             "",
-            "ClientIdleTimeout: `5` is no duration",
+            "ClientIdleTimeout: `5x` is no duration",
+        ),
+        (
+            "fastway",
+            "-MaxPacketSize 512X",
+            "",
+            "MaxPacketSize: `512X` is no size",
         ),
         ("fastway", "-ClientAddr 'a", "", "a quote is not closed"),
     ] {

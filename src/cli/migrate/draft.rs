@@ -13,6 +13,8 @@ use crate::config::{Bind, Bytes};
 pub(super) struct Draft {
     settings: Block,
     remarks: Vec<String>,
+    /// Keys that have no equivalent and without which the gateway behaves otherwise.
+    missing: Vec<String>,
 }
 
 /// Mapping of keys.
@@ -50,11 +52,11 @@ pub(super) enum Kind {
     PositiveSeconds,
     /// Whole number of milliseconds, raised to the 10 that KCP waits at the least.
     Interval,
-    /// Duration, as Go writes it.
+    /// Duration, as Go writes it, or a whole number of seconds.
     GoDuration,
-    /// Whole number of bytes.
+    /// Number of bytes, such as `65536` or `64K`.
     Bytes,
-    /// Whole number of bytes; our default, which is also the original's, where it is not more than
+    /// Number of bytes; our default, which is also the original's, where it is not more than
     /// 0.
     PositiveBytes,
     /// Whole number; `otherwise` where it is not more than 0.
@@ -77,6 +79,24 @@ impl Draft {
     /// Leaves out a key of the original, with the reason.
     pub fn leave_out(&mut self, key: &str, why: &str) {
         self.remark(format!("{key}: left out: {why}"));
+    }
+
+    /// Leaves out a key of the original without which the gateway behaves otherwise.
+    pub fn miss(&mut self, key: &str, why: &str) {
+        self.remark(format!("{key}: MISSING: {why}"));
+        self.missing.push(key.to_owned());
+    }
+
+    /// Checks that nothing is missing.
+    ///
+    /// # Errors
+    /// Names the keys that have no equivalent and without which the gateway behaves otherwise.
+    pub fn complete(&self) -> anyhow::Result<()> {
+        if !self.missing.is_empty() {
+            let keys = self.missing.join(", ");
+            bail!("{keys}: has no equivalent; the first lines above say what to do");
+        }
+        Ok(())
     }
 
     /// Leaves out the rest of the source.
@@ -157,8 +177,8 @@ impl Kind {
             },
             Self::Interval => format!("{}ms", number()?.max(10)),
             Self::GoDuration => humantime::format_duration(go_duration(value)?).to_string(),
-            Self::Bytes => size(number()?.max(0)),
-            Self::PositiveBytes => match number()? {
+            Self::Bytes => size(bytes(value)?.max(0)),
+            Self::PositiveBytes => match bytes(value)? {
                 ..=0 => return Ok(None),
                 bytes => size(bytes),
             },
@@ -184,6 +204,22 @@ fn whole(value: &str) -> anyhow::Result<i64> {
     value
         .parse()
         .with_context(|| format!("`{value}` is no whole number"))
+}
+
+/// Parses a number of bytes, with a binary unit or none.
+fn bytes(value: &str) -> anyhow::Result<i64> {
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: i64 = match value[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => bail!("`{value}` is no size"),
+    };
+    let number = whole(digits.trim_end())?;
+    number
+        .checked_mul(unit)
+        .with_context(|| format!("`{value}` is too large"))
 }
 
 fn size(bytes: i64) -> String {
@@ -238,11 +274,15 @@ fn binds_of(transport: &str, addr: &str) -> anyhow::Result<Vec<String>> {
         .collect()
 }
 
-/// Parses numbers with units, such as `1m30s` or `1.5s`; a negative duration counts as zero.
+/// Parses numbers with units, such as `1m30s` or `1.5s`, or a whole number of seconds; a negative
+/// duration counts as zero.
 fn go_duration(value: &str) -> anyhow::Result<Duration> {
     let wrong = || format!("`{value}` is no duration");
-    if value == "0" || value.starts_with('-') {
+    if value.starts_with('-') {
         return Ok(Duration::ZERO);
+    }
+    if let Ok(seconds) = value.parse() {
+        return Ok(Duration::from_secs(seconds));
     }
     let mut total = 0.0;
     let mut rest = value.strip_prefix('+').unwrap_or(value);

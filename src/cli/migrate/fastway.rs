@@ -1,4 +1,5 @@
-//! Settings of fastway: its command line, from its `main.go` (2017).
+//! Settings of fastway: its command line, from its `main.go` of 2017, and of September 2016, when it
+//! pinged by itself.
 
 use std::net::IpAddr;
 
@@ -7,7 +8,10 @@ use anyhow::Context;
 use super::draft::{Block, Draft, Kind, Rule, binds};
 use super::source::Source;
 
-const COMMON: &[Rule] = &[Rule::new("MaxPacket", "fastway.max_packet", Kind::Bytes)];
+const COMMON: &[Rule] = &[
+    Rule::new("MaxPacket", "fastway.max_packet", Kind::Bytes),
+    Rule::new("MaxPacketSize", "fastway.max_packet", Kind::Bytes),
+];
 
 const CLIENTS: &[Rule] = &[
     Rule::new(
@@ -21,6 +25,7 @@ const CLIENTS: &[Rule] = &[
         Kind::Number { otherwise: 1 },
     ),
     Rule::new("ClientIdleTimeout", "fastway.idle", Kind::GoDuration),
+    Rule::new("ClientPingInterval", "fastway.idle", Kind::GoDuration),
 ];
 
 const CLIENTS_SNET: &[Rule] = &[
@@ -45,7 +50,13 @@ const SERVERS: &[Rule] = &[
         "fastway.server_queue",
         Kind::Number { otherwise: 1 },
     ),
+    Rule::new(
+        "ServerAuthTimeout",
+        "fastway.auth_timeout",
+        Kind::GoDuration,
+    ),
     Rule::new("ServerIdleTimeout", "fastway.idle", Kind::GoDuration),
+    Rule::new("ServerPingInterval", "fastway.idle", Kind::GoDuration),
 ];
 
 const SERVERS_SNET: &[Rule] = &[
@@ -75,6 +86,7 @@ const MEMORY: &str = "memory is not pooled";
 const READS: &str = "reads have fixed sizes";
 const WITHOUT: &[(&str, &str)] = &[
     ("ReusePort", "a listener has one socket"),
+    ("MemPoolSize", MEMORY),
     ("MemPoolType", MEMORY),
     ("MemPoolFactor", MEMORY),
     ("MemPoolMinChunk", MEMORY),
@@ -120,6 +132,8 @@ const SIDES: [Side; 2] = [
 pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
     let mut draft = Draft::default();
     let mut source = Source::of_flags(line, SWITCHES)?;
+    source.rename(&["ServerAuthPassword", "Password"], "ServerAuthKey");
+    earlier(&mut draft, &mut source);
     let mut listeners = Vec::new();
     for side in SIDES {
         if side.service == "fastway-server" {
@@ -131,6 +145,26 @@ pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
     draft.apply(COMMON, &mut source)?;
     draft.leave_out_rest(source, WITHOUT, "fastway has no such flag");
     Ok(draft)
+}
+
+/// Sets what was otherwise before October 2016: other defaults, and other wire versions.
+fn earlier(draft: &mut Draft, source: &mut Source) {
+    let has_any = |names: &[&str]| source.rest().any(|key| names.contains(&key));
+    let is_first = has_any(&["MaxPacketSize"]);
+    if !is_first && !has_any(&["ClientPingInterval", "ServerPingInterval"]) {
+        return;
+    }
+    if is_first {
+        draft.set("fastway.server_version", "1");
+    } else {
+        draft.remark(
+            "PingInterval: fastway had it until 11 October 2016: if yours is from before the 5th, \
+             say 1 for `server_version`",
+        );
+        draft.set("fastway.server_version", "2");
+    }
+    source.add_missing("ClientMaxConn", "8");
+    source.add_missing("ServerAuthTimeout", "3");
 }
 
 /// Keeps the servers' address on this machine if they have no key: fastway allows such servers

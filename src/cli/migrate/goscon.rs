@@ -1,13 +1,14 @@
 //! Settings of goscon: the keys of its configuration file, and its earlier flags.
 //!
 //! Sources: goscon's `config.go`, `kcp.go`, `tcp.go` and `upstream/upstream.go` (March 2021); for
-//! the flags its `main.go` and `net.go` of 2018.
+//! the flags its `main.go` and `net.go` of 2018, in which KCP's settings moved from options of
+//! `-kcp` to a file.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::draft::{Block, Draft, Kind, Rule, binds, text};
 use super::source::Source;
@@ -110,7 +111,14 @@ const WITHOUT: &[(&str, &str)] = &[
     ("kcp.snmpperiod", "counters are not written to files"),
 ];
 
-/// Rules for the block `kcp` of the file that the flags name.
+/// Options of `-kcp` as goscon's documents write them, and as its code does.
+const SPELLINGS: &[(&str, &str)] = &[
+    ("kcp.readTimeout", "kcp.read_timeout"),
+    ("kcp.rcvWnd", "kcp.rcv_wnd"),
+    ("kcp.sndWnd", "kcp.snd_wnd"),
+];
+
+/// Rules for the block `kcp` of the file that the flags name, or for options of `-kcp`.
 const FLAGS_FILE: &[Rule] = &[
     Rule::new("kcp.mtu", "kcp.mtu", Kind::Number { otherwise: 1400 }),
     Rule::new("kcp.nodelay", "kcp.nodelay", Kind::Truth),
@@ -156,6 +164,7 @@ fn of_settings(source: &mut Source) -> anyhow::Result<Draft> {
     resolve(&mut draft, source);
     draft.apply(FILE, source)?;
     hosts(&mut draft, source.take_list("hosts"))?;
+    forks(&mut draft, source);
     for key in source.rest() {
         draft.leave_out(key, "goscon has no such key");
     }
@@ -178,11 +187,22 @@ pub(super) fn of_flags(line: &str) -> anyhow::Result<Draft> {
     });
     let or_none = |on: bool| if on { listen_addr.as_str() } else { "" };
     listen(&mut draft, or_none(tcp || !kcp), or_none(kcp))?;
+    for (documented, option) in SPELLINGS {
+        source.rename(&[documented], option);
+    }
+    let has_option = |rule: &Rule| source.rest().any(|key| key == rule.theirs);
+    let kcp_in_file = kcp && !FLAGS_FILE.iter().any(has_option);
     if kcp {
         source.add_missing("kcp.reuseport", "8");
     }
+    if kcp && !kcp_in_file {
+        source.add_missing("kcp.read_timeout", "60");
+        source.add_missing("kcp.snd_wnd", "1024");
+        source.add_missing("kcp.rcv_wnd", "1024");
+    }
     draft.apply(FLAGS, &mut source)?;
-    config_file(&mut draft, source.take("config"), kcp)?;
+    draft.apply(FLAGS_FILE, &mut source)?;
+    config_file(&mut draft, source.take("config"), kcp_in_file)?;
     announce(&mut draft, &mut source);
     draft.leave_out_rest(source, WITHOUT, "goscon has no such flag");
     Ok(draft)
@@ -244,6 +264,20 @@ fn resolve(draft: &mut Draft, source: &mut Source) {
     source.add_missing(&key, &pattern);
 }
 
+/// Misses what forks of goscon have.
+fn forks(draft: &mut Draft, source: &mut Source) {
+    let listens = source.take("ws").is_some_and(|addr| !addr.is_empty());
+    source.take_block("ws_option");
+    if listens {
+        let why = "WebSocket is not spoken here; let its clients come by TCP or KCP";
+        draft.miss("ws", why);
+    }
+    if source.take_block("etcd") {
+        let why = "hosts are in the configuration file, which is read again when it changes";
+        draft.miss("etcd", why);
+    }
+}
+
 fn listen(draft: &mut Draft, tcp: &str, kcp: &str) -> anyhow::Result<()> {
     let mut addrs = vec![("tcp", tcp), ("kcp", kcp)];
     addrs.retain(|(_, addr)| !addr.is_empty());
@@ -276,7 +310,8 @@ fn hosts(draft: &mut Draft, hosts: Vec<Source>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sets the servers and, if KCP is on, its settings. Keys of KCP that the file lacks are 0.
+/// Sets the servers and, if they are in the file, KCP's settings, of which those that it lacks are
+/// 0.
 fn config_file(draft: &mut Draft, named: Option<String>, kcp: bool) -> anyhow::Result<()> {
     let path = named.as_deref().unwrap_or("./settings.conf");
     let file = match std::fs::read_to_string(path) {
@@ -291,6 +326,10 @@ fn config_file(draft: &mut Draft, named: Option<String>, kcp: bool) -> anyhow::R
             draft.list("hosts", vec![echo]);
             return Ok(());
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+            "{path} is not here: run this where goscon runs, or name the file by its whole path; \
+             it has the hosts"
+        ),
         Err(error) => return Err(error).with_context(|| path.to_owned()),
     };
     let mut source = Source::of_yaml(&file).with_context(|| path.to_owned())?;
@@ -323,14 +362,14 @@ fn announce(draft: &mut Draft, source: &mut Source) {
     if header.is_some_and(|header| header != "BS") {
         let why = "the length before the announcement has two bytes, the higher first; a hook's \
                    announce can write others";
-        draft.leave_out("sprotoFormat", why);
+        draft.miss("sprotoFormat", why);
     }
 }
 
 #[cfg(test)]
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     let rules = [FILE, FLAGS, FLAGS_FILE, HOST].into_iter().flatten();
-    rules
-        .map(|rule| rule.theirs)
-        .chain(WITHOUT.iter().map(|(flag, _)| *flag))
+    let named = rules.map(|rule| rule.theirs);
+    let pairs = SPELLINGS.iter().chain(WITHOUT);
+    named.chain(pairs.map(|(key, _)| *key))
 }

@@ -41,9 +41,9 @@ pub(super) fn run(arguments: &Migrate) -> anyhow::Result<()> {
     };
     let text = draft.to_string();
     print!("{text}");
-    Config::parse(&text, Path::new("the configuration above"))
-        .map(|_| ())
-        .context("this has to be set right by hand")
+    let by_hand = "this has to be set right by hand";
+    Config::parse(&text, Path::new("the configuration above")).context(by_hand)?;
+    draft.complete().context(by_hand)
 }
 
 #[cfg(test)]

@@ -79,6 +79,13 @@ impl Source {
         }
     }
 
+    /// Gives a value another name, that of the first of `names` which is set.
+    pub fn rename(&mut self, names: &[&str], name: &str) {
+        if let Some(value) = names.iter().find_map(|name| self.0.remove(*name)) {
+            self.0.insert(name.to_owned(), value);
+        }
+    }
+
     /// Sets a value that is not set.
     pub fn add_missing(&mut self, path: &str, value: &str) {
         self.0.entry(path.to_owned()).or_insert(value.into());
@@ -91,6 +98,14 @@ impl Source {
             Value::Null => String::new(),
             value => value.to_string(),
         })
+    }
+
+    /// Takes a key with all that is below it. Returns whether there was anything.
+    pub fn take_block(&mut self, block: &str) -> bool {
+        let before = self.0.len();
+        self.0
+            .retain(|path, _| path.split('.').next() != Some(block));
+        self.0.len() < before
     }
 
     /// Takes the mappings of a list. Any other item counts as a mapping without keys.
