@@ -45,6 +45,26 @@ async fn check_says_that_a_file_is_good() {
 }
 
 #[tokio::test]
+async fn check_lets_a_script_demand_what_it_needs() {
+    let directory = here();
+    let script = "local key = assert(gateway.config.key, 'config.key is missing')\n\
+                  function access() return key ~= nil end\n";
+    fs::write(directory.path().join("a.lua"), script).unwrap();
+    for (settings, code) in [("{}", 1), ("{key: sesame}", 0)] {
+        let hooks = format!("hooks: [{{name: a, lua: a.lua, config: {settings}}}]\n");
+        fs::write(
+            directory.path().join("config.yaml"),
+            format!("{GOOD}{hooks}"),
+        )
+        .unwrap();
+        let output = run(directory.path(), &["check"]).await;
+        assert_eq!(output.code, Some(code), "{}", output.stderr);
+        let said = output.stderr.contains("a.lua:1: config.key is missing");
+        assert_eq!(said, code == 1, "{}", output.stderr);
+    }
+}
+
+#[tokio::test]
 async fn who_reads_no_further_ends_the_command() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_stablegate"))
         .arg("reference")

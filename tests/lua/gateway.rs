@@ -141,8 +141,17 @@ async fn sproto_matches_the_vectors() {
         ])
         .await;
     }
-    rig.check(&["gateway.sproto.encode{[3]=true} == '\\2\\0\\5\\0\\4\\0'"])
-        .await;
+    rig.check(&[
+        "gateway.sproto.encode{[3]=true} == '\\2\\0\\5\\0\\4\\0'",
+        // A struct in another, and arrays of integers and strings.
+        "gateway.sproto.encode{[1]=gateway.sproto.encode{[0]=7}} == \
+         '\\2\\0\\1\\0\\0\\0' .. '\\4\\0\\0\\0' .. '\\1\\0\\16\\0'",
+        "gateway.sproto.encode{[0]='\\4' .. string.pack('<i4i4', 10, -1)} == \
+         '\\1\\0\\0\\0' .. '\\9\\0\\0\\0' .. '\\4\\10\\0\\0\\0\\255\\255\\255\\255'",
+        "gateway.sproto.encode{[0]=string.pack('<s4s4', 'a', 'bc')} == \
+         '\\1\\0\\0\\0' .. '\\11\\0\\0\\0' .. '\\1\\0\\0\\0a\\2\\0\\0\\0bc'",
+    ])
+    .await;
     for (expression, message) in [
         (
             "gateway.sproto.encode{a=1}",
@@ -264,6 +273,12 @@ async fn base64_and_hashes() {
     rig.check(&[
         "gateway.base64.encode('\\0\\255a') == 'AP9h' and gateway.base64.decode('AP9h') == '\\0\\255a'",
         "gateway.base64.encode('a') == 'YQ=='",
+        "gateway.base64.encode('\\251\\255\\254a') == '+//+YQ=='",
+        "gateway.base64.encode('\\251\\255\\254a', 'url') == '-__-YQ'",
+        "gateway.base64.decode('-__-YQ') == '\\251\\255\\254a'",
+        "gateway.base64.decode('-__-YQ==') == '\\251\\255\\254a'",
+        "gateway.base64.decode('+//+YQ==') == '\\251\\255\\254a'",
+        "gateway.base64.decode('+//+YQ') == '\\251\\255\\254a'",
         "gateway.hash.md5('') == 'd41d8cd98f00b204e9800998ecf8427e'",
         "gateway.hash.sha1('abc') == 'a9993e364706816aba3e25717850c26c9cd0d89d'",
         "gateway.hash.sha256('abc') == \
@@ -275,8 +290,18 @@ async fn base64_and_hashes() {
         "gateway.hash.equal('abc', 'ab') == false",
     ])
     .await;
-    rig.check_error("gateway.base64.decode('a')", "invalid base64")
+    for text in ["a", "-_+/", "Y Q", "YR=="] {
+        rig.check_error(
+            &format!("gateway.base64.decode('{text}')"),
+            "invalid base64",
+        )
         .await;
+    }
+    rig.check_error(
+        "gateway.base64.encode('a', 'std')",
+        "'url' or nothing expected",
+    )
+    .await;
     rig.check_error("gateway.hash.md5()", "bad argument #1 to 'hash.md5'")
         .await;
 }

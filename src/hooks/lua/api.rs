@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use mlua::{IntoLua, Lua, LuaSerdeExt, LuaString, MultiValue, Table, Value};
@@ -35,6 +36,18 @@ const MAX_NAME: usize = 253;
 
 /// Longest time to wait for a lookup, whatever time is left.
 const MAX_LOOKUP: Duration = Duration::from_secs(5);
+
+const EITHER_PADDING: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+
+/// Base64 of RFC 4648 §4, which is read with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, EITHER_PADDING);
+
+/// Base64 for URLs, of RFC 4648 §5, which is written without padding.
+const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    EITHER_PADDING.with_encode_padding(false),
+);
 
 /// Returns the table of host functions that the prelude takes.
 pub(super) fn table(lua: &Lua, program: &Program, log: &Rc<RefCell<Log>>) -> mlua::Result<Table> {
@@ -257,11 +270,23 @@ fn encodings(api: &Api<'_>) -> mlua::Result<()> {
         json::decode(lua, &args.bytes(lua, 0)?.as_bytes())
     })?;
     api.add("base64_encode", |lua, args| {
-        Ok(BASE64.encode(&*args.bytes(lua, 0)?.as_bytes()))
+        let bytes = args.bytes(lua, 0)?;
+        let bytes = bytes.as_bytes();
+        if args.get(1).is_nil() {
+            return Ok(BASE64.encode(&*bytes));
+        }
+        match args.text(lua, 1)?.as_str() {
+            "url" => Ok(BASE64_URL.encode(&*bytes)),
+            _ => Err(args.bad(1, "'url' or nothing")),
+        }
     })?;
     api.add("base64_decode", |lua, args| {
-        let bytes = BASE64
-            .decode(&*args.bytes(lua, 0)?.as_bytes())
+        let text = args.bytes(lua, 0)?;
+        let text = text.as_bytes();
+        let is_url = memchr::memchr2(b'-', b'_', &text).is_some();
+        let engine = if is_url { &BASE64_URL } else { &BASE64 };
+        let bytes = engine
+            .decode(&*text)
             .map_err(|error| Fail::Script(format!("invalid base64: {error}")))?;
         Ok(lua.create_string(bytes)?)
     })
