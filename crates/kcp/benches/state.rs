@@ -18,8 +18,9 @@ const MSS: usize = 1376;
 
 fn main() {
     let megabytes: usize = std::env::args()
-        .nth(1)
-        .map_or(1000, |text| text.parse().expect("megabytes"));
+        .skip(1)
+        .find_map(|text| text.parse().ok())
+        .unwrap_or(1000);
     let bytes = megabytes * 1_000_000;
     for (name, loss, bytes) in [
         ("bulk", 0, bytes),
