@@ -1,5 +1,6 @@
 //! Reading of a file to a [`Config`].
 
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -31,7 +32,7 @@ impl Config {
     /// Reads a configuration file.
     ///
     /// # Errors
-    /// When the file cannot be read, and as [`Config::parse`].
+    /// When the file cannot be read, a hook's file is not there, and as [`Config::parse`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::read(path.as_ref(), &mut Files::default()).map(|(config, _)| config)
     }
@@ -42,7 +43,23 @@ impl Config {
             .read(&files::absolute(path), MAX_FILE)
             .and_then(files::text);
         let text = text.map_err(|error| Error::new(path, format!("cannot be read: {error}")))?;
-        Self::parse_all(&text, path)
+        let (config, doubts) = Self::parse_all(&text, path)?;
+        let absolute = files::absolute(path);
+        let directory = absolute.parent().unwrap_or(&absolute);
+        for (i, hook) in config.hooks.iter().enumerate() {
+            let program = hook.program.path();
+            if let Err(error) = program.metadata()
+                && error.kind() == io::ErrorKind::NotFound
+            {
+                // Its coming is reason to try again.
+                files.name(program.to_owned());
+                let key = format!("hooks[{i}].{}", hook.program.key());
+                let shown = program.strip_prefix(directory).unwrap_or(program);
+                let message = format!("{}: {error}", shown.display());
+                return Err(at(&text, path, (key, message)));
+            }
+        }
+        Ok((config, doubts))
     }
 
     /// Parses the text of a configuration file.
@@ -60,11 +77,7 @@ impl Config {
     /// Parses the text of a configuration file. Returns warnings with the configuration.
     pub(super) fn parse_all(text: &str, path: &Path) -> Result<(Self, Vec<Error>), Error> {
         let file = File::parse(text, path)?;
-        let at = |(key, message): (String, String)| Error {
-            line: locate::line_of(text, &key),
-            key: Some(key),
-            ..Error::new(path, message)
-        };
+        let at = |wrong| at(text, path, wrong);
         file.check().map_err(at)?;
         let directory = files::absolute(path);
         let config = file.resolve(directory.parent().unwrap_or(&directory));
@@ -111,5 +124,14 @@ impl FromStr for Config {
     /// Errors name the file `configuration`, and relative paths start from the working directory.
     fn from_str(text: &str) -> Result<Self, Error> {
         Self::parse(text, Path::new("configuration"))
+    }
+}
+
+/// Returns the error that a key of the text has, with its line.
+fn at(text: &str, path: &Path, (key, message): (String, String)) -> Error {
+    Error {
+        line: locate::line_of(text, &key),
+        key: Some(key),
+        ..Error::new(path, message)
     }
 }

@@ -261,6 +261,33 @@ impl<const MIN: usize, const MAX: usize> Spelling<usize> for Size<MIN, MAX> {
     }
 }
 
+/// A size from `MIN` to `MAX` bytes, or a plain number of bytes.
+#[derive(Clone, Serialize)]
+#[serde(transparent)]
+pub(super) struct PlainSize<const MIN: usize, const MAX: usize>(Size<MIN, MAX>);
+
+impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for PlainSize<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::Number(number) => format!("{number}B"),
+            serde_json::Value::String(text) => text,
+            _ => return Err(serde::de::Error::custom("write a size like 4KiB")),
+        };
+        let size = Size::try_from(text).map_err(serde::de::Error::custom)?;
+        Ok(Self(size))
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> Spelling<usize> for PlainSize<MIN, MAX> {
+    fn value(self) -> usize {
+        self.0.value()
+    }
+
+    fn of(value: &usize) -> Self {
+        Self(Size::of(value))
+    }
+}
+
 /// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Serialize)]
 #[serde(transparent)]

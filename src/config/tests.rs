@@ -496,7 +496,7 @@ fn values_at_their_limits_are_taken() {
             kcp: {{interval: 1ms, fec_data: 128, fec_parity: 128, read_buffer: 1GiB}}\n\
             announce: {{sproto: 0}}\n\
             listeners:\n- name: a\n  bind: ['tcp://127.0.0.1:0']\n  session: plain\n  \
-            peek: {{bytes: 65536}}\n  scp: {{replay_buffer: 64MiB}}\n"
+            peek: {{bytes: 64KiB}}\n  scp: {{replay_buffer: 64MiB}}\n"
     );
     assert_eq!(
         parse(&text).unwrap().listeners[0].scp.replay_buffer,
@@ -602,7 +602,7 @@ fn errors_name_line_and_key() {
         ),
         (
             "listeners:\n- name: a\n  peek:\n    frame: none\n    bytes: 65537\n",
-            "5: listeners[0].peek.bytes: 65537 must be 1 to 65536",
+            "5: listeners[0].peek.bytes: `65537B` must be 1B to 64KiB",
         ),
         (
             "listeners:\n- name: a\n  peek:\n    timeout: 0s\n",
@@ -1037,6 +1037,9 @@ fn a_file_is_read_and_its_directory_is_where_paths_start() {
     assert!(error.message.starts_with("cannot be read: "), "{error}");
 
     fs::write(&path, "listeners: []\nhooks: [{name: r, lua: r.lua}]\n").unwrap();
+    let error = Config::load(&path).unwrap_err();
+    assert_eq!(error.line, Some(2), "{error}");
+    fs::write(directory.path().join("r.lua"), "").unwrap();
     let config = Config::load(&path).unwrap();
     assert_eq!(
         config.hooks[0].program.path(),

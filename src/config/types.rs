@@ -17,8 +17,8 @@ use super::hosts::{Eject, Health};
 use super::machine;
 use super::network::Network;
 use super::settings::{
-    Int, Name, NamePattern, OffOr, Pattern, Size, Span, Spelling, Timeout, YEAR, read, settings,
-    spelled_as_is, write,
+    Int, Name, NamePattern, OffOr, Pattern, PlainSize, Size, Span, Spelling, Timeout, YEAR, read,
+    settings, spelled_as_is, write,
 };
 
 const KIB: usize = 1 << 10;
@@ -122,8 +122,9 @@ settings! {
     /// The first client bytes that hooks see as `first_data`.
     #[derive(PartialEq, Eq)]
     pub struct Peek / PeekPatch {
-        /// The most bytes read, and the longest frame; a plain number, 1 to 65536. Default 4096.
-        bytes: usize as Int<usize, 1, 65_536> = 4096,
+        /// The most bytes read, and the longest frame; 1B to 64KiB, a plain number is bytes. Default
+        /// 4KiB.
+        bytes: usize as PlainSize<1, { 64 * KIB }> = 4 * KIB,
         /// How the first message is delimited: by a length before it, `u16be`, `u16le`, `u32be` or
         /// `u32le`, or `none`: whatever comes first. Default `none`.
         frame: Frame as Frame = Frame::None,

@@ -57,6 +57,14 @@ impl Program {
             Self::Wasm { wasm, .. } => wasm,
         }
     }
+
+    /// Returns the key of the configuration that names the file.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Lua { .. } => "lua",
+            Self::Wasm { .. } => "wasm",
+        }
+    }
 }
 
 /// Limits of one call, and of loading the hook.

@@ -125,6 +125,11 @@ async fn check_names_file_line_and_key() {
             "    session: scp\n    hooks: [gone]",
             "config.yaml:6: listeners[0].hooks[0]: no hook is named `gone`",
         ),
+        (
+            "node: 7",
+            "node: 7\nhooks:\n- name: gone\n  lua: scripts/gone.lua",
+            "config.yaml:4: hooks[0].lua: scripts/gone.lua: No such file or directory",
+        ),
     ] {
         let text = GOOD.replacen(from, to, 1);
         assert_ne!(text, GOOD);
