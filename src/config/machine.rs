@@ -1,4 +1,4 @@
-//! Memory of the machine.
+//! Memory and number of the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,26 @@ pub(super) fn memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let of_group = group_limit(Path::new("/sys/fs/cgroup"), &groups);
     of_machine.into_iter().chain(of_group).min()
+}
+
+/// Returns the number at the end of the host name, as pods of a StatefulSet have it.
+///
+/// # Errors
+/// When there is none, or it is above 255.
+pub(super) fn ordinal() -> Result<u8, String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = name.map_err(|error| format!("the host name cannot be read: {error}"))?;
+    ordinal_of(name.trim_end())
+}
+
+fn ordinal_of(name: &str) -> Result<u8, String> {
+    let digits = name.rsplit(|c: char| !c.is_ascii_digit()).next();
+    match digits.unwrap_or_default() {
+        "" => Err(format!("the host name `{name}` does not end with a number")),
+        digits => digits.parse().map_err(|_| {
+            format!("the number at the end of the host name `{name}` must be 0 to 255")
+        }),
+    }
 }
 
 /// Returns the total in the text of `/proc/meminfo`.
@@ -50,6 +70,17 @@ fn group_limit(root: &Path, groups: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ordinal_ends_the_host_name() {
+        for (name, ordinal) in [("stablegate-0", 0), ("gate017", 17), ("10.0.0.255", 255)] {
+            assert_eq!(ordinal_of(name), Ok(ordinal));
+        }
+        for name in ["", "gate", "7-gate", "gate-256"] {
+            let error = ordinal_of(name).unwrap_err();
+            assert!(error.contains(&format!("`{name}`")), "{error}");
+        }
+    }
 
     #[test]
     fn the_lowest_limit_counts() {

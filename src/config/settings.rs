@@ -8,6 +8,8 @@ use bytesize::ByteSize;
 use regex::Regex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::machine;
+
 /// Default of the most processor time that loading a hook may take.
 pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -314,6 +316,34 @@ impl<T: Copy, const MIN: i64, const MAX: i64> Spelling<T> for Int<T, MIN, MAX> {
     }
 
     fn of(value: &T) -> Self {
+        Self(*value)
+    }
+}
+
+/// Number of a gateway: 0 to 255, or `ordinal` for the one at the end of the host name.
+pub(super) struct Number(u8);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        if value == "ordinal" {
+            return machine::ordinal()
+                .map(Self)
+                .map_err(serde::de::Error::custom);
+        }
+        let number = value.as_u64().and_then(|number| number.try_into().ok());
+        number.map(Self).ok_or_else(|| {
+            serde::de::Error::custom(format!("{value} must be 0 to 255, or ordinal"))
+        })
+    }
+}
+
+impl Spelling<u8> for Number {
+    fn value(self) -> u8 {
+        self.0
+    }
+
+    fn of(value: &u8) -> Self {
         Self(*value)
     }
 }

@@ -614,7 +614,7 @@ fn errors_name_line_and_key() {
         ),
         (
             "listeners: []\nnode: 256\n",
-            "2: node: 256 must be 0 to 255",
+            "2: node: 256 must be 0 to 255, or ordinal",
         ),
         (
             "listeners: []\nnode: x\n",

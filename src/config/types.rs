@@ -29,7 +29,8 @@ const MIB: usize = 1 << 20;
 pub struct Config {
     /// The admin interface.
     pub admin: Admin,
-    /// Which gateway of a group this is: the top 8 bits of its session ids. 0 to 255, default 0.
+    /// Which gateway of a group this is: the top 8 bits of its session ids. 0 to 255, or `ordinal`
+    /// for the number at the end of the host name. Default 0.
     pub node: u8,
     /// Where clients connect. Names are unique, and so is each bind with a fixed port.
     pub listeners: Vec<Listener>,

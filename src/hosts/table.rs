@@ -153,10 +153,7 @@ impl Hosts {
 }
 
 /// Returns those that are preferred, or all if none is.
-fn preferred<'a>(
-    all: Vec<&'a Backend>,
-    is_preferred: impl Fn(&&Backend) -> bool,
-) -> Vec<&'a Backend> {
+fn preferred(all: Vec<&Backend>, is_preferred: impl Fn(&&Backend) -> bool) -> Vec<&Backend> {
     let preferred: Vec<_> = all.iter().copied().filter(is_preferred).collect();
     if preferred.is_empty() { all } else { preferred }
 }

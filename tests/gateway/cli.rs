@@ -44,6 +44,51 @@ async fn check_says_that_a_file_is_good() {
     }
 }
 
+/// One file serves all replicas: each takes its number from its host name.
+#[tokio::test]
+async fn a_node_may_be_the_ordinal_of_its_host() {
+    let directory = here();
+    let text = GOOD.replacen("node: 7", "node: ordinal", 1);
+    fs::write(directory.path().join("config.yaml"), text).unwrap();
+    for (host, code, told) in [
+        ("stablegate-12", 0, "node: 12\n"),
+        (
+            "stablegate",
+            1,
+            "config.yaml:1: node: the host name `stablegate` does",
+        ),
+    ] {
+        let script = format!("echo {host} > /proc/sys/kernel/hostname && exec \"$@\"");
+        let output = Command::new("unshare")
+            .args([
+                "--user",
+                "--map-root-user",
+                "--uts",
+                "sh",
+                "-c",
+                &script,
+                "sh",
+            ])
+            .args([env!("CARGO_BIN_EXE_stablegate"), "check", "--dump"])
+            .current_dir(&directory)
+            .output()
+            .await;
+        let Ok(output) = output else {
+            return skipped("unshare");
+        };
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if stderr.starts_with("unshare: ") {
+            return skipped("leave to name a host");
+        }
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            stdout.contains(told) || stderr.contains(told),
+            "{stdout}{stderr}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn check_lets_a_script_demand_what_it_needs() {
     let directory = here();
@@ -103,7 +148,7 @@ async fn check_names_file_line_and_key() {
         (
             "node: 7",
             "node: 256",
-            "config.yaml:1: node: 256 must be 0 to 255",
+            "config.yaml:1: node: 256 must be 0 to 255, or ordinal",
         ),
         (
             "resume_wait: 1m",
