@@ -618,7 +618,7 @@ fn errors_name_line_and_key() {
         ),
         (
             "listeners: []\nnode: x\n",
-            "2: node: expected a whole number",
+            "2: node: \"x\" must be 0 to 255, or ordinal",
         ),
         (
             "listeners: []\nscp:\n  resume_wait: 30\n",
