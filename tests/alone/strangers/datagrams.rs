@@ -6,9 +6,9 @@ use std::time::Duration;
 use stablegate::client::Stream;
 use stablegate::internal::transport::kcp::segment::{Command, Header};
 
-use super::rig::{Flood, Traffic, options_of};
+use super::rig::{Flood, Traffic, metric, options_of};
 use crate::alone;
-use crate::common::{Gateway, echoed, http, soon};
+use crate::common::{Gateway, echoed, soon};
 use crate::time::time;
 
 /// Openers in a second.
@@ -42,13 +42,6 @@ fn opener(number: u32) -> Vec<u8> {
         una: 0,
     };
     [&header.encode(message.len() as u32)[..], message].concat()
-}
-
-async fn metric(gateway: &Gateway, name: &str) -> u64 {
-    let text = http::get(gateway.admin().await, "/metrics").await.body;
-    let values = text.lines().filter(|line| line.starts_with(name));
-    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
-    values.filter_map(value).sum::<f64>() as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

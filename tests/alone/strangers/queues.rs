@@ -6,12 +6,13 @@ use stablegate::client::fastway::{Endpoint, Options};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::rig::Traffic;
+use super::rig::{Traffic, metric};
 use crate::alone;
 use crate::common::{Gateway, Relay, soon};
 use crate::time::time;
 
 const CONFIG: &str = "
+admin: 127.0.0.1:0
 listeners:
   - {name: game, bind: ['tcp://127.0.0.1:0', 'kcp://127.0.0.1:0'], session: scp}
   - {name: clients, bind: ['tcp://127.0.0.1:0'], session: plain, service: fastway-client}
@@ -20,6 +21,9 @@ fastway: {auth_key: sesame}
 hosts: [{name: echo, addr: 'builtin:echo'}]
 ";
 const SERVER: u32 = 7;
+/// What waits for a server when its queue is full, but for a message: bytes.
+const FULL: u64 = (16 << 20) - MESSAGE as u64;
+const MESSAGE: usize = 500_000;
 /// What may wait for a server, and with what else a gateway grows: bytes.
 const MEMORY: u64 = 3 * (16 << 20);
 
@@ -56,7 +60,12 @@ async fn a_stalled_server_costs_little() {
                 let dialled = dialled.unwrap();
                 relay.stall(true);
                 let mut attack = JoinSet::new();
-                attack.spawn(async move { while dialled.send(vec![1; 500_000]).await.is_ok() {} });
+                attack.spawn(async move { while dialled.send(vec![1; MESSAGE]).await.is_ok() {} });
+                // What it costs to fill the queue is not what a stalled server costs.
+                let full = async {
+                    while metric(gateway, "stablegate_fastway_queue_bytes").await < FULL {}
+                };
+                soon("a full queue", full).await;
                 (attack, client, _accepted)
             },
         )

@@ -11,7 +11,7 @@ use stablegate::client::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use crate::common::{connect_with, soon};
+use crate::common::{Gateway, connect_with, http, soon};
 
 /// How often traffic with and without an attack is compared.
 const ROUNDS: usize = 5;
@@ -97,6 +97,14 @@ impl Traffic {
         let alone = *alone.expect("it was measured");
         assert!(attacked <= 3 * alone, "{attacked:?}, alone {alone:?}");
     }
+}
+
+/// The sum of a metric over its labels.
+pub async fn metric(gateway: &Gateway, name: &str) -> u64 {
+    let text = http::get(gateway.admin().await, "/metrics").await.body;
+    let values = text.lines().filter(|line| line.starts_with(name));
+    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+    values.filter_map(value).sum::<f64>() as u64
 }
 
 pub fn options_of(address: &str) -> stablegate::client::scp::Options {
