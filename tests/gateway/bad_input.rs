@@ -325,7 +325,8 @@ async fn what_cannot_be_sent_again_gets_406() {
     assert_eq!(ask(gateway.addr(), record(text)).await, NOT_FOUND);
 }
 
-/// Sends all requests at the same moment, from as many tasks.
+/// Sends all requests at the same moment, from as many tasks. An answer is empty where the
+/// connection was closed instead.
 async fn at_once(addr: SocketAddr, requests: Vec<Vec<u8>>) -> Vec<(TcpStream, Vec<u8>)> {
     let barrier = std::sync::Arc::new(Barrier::new(requests.len()));
     let asking = requests.into_iter().map(|request| {
@@ -334,7 +335,13 @@ async fn at_once(addr: SocketAddr, requests: Vec<Vec<u8>>) -> Vec<(TcpStream, Ve
             let mut socket = TcpStream::connect(addr).await.unwrap();
             barrier.wait().await;
             socket.write_all(&request).await.unwrap();
-            let answer = soon("an answer", read_record(&mut socket)).await;
+            let answer = soon("an answer", async {
+                match socket.peek(&mut [0]).await {
+                    Ok(1) => read_record(&mut socket).await,
+                    _ => Vec::new(),
+                }
+            });
+            let answer = answer.await;
             (socket, answer)
         })
     });
@@ -377,8 +384,10 @@ async fn of_two_resumes_with_different_indexes_the_higher_stays() {
         let accepted = format!("{}\n200", client.sent()).into_bytes();
         let (socket, answer) = answers.pop().unwrap();
         assert_eq!(answer, accepted);
+        // Accepted too early, too late, or replaced before it was answered.
         let (_lower, answer) = answers.pop().unwrap();
-        assert!(answer == accepted || answer == b"0\n403", "{answer:?}");
+        let told = [&accepted[..], b"0\n403", b""];
+        assert!(told.contains(&&answer[..]), "{answer:?}");
         client.adopt(socket, high);
         assert_eq!(client.receive(9).await, b"under way");
         client.echo("back").await;

@@ -111,12 +111,16 @@ impl Handshake for Acceptor<'_, config::Scp> {
         };
         let answer = record::encode(&response.to_string())?;
         let (client, transport) = (connection.peer_addr(), connection.transport());
-        let resent = {
-            // Of two accepted resumes the one with the higher index stays.
-            let owner = entry.scp().filter(|owner| owner.is_latest(&request));
-            let attached =
-                owner.and_then(|_| offer.attach_with_answer(connection, received, answer).ok());
-            attached.ok_or(Error::ScpRefused(request.id, Code::Expired))?
+        // Of two accepted resumes the one with the higher index stays.
+        let attached = match entry.scp().filter(|owner| owner.is_latest(&request)) {
+            Some(_latest) => Ok(offer.attach_with_answer(connection, received, answer)),
+            None => Err(connection),
+        };
+        let expired = Error::ScpRefused(request.id, Code::Expired);
+        let resent = match attached {
+            Ok(Ok(resent)) => resent,
+            Ok(Err(_)) => return Err(expired.into()),
+            Err(connection) => return Err(refused(connection, Code::Expired, expired).await),
         };
         self.state
             .resumed(request.id, self.listener, client, transport, resent);
