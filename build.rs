@@ -1,4 +1,4 @@
-//! Has the linker compress what debug information there is, which halves it.
+//! Has the linker compress what debug information there is, which leaves a quarter of it.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -10,7 +10,7 @@ use serde_yaml as yaml;
 
 use super::locate;
 use super::parser::options;
-use super::settings::{Name, Number, Spelling, Timeout, read};
+use super::settings::{Name, NodeNumber, Spelling, Timeout, read};
 use super::types::{
     FastwayPatch, HookMemory, KcpPatch, ReplayMemory, ScpPatch, SnetPatch, TcpPatch,
     default_replay_memory,
@@ -26,7 +26,7 @@ use super::{
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     admin: Option<Admin>,
-    #[serde(default, deserialize_with = "read::<Number, _, _>")]
+    #[serde(default, deserialize_with = "read::<NodeNumber, _, _>")]
     node: u8,
     listeners: Vec<ListenerFile>,
     scp: Option<ScpPatch>,

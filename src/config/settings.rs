@@ -321,9 +321,9 @@ impl<T: Copy, const MIN: i64, const MAX: i64> Spelling<T> for Int<T, MIN, MAX> {
 }
 
 /// Number of a gateway: 0 to 255, or `ordinal` for the one at the end of the host name.
-pub(super) struct Number(u8);
+pub(super) struct NodeNumber(u8);
 
-impl<'de> Deserialize<'de> for Number {
+impl<'de> Deserialize<'de> for NodeNumber {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         if value == "ordinal" {
@@ -338,7 +338,7 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-impl Spelling<u8> for Number {
+impl Spelling<u8> for NodeNumber {
     fn value(self) -> u8 {
         self.0
     }

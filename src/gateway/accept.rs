@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::fastway;
 use super::gate::{Admission, Limit, Permit};
 use super::generation::Generation;
-use super::handshake::{self, Acceptor, Error, Hello, Outcome, Refused};
+use super::handshake::{self, Acceptor, Error, Handshake, Hello, Outcome, Refused};
 use super::live::Client;
 use super::proxy::{Opened, Session};
 use super::state::State;
@@ -184,24 +185,12 @@ async fn open(
         match listener.session {
             config::Session::Plain => plain(&state, connection, &mut permit, limits),
             config::Session::Scp => {
-                let acceptor = acceptor(&state, &generation, listener, &listener.scp);
-                Box::pin(handshake::accept(
-                    &acceptor,
-                    connection,
-                    &mut permit,
-                    limits,
-                ))
-                .await
+                let scp = acceptor(&state, &generation, listener, &listener.scp);
+                shake(scp, connection, &mut permit, limits).await
             }
             config::Session::Snet => {
-                let acceptor = acceptor(&state, &generation, listener, &listener.snet);
-                Box::pin(handshake::accept(
-                    &acceptor,
-                    connection,
-                    &mut permit,
-                    limits,
-                ))
-                .await
+                let snet = acceptor(&state, &generation, listener, &listener.snet);
+                shake(snet, connection, &mut permit, limits).await
             }
         }
     };
@@ -259,6 +248,19 @@ async fn open(
         permit,
     };
     session.open().await
+}
+
+/// Runs a handshake, apart from the task's own memory: it is over before the session goes on.
+fn shake<'a, C: Sync>(
+    acceptor: Acceptor<'a, C>,
+    connection: transport::Stream,
+    permit: &'a mut Permit,
+    limits: &'a config::Limits,
+) -> Pin<Box<impl Future<Output = Outcome> + use<'a, C>>>
+where
+    Acceptor<'a, C>: Handshake,
+{
+    Box::pin(async move { handshake::accept(&acceptor, connection, permit, limits).await })
 }
 
 /// Returns the server side of handshakes on a listener.

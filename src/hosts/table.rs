@@ -135,8 +135,9 @@ impl Hosts {
         };
         let is_healthy = |backend: &&Backend| backend.host.health.state(now) == State::Healthy;
         let has_weight = |backend: &&Backend| backend.host.weight > 0;
-        let fitting = self.backends.iter().filter(fits).collect();
-        let usable = preferred(preferred(fitting, is_healthy), has_weight);
+        let mut usable = self.backends.iter().filter(fits).collect();
+        prefer(&mut usable, is_healthy);
+        prefer(&mut usable, has_weight);
         let hosts = usable.iter().map(|backend| &backend.host);
         let candidates: Vec<_> = hosts
             .map(|host| Candidate {
@@ -152,10 +153,11 @@ impl Hosts {
     }
 }
 
-/// Returns those that are preferred, or all if none is.
-fn preferred(all: Vec<&Backend>, is_preferred: impl Fn(&&Backend) -> bool) -> Vec<&Backend> {
-    let preferred: Vec<_> = all.iter().copied().filter(is_preferred).collect();
-    if preferred.is_empty() { all } else { preferred }
+/// Leaves only the preferred ones, if there are any.
+fn prefer(all: &mut Vec<&Backend>, is_preferred: impl Fn(&&Backend) -> bool) {
+    if all.iter().any(&is_preferred) {
+        all.retain(is_preferred);
+    }
 }
 
 impl Backend {

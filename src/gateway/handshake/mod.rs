@@ -8,4 +8,4 @@ mod scp;
 mod snet;
 
 pub(super) use error::Error;
-pub(super) use outcome::{Acceptor, Hello, Opened, Outcome, Refused, accept};
+pub(super) use outcome::{Acceptor, Handshake, Hello, Opened, Outcome, Refused, accept};

@@ -9,8 +9,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use mlua::{IntoLua, Lua, LuaSerdeExt, LuaString, MultiValue, Table, Value};
@@ -26,6 +24,7 @@ use super::value::{Args, Fail, scalar, scalar_to_lua, type_of};
 use super::{json, limit};
 use crate::hooks::AttrValue;
 use crate::hooks::contract::Log;
+use crate::proto::base64::{BASE64, BASE64_URL};
 use crate::proto::fastway::Role;
 use crate::proto::proxy_header;
 use crate::proto::sproto::{self, Field};
@@ -36,18 +35,6 @@ const MAX_NAME: usize = 253;
 
 /// Longest time to wait for a lookup, whatever time is left.
 const MAX_LOOKUP: Duration = Duration::from_secs(5);
-
-const EITHER_PADDING: GeneralPurposeConfig =
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-
-/// Base64 of RFC 4648 §4, which is read with or without padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, EITHER_PADDING);
-
-/// Base64 for URLs, of RFC 4648 §5, which is written without padding.
-const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::URL_SAFE,
-    EITHER_PADDING.with_encode_padding(false),
-);
 
 /// Returns the table of host functions that the prelude takes.
 pub(super) fn table(lua: &Lua, program: &Program, log: &Rc<RefCell<Log>>) -> mlua::Result<Table> {

@@ -5,11 +5,10 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::{Error, record};
 use crate::crypto::{hashkey, is_public_key};
+use crate::proto::base64::BASE64;
 
 /// Message that opens a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -277,18 +276,11 @@ impl Display for Code {
     }
 }
 
-/// Base64 engine that takes input with and without padding.
-///
-/// Go's encoder pads; some hand-written clients do not.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 fn encode_8(bytes: [u8; 8]) -> String {
     BASE64.encode(bytes)
 }
 
+/// Decodes 8 bytes. Go's encoder pads; some hand-written clients do not.
 fn decode_8(text: &[u8]) -> Result<[u8; 8], Error> {
     let bytes = BASE64
         .decode(text)
